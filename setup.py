@@ -1,0 +1,5 @@
+"""The native kernels; all else is in pyproject.toml."""
+
+from setuptools import setup
+
+setup()

@@ -1,0 +1,298 @@
+"""The one place that reads flags and environment variables.
+
+`Settings` is the single truth: command line, environment names, `--help` and the table in the
+docs derive from its fields. A flag beats its environment variable (`--model-id` is `MODEL_ID`).
+A flag that TGI has and Headrace does not honour carries the reason, and is rejected (or warned
+about) by name when somebody sets it.
+"""
+
+import argparse
+import dataclasses
+import os
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import msgspec
+
+from headrace.errors import StartupError
+
+QuantizeName = Literal[
+    "awq", "compressed-tensors", "eetq", "exl2", "gptq", "marlin",
+    "bitsandbytes", "bitsandbytes-nf4", "bitsandbytes-fp4", "fp8", "int4",
+]  # fmt: skip
+
+
+def flag(
+    default: Any,
+    help: str,
+    *,
+    short: str = "",
+    rejected: str = "",
+    ignored: str = "",
+) -> Any:
+    """Declare one setting.
+
+    `rejected`: why a value other than the default stops the start. `ignored`: why such a value
+    has no effect here (a warning says so).
+    """
+    metadata = {"help": help, "short": short, "rejected": rejected, "ignored": ignored}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Everything that can be set from outside, in TGI's names first."""
+
+    # --- model
+    model_id: str | None = flag(
+        None, "hub id, local folder or .gguf file; without it the embedded SmolLM2-135M-Instruct"
+    )
+    revision: str | None = flag(None, "branch, tag or commit of the hub repository")
+    quantize: QuantizeName | None = flag(
+        None, "quantization scheme", rejected="quantization on load is not implemented yet"
+    )
+    speculate: int | None = flag(
+        None, "tokens to draft per step", rejected="speculation is not implemented yet"
+    )
+    dtype: Literal["float16", "bfloat16", "float32"] | None = flag(
+        None, "arithmetic of the model; default: the checkpoint's on CUDA, float32 on the CPU"
+    )
+    kv_cache_dtype: Literal["auto", "float32", "float16", "bfloat16", "int8"] = flag(
+        "auto", "type of the cached keys and values"
+    )
+    trust_remote_code: bool = flag(
+        False, "run code that comes with the model", rejected="remote code is not supported yet"
+    )
+    rope_scaling: Literal["linear", "dynamic"] | None = flag(None, "override RoPE scaling")
+    rope_factor: float | None = flag(None, "factor of --rope-scaling")
+    tokenizer_config_path: str | None = flag(None, "a tokenizer_config.json with a chat template")
+    lora_adapters: str | None = flag(
+        None, "repo, repo@revision or name=/path, comma-separated",
+        rejected="LoRA adapters are not implemented yet",
+    )  # fmt: skip
+    load_format: Literal["auto", "dummy"] = flag(
+        "auto", "dummy: random weights of the model's shape, for measuring"
+    )
+    huggingface_hub_cache: str | None = flag(None, "folder of the hub's cache")
+    weights_cache_override: str | None = flag(None, "flat folder with the weights")
+
+    # --- devices
+    device: Literal["auto", "cpu", "cuda"] = flag("auto", "auto: CUDA when there is one")
+    kernels: Literal["auto", "native", "torch"] = flag(
+        "auto", "native: fail without the compiled kernels; torch: use their plain twins"
+    )
+    cpu_threads: int | None = flag(None, "compute threads; default: the cores this process may use")
+    sharded: Literal["true", "false"] | None = flag(
+        None, "split the model over devices", rejected="tensor parallelism is not implemented yet"
+    )
+    num_shard: int | None = flag(
+        None, "number of ranks", rejected="tensor parallelism is not implemented yet"
+    )
+    cuda_memory_fraction: float = flag(1.0, "share of the GPU's memory that may be used")
+    cuda_graphs: str | None = flag(
+        None, "batch sizes to capture; 0 disables", ignored="CUDA graphs are not captured yet"
+    )
+    disable_custom_kernels: bool = flag(False, "same as --kernels torch")
+    kv_cache_memory: int | None = flag(
+        None, "bytes of the KV cache; default: a share of what the process may use"
+    )
+    master_addr: str = flag("localhost", "rendezvous host of several ranks")
+    master_port: int = flag(29500, "rendezvous port of several ranks")
+    shard_uds_path: str = flag(
+        "/tmp/text-generation-server", "socket prefix of TGI's shards",
+        ignored="the engine process is reached through an inherited socket",
+    )  # fmt: skip
+
+    # --- limits
+    max_concurrent_requests: int = flag(128, "requests in the server at once; more get 429")
+    max_best_of: int = flag(2, "largest best_of and n")
+    max_stop_sequences: int = flag(4, "largest number of stop sequences")
+    max_top_n_tokens: int = flag(5, "largest top_n_tokens and top_logprobs")
+    max_input_tokens: int | None = flag(None, "longest prompt; default: max_total_tokens - 1")
+    max_input_length: int | None = flag(None, "old name of --max-input-tokens")
+    max_total_tokens: int | None = flag(
+        None, "prompt and new tokens of one request; default: what model and memory allow"
+    )
+    max_batch_prefill_tokens: int | None = flag(None, "token budget of one step")
+    max_batch_total_tokens: int | None = flag(None, "tokens in the KV cache; default: measured")
+    max_batch_size: int | None = flag(None, "requests that run at once; default 256")
+    waiting_served_ratio: float = flag(
+        0.3, "TGI's batching knob", ignored="prompts and decodes always share a step"
+    )
+    max_waiting_tokens: int = flag(
+        20, "TGI's batching knob", ignored="prompts and decodes always share a step"
+    )
+    max_client_batch_size: int = flag(4, "prompts in one /v1/completions call")
+    validation_workers: int = flag(2, "tokenizer threads")
+    payload_limit: int = flag(2_000_000, "bytes of a request body; more get 413")
+    prefix_caching: bool = flag(True, "keep finished blocks for requests that share a prefix")
+    disable_grammar_support: bool = flag(False, "refuse grammars")
+    enable_prefill_logprobs: bool = flag(
+        False, "log-probabilities of prompts (always available on request here)",
+        ignored="prompt log-probabilities are computed whenever a request asks for them",
+    )  # fmt: skip
+
+    # --- server
+    hostname: str = flag("0.0.0.0", "address to listen on")
+    port: int = flag(3000, "port to listen on", short="-p")
+    prometheus_port: int = flag(
+        9000, "TGI's metrics port", ignored="metrics are served at /metrics on --port, as in TGI"
+    )
+    api_key: str | None = flag(None, "clients must send it as a bearer token")
+    cors_allow_origin: list[str] | None = flag(None, "allowed origin; repeat for several")
+    json_output: bool = flag(False, "log lines as JSON")
+    log_level: str = flag("info", "debug, info, warning or error")
+    otlp_endpoint: str | None = flag(
+        None, "OpenTelemetry collector", rejected="tracing is not implemented yet"
+    )
+    otlp_service_name: str = flag("text-generation-inference.router", "service name in traces")
+    graceful_termination_timeout: int = flag(
+        90, "seconds that running requests get after SIGTERM", short="-g"
+    )
+    watermark_gamma: float | None = flag(
+        None, "watermark green share", rejected="watermarking is not implemented yet"
+    )
+    watermark_delta: float | None = flag(
+        None, "watermark strength", rejected="watermarking is not implemented yet"
+    )
+    usage_stats: Literal["on", "off", "no-stack"] = flag(
+        "off", "TGI's telemetry", ignored="Headrace sends no telemetry"
+    )
+    ngrok: bool = flag(False, "tunnel", rejected="ngrok does not work in TGI 3 either")
+    ngrok_authtoken: str | None = flag(None, "tunnel", rejected="see --ngrok")
+    ngrok_edge: str | None = flag(None, "tunnel", rejected="see --ngrok")
+    env: bool = flag(False, "print the run-time environment, then go on", short="-e")
+
+    @property
+    def prompt_limit(self) -> int | None:
+        """The longest prompt as asked for under either name."""
+        return self.max_input_tokens if self.max_input_length is None else self.max_input_length
+
+
+WITHOUT_ENVIRONMENT = {"env"}
+
+
+def environment_name(field: dataclasses.Field[Any]) -> str | None:
+    """MODEL_ID for model_id; None for the flags that TGI reads from the command line only."""
+    return None if field.name in WITHOUT_ENVIRONMENT else field.name.upper()
+
+
+def _alternatives(annotation: Any) -> list[Any]:
+    if isinstance(annotation, types.UnionType):
+        return [a for a in typing.get_args(annotation) if a is not types.NoneType]
+    return [annotation]
+
+
+def _argument(field: dataclasses.Field[Any], annotation: Any) -> dict[str, Any]:
+    (kind,) = _alternatives(annotation)
+    help_text = field.metadata["help"].replace("%", "%%")
+    if environment_name(field):
+        help_text += f" [env {environment_name(field)}]"
+    if field.metadata["rejected"] or field.metadata["ignored"]:
+        help_text += f" ({field.metadata['rejected'] or field.metadata['ignored']})"
+    if kind is bool:
+        return {"action": argparse.BooleanOptionalAction, "help": help_text}
+    if typing.get_origin(kind) is Literal:
+        return {"choices": typing.get_args(kind), "help": help_text}
+    if typing.get_origin(kind) is list:
+        return {"action": "append", "help": help_text, "metavar": "VALUE"}
+    return {"type": kind, "help": help_text, "metavar": kind.__name__.upper()}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add one option per setting; absent options stay absent, so that the environment counts."""
+    hints = typing.get_type_hints(Settings)
+    for field in dataclasses.fields(Settings):
+        names = [name for name in (field.metadata["short"],) if name]
+        names.append("--" + field.name.replace("_", "-"))
+        options = _argument(field, hints[field.name])
+        parser.add_argument(*names, dest=field.name, default=argparse.SUPPRESS, **options)
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    hints = typing.get_type_hints(Settings)
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(Settings):
+        name = environment_name(field)
+        if name is None or name not in environ:
+            continue
+        text = environ[name]
+        (kind,) = _alternatives(hints[field.name])
+        raw: Any = text.split(",") if typing.get_origin(kind) is list else text
+        if kind is bool:
+            raw = {"1": True, "true": True, "0": False, "false": False}.get(text.lower(), text)
+        try:
+            values[field.name] = msgspec.convert(raw, kind, strict=False)
+        except msgspec.ValidationError as error:
+            raise StartupError(f"environment variable {name}={text!r}: {error}") from None
+    return values
+
+
+def _check(settings: Settings) -> list[str]:
+    """Raise for what cannot be honoured; return warnings for what has no effect."""
+    warnings = []
+    for field in dataclasses.fields(Settings):
+        if getattr(settings, field.name) == field.default:
+            continue
+        option = "--" + field.name.replace("_", "-")
+        if reason := field.metadata["rejected"]:
+            harmless = {("num_shard", 1), ("sharded", "false"), ("speculate", 0)}
+            if (field.name, getattr(settings, field.name)) not in harmless:
+                raise StartupError(f"{option}: {reason}")
+        elif reason := field.metadata["ignored"]:
+            warnings.append(f"{option} has no effect: {reason}")
+    if settings.max_input_tokens is not None and settings.max_input_length is not None:
+        raise StartupError("set --max-input-tokens or --max-input-length, not both")
+    limit, total = settings.prompt_limit, settings.max_total_tokens
+    if limit is not None and total is not None and limit >= total:
+        raise StartupError(
+            f"--max-input-tokens ({limit}) must be less than --max-total-tokens ({total})"
+        )
+    for name in ("validation_workers", "max_concurrent_requests", "max_client_batch_size"):
+        if getattr(settings, name) <= 0:
+            raise StartupError(f"--{name.replace('_', '-')} must be positive")
+    return warnings
+
+
+def resolve(
+    arguments: Mapping[str, Any],
+    environ: Mapping[str, str] | None = None,
+    defaults: Mapping[str, Any] | None = None,
+) -> tuple[Settings, list[str]]:
+    """Merge defaults, environment and command line (weakest first), check, and freeze.
+
+    Returns the settings and the warnings about options without effect. Raises StartupError.
+    """
+    environment = os.environ if environ is None else environ
+    merged = {**(defaults or {}), **_from_environment(environment), **arguments}
+    settings = Settings(**merged)
+    return settings, _check(settings)
+
+
+def parse(
+    argv: Sequence[str], *, prog: str, defaults: Mapping[str, Any] | None = None
+) -> tuple[Settings, list[str]]:
+    """Read a command line (see `resolve`)."""
+    parser = argparse.ArgumentParser(prog=prog, allow_abbrev=False)
+    add_arguments(parser)
+    return resolve(vars(parser.parse_args(argv)), defaults=defaults)
+
+
+@dataclass(frozen=True)
+class HubAccess:
+    """What the environment says about the Hugging Face hub."""
+
+    token: str | None
+    offline: bool
+
+
+def hub_access(environ: Mapping[str, str] | None = None) -> HubAccess:
+    """Read HF_TOKEN (or its older names) and HF_HUB_OFFLINE."""
+    environment = os.environ if environ is None else environ
+    names = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_API_TOKEN")
+    token = next((environment[name] for name in names if environment.get(name)), None)
+    offline = environment.get("HF_HUB_OFFLINE", "").lower() in {"1", "true", "yes", "on"}
+    return HubAccess(token=token, offline=offline)

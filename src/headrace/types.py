@@ -1,0 +1,266 @@
+"""Every message that crosses a boundary, and the two protocols that carry them.
+
+Down the channel go `Add` and `Abort`, up come `LoadProgress`, `EngineInfo`, `EngineFailure` and
+`StepEvents`. Inside the engine process a `StepPlan` goes to the executor (and is broadcast to
+further ranks, which never answer) and a `StepOutput` comes back. What is not in this file does
+not cross. Only token ids travel here, never text.
+"""
+
+from collections.abc import AsyncIterator
+from enum import StrEnum
+from typing import Any, Protocol
+
+import msgspec
+
+
+class FinishReason(StrEnum):
+    """Why a request ended; the values are TGI's."""
+
+    LENGTH = "length"
+    EOS_TOKEN = "eos_token"
+    STOP_SEQUENCE = "stop_sequence"
+
+
+class Grammar(msgspec.Struct, frozen=True, kw_only=True):
+    """A constraint on the generated text, compiled on the engine's side.
+
+    `kind` is "json" (a JSON schema as text), "regex", or "lark".
+    """
+
+    kind: str
+    source: str
+
+
+class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
+    """How to choose tokens for one sequence. Fully resolved: no field means "default"."""
+
+    max_tokens: int
+    """New tokens at most, counting those a resumed request has already emitted."""
+    min_tokens: int = 0
+    temperature: float = 1.0
+    """0 is greedy."""
+    top_k: int = 0
+    """0 is off."""
+    top_p: float = 1.0
+    typical_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    """Divides or multiplies the logits of tokens in prompt and output (Keskar et al. 2019)."""
+    frequency_penalty: float = 0.0
+    """Times the token's count in the output, subtracted (OpenAI's meaning)."""
+    presence_penalty: float = 0.0
+    """Subtracted once for tokens that occur in the output (OpenAI's meaning)."""
+    logit_bias: dict[int, float] = {}
+    seed: int = 0
+    """Keys the random numbers together with position and candidate; 64 bits unsigned."""
+    stop_token_ids: frozenset[int] = frozenset()
+    """Ids that end the sequence (after `min_tokens`); empty when end-of-sequence is ignored."""
+    num_top_logprobs: int | None = None
+    """None: no log-probabilities; 0: of the chosen token only; n: also of the n likeliest."""
+    prompt_logprobs: bool = False
+    grammar: Grammar | None = None
+
+
+class Add(msgspec.Struct, frozen=True, kw_only=True, tag="add"):
+    """Start (or, with `output_ids`, resume) one sequence."""
+
+    request_id: int
+    prompt_ids: list[int]
+    params: SamplingParams
+    output_ids: list[int] = []
+    """Tokens emitted earlier by an engine that died; they are not emitted again."""
+    cache_salt: str = ""
+    """Part of the prefix-cache key: requests with different salts share no blocks."""
+    priority: int = 0
+    """Lower runs first; equal priorities run in order of arrival."""
+
+
+class Abort(msgspec.Struct, frozen=True, tag="abort"):
+    """Forget these requests at once; unknown or ended ids are ignored."""
+
+    request_ids: list[int]
+
+
+Command = Add | Abort
+
+
+class LoadProgress(msgspec.Struct, frozen=True, tag="progress"):
+    """The engine process is still loading."""
+
+    stage: str
+    done: int
+    total: int
+
+
+class EngineInfo(msgspec.Struct, frozen=True, kw_only=True, tag="info"):
+    """The engine answers requests from now on; its limits, measured after warm-up."""
+
+    max_total_tokens: int
+    """Prompt and new tokens together that one request may have."""
+    max_batch_prefill_tokens: int
+    """Token budget of one step."""
+    max_num_seqs: int
+    """Requests that run at the same time; more wait."""
+    num_blocks: int
+    block_size: int
+    vocab_size: int
+    device: str
+    """For people: "cpu", "cuda:0 NVIDIA H100"."""
+    dtype: str
+    kernels: str
+    """For people: which kernels are in use and why."""
+    weight_bytes: int = 0
+    kv_cache_bytes: int = 0
+
+
+class EngineFailure(msgspec.Struct, frozen=True, tag="failure"):
+    """The engine process cannot start; it exits after sending this."""
+
+    message: str
+
+
+class Timings(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """Where one request spent its time, in seconds of the engine's monotonic clock."""
+
+    queue_time: float
+    """From arrival in the engine to the first step it was part of."""
+    prefill_time: float
+    """From then to its first token."""
+    decode_time: float
+    """From its first token to its last."""
+    num_cached_tokens: int
+    """Prompt tokens whose keys and values came from the prefix cache."""
+    num_preemptions: int = 0
+
+
+class TokenEvent(msgspec.Struct, kw_only=True, array_like=True):
+    """New tokens of one request; the last event of a request has `finish_reason` or `error`."""
+
+    request_id: int
+    token_ids: list[int]
+    finish_reason: FinishReason | None = None
+    error: str | None = None
+    logprobs: list[float] | None = None
+    """One per token, of the model's own distribution (before penalties and temperature)."""
+    top_logprobs: list[list[tuple[int, float]]] | None = None
+    """Per token the likeliest (id, logprob), best first."""
+    prompt_logprobs: list[float | None] | None = None
+    """With the first token: one per prompt token, None for the first."""
+    timings: Timings | None = None
+    """With the last event."""
+
+
+class EngineStats(msgspec.Struct, kw_only=True, array_like=True):
+    """A snapshot after a step, for metrics, health and the dashboard."""
+
+    num_running: int = 0
+    num_waiting: int = 0
+    num_free_blocks: int = 0
+    """Blocks that can be handed out, cached ones included."""
+    num_cached_blocks: int = 0
+    num_prefill_tokens: int = 0
+    """Of this step."""
+    num_decode_tokens: int = 0
+    step_duration: float = 0.0
+    execute_duration: float = 0.0
+    prefix_cache_queries: int = 0
+    """Prompt tokens looked up since start."""
+    prefix_cache_hits: int = 0
+    num_preemptions: int = 0
+
+
+class StepEvents(msgspec.Struct, kw_only=True, tag="events"):
+    """All that one engine step has to say."""
+
+    events: list[TokenEvent]
+    stats: EngineStats
+
+
+Report = LoadProgress | EngineInfo | EngineFailure | StepEvents
+
+
+class RowStart(msgspec.Struct, kw_only=True, array_like=True):
+    """A request enters (or, after preemption, re-enters) row `row` of the executor."""
+
+    row: int
+    params: SamplingParams
+    token_ids: list[int]
+    """All tokens known so far: prompt, then output. Penalties count over them."""
+    num_prompt_tokens: int
+
+
+class StepPlan(msgspec.Struct, kw_only=True, array_like=True):
+    """One forward pass. Parallel lists have one entry per scheduled row, decodes first.
+
+    A request keeps its row from start to end (or preemption), so that the executor can hold its
+    block table and sampling state there and the plan carries differences only.
+    """
+
+    ended: list[int]
+    """Rows freed since the last plan; applied before `started`."""
+    started: list[RowStart]
+    rows: list[int]
+    starts: list[int]
+    """Tokens whose keys and values are already in the cache (`num_computed`)."""
+    counts: list[int]
+    """Tokens to compute now: 1 for a plain decode, more for a prompt chunk or drafts."""
+    token_ids: list[int]
+    """The tokens to compute, rows one after another; sum(counts) of them."""
+    new_blocks: list[list[int]]
+    """Block ids appended to each row's block table before this step."""
+    num_samples: list[int]
+    """Trailing positions of each row to sample from: 0 while the prompt is incomplete, 1 for a
+    plain step, 1 + drafts when drafts are verified."""
+
+
+class RowOutput(msgspec.Struct, kw_only=True, array_like=True):
+    """What the executor sampled for one row."""
+
+    token_ids: list[int]
+    """Accepted tokens, 1 to num_samples of them; empty where num_samples is 0."""
+    logprobs: list[float] | None = None
+    top_logprobs: list[list[tuple[int, float]]] | None = None
+    prompt_logprobs: list[float] | None = None
+    """Of the tokens *following* each computed prompt position in this step (a chunk's share)."""
+    error: str | None = None
+    """This row alone failed (for example: no finite logit)."""
+
+
+class StepOutput(msgspec.Struct, kw_only=True, array_like=True):
+    """One `RowOutput` per scheduled row, in the plan's order."""
+
+    rows: list[RowOutput]
+
+
+class Executor(Protocol):
+    """Runs plans on a device. The engine knows nothing else of the device side."""
+
+    def execute(self, plan: StepPlan) -> StepOutput:
+        """Run one forward pass and sample. Raises only when the device is unusable."""
+        ...
+
+
+class EngineClient(Protocol):
+    """The front end's view of an engine, wherever it runs."""
+
+    @property
+    def info(self) -> EngineInfo: ...
+
+    @property
+    def stats(self) -> EngineStats: ...
+
+    @property
+    def is_healthy(self) -> bool:
+        """False while the engine is down or makes no progress although it has work."""
+        ...
+
+    def generate(self, add: Add) -> AsyncIterator[TokenEvent]:
+        """Yield the request's events, the last one finished.
+
+        Closing the iterator early aborts the request. Raises `errors.EngineDeadError` when the
+        engine cannot be brought back.
+        """
+        ...
+
+
+Json = dict[str, Any]
