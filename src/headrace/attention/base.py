@@ -1,0 +1,87 @@
+"""What every attention backend is given, and what it must do.
+
+The runner fills one `AttentionBatch` per step; all layers read it. A backend owns the KV cache's
+tensors and their layout; nobody else touches them.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+@dataclass(slots=True)
+class AttentionBatch:
+    """One step's ragged batch: T tokens of S sequences, sequence s owning the tokens
+    `query_start[s] : query_start[s + 1]`, which are the last ones of its context."""
+
+    positions: Tensor
+    """[T] int32, position of each token in its sequence."""
+    slot_mapping: Tensor
+    """[T] int64, block id * block size + offset: where each token's key and value go."""
+    query_start: Tensor
+    """[S + 1] int32."""
+    context_lens: Tensor
+    """[S] int32, tokens in the cache after this step, this step's included."""
+    block_table: Tensor
+    """[S, B] int32, block ids in order; entries past the context are arbitrary."""
+    max_query_len: int
+    max_context_len: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionShape:
+    """What a model needs from a backend, the same for the whole model."""
+
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_size: int
+    dtype: torch.dtype
+    """Of queries, keys and values as the layers compute them."""
+    kv_dtype: torch.dtype
+    """Of the cache."""
+    device: torch.device
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionOptions:
+    """What one layer asks for."""
+
+    scale: float
+    window: int | None = None
+    """Each token sees at most so many tokens, itself included; None: all."""
+    soft_cap: float | None = None
+    """Scores become soft_cap * tanh(score / soft_cap)."""
+
+
+class AttentionBackend(Protocol):
+    """Keys and values in, attention out, for one model on one device."""
+
+    block_size: int
+    """Tokens per block."""
+
+    def bytes_per_block(self) -> int:
+        """Of all layers together."""
+        ...
+
+    def allocate(self, num_blocks: int) -> None:
+        """Make the cache, zeroed. Called once, after the model's weights are in memory."""
+        ...
+
+    def forward(
+        self,
+        layer: int,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        batch: AttentionBatch,
+        options: AttentionOptions,
+    ) -> Tensor:
+        """Write this step's keys and values, then attend causally over each whole context.
+
+        query [T, num_heads, head_size], key and value [T, num_kv_heads, head_size], rotary
+        embedding applied; returns [T, num_heads * head_size].
+        """
+        ...
