@@ -57,9 +57,10 @@ class ServerProcess:
 
     @property
     def engine(self) -> psutil.Process:
-        """The engine process, the server's only child."""
-        (child,) = psutil.Process(self.process.pid).children()
-        return child
+        """The engine process, a child of the server."""
+        children = psutil.Process(self.process.pid).children()
+        (engine,) = (c for c in children if any("engine_process" in a for a in c.cmdline()))
+        return engine
 
     def metric(self, name: str) -> float:
         text = httpx.get(f"{self.url}/metrics", timeout=10).text

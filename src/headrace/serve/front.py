@@ -1,0 +1,65 @@
+"""The host side put together: tokenizer, template, front end, routes, HTTP server."""
+
+import socket
+from pathlib import Path
+
+import uvicorn
+
+from headrace.api.app import build_app
+from headrace.api.service import ServedModel
+from headrace.checkpoint.checkpoint import open_checkpoint
+from headrace.checkpoint import embedded
+from headrace.config import Settings
+from headrace.engine.client import ProcessEngineClient
+from headrace.observability.metrics import Metrics
+from headrace.text.chat import load_chat_template
+from headrace.text.frontend import Frontend
+from headrace.text.tokenizer import load_tokenizer
+
+
+class Front:
+    """Everything that can be made before the engine is ready; then `serve`."""
+
+    def __init__(self, settings: Settings, path: Path, client: ProcessEngineClient) -> None:
+        checkpoint = open_checkpoint(path)
+        tokenizer = load_tokenizer(checkpoint)
+        config_path = settings.tokenizer_config_path
+        template = load_chat_template(
+            checkpoint,
+            tokenizer.bos_token,
+            tokenizer.eos_token,
+            Path(config_path) if config_path else None,
+        )
+        self.model_id = settings.model_id or embedded.MODEL_ID
+        self._settings = settings
+        self._client = client
+        self._frontend = Frontend(
+            client,
+            tokenizer,
+            template,
+            max_input_tokens=settings.prompt_limit,
+            max_concurrent_requests=settings.max_concurrent_requests,
+            validation_workers=settings.validation_workers,
+        )
+
+    async def serve(self, listener: socket.socket) -> None:
+        """Answer requests until SIGTERM or SIGINT; then finish those that run."""
+        info = self._client.info
+        limit = self._settings.prompt_limit or info.max_total_tokens - 1
+        metrics = Metrics(limit, info.max_total_tokens)
+        self._client.on_step = metrics.observe_step
+        model = ServedModel(model_id=self.model_id)
+        app = build_app(self._frontend, self._settings, model, metrics)
+        config = uvicorn.Config(
+            app,
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            access_log=False,
+            log_config=None,
+            timeout_graceful_shutdown=self._settings.graceful_termination_timeout,
+        )
+        try:
+            await uvicorn.Server(config).serve(sockets=[listener])
+        finally:
+            self._frontend.close()

@@ -1,0 +1,125 @@
+"""The front-end process: start the engine, get ready meanwhile, then open the port.
+
+The order is for the user who waits: the engine process starts loading before this process imports
+the web framework and builds the tokenizer. The port is taken early (a taken port is an error at
+once) but listens only when the model answers, as TGI's does.
+"""
+
+import asyncio
+import ipaddress
+import logging
+import platform
+import signal
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+
+import uvloop
+
+from headrace import __version__
+from headrace.checkpoint import hub
+from headrace.config import Settings, hub_access
+from headrace.engine.client import ProcessEngineClient
+from headrace.errors import EngineDeadError, StartupError
+from headrace.observability import logging as log_setup
+from headrace.serve.launch import EngineProcess
+from headrace.serve.progress import LoadDisplay
+
+log = logging.getLogger(__name__)
+
+BACKLOG = 2048
+
+
+def run(settings: Settings, warnings: Sequence[str]) -> int:
+    """Serve until a signal ends it; returns the exit code. Raises StartupError."""
+    log_setup.setup(settings.log_level, json=settings.json_output)
+    for warning in warnings:
+        log.warning(warning)
+    if settings.env:
+        log.info(describe_environment())
+    with bind(settings) as listener:
+        path = locate(settings)
+        return uvloop.run(serve(settings, path, listener))
+
+
+def describe_environment() -> str:
+    """What `--env` prints, for bug reports."""
+    return f"Headrace {__version__}, Python {platform.python_version()}, {platform.platform()}"
+
+
+def bind(settings: Settings) -> socket.socket:
+    """Take the port without listening: clients are refused until the model answers."""
+    try:
+        address = ipaddress.ip_address(settings.hostname)
+    except ValueError:
+        log.warning("--hostname %s is no IP address; using 0.0.0.0, as TGI", settings.hostname)
+        address = ipaddress.ip_address("0.0.0.0")
+    family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((str(address), settings.port))
+    except OSError as error:
+        listener.close()
+        raise StartupError(
+            f"--port {settings.port} on {address}: {error.strerror}; "
+            "another server may be running there"
+        ) from None
+    return listener
+
+
+def locate(settings: Settings) -> Path:
+    """The checkpoint's path, downloaded if need be."""
+    access = hub_access()
+    cache = settings.huggingface_hub_cache
+    return hub.locate(
+        settings.model_id,
+        revision=settings.revision,
+        cache_dir=Path(cache) if cache else None,
+        token=access.token,
+        offline=access.offline,
+        progress=log.info,
+    )
+
+
+async def serve(settings: Settings, path: Path, listener: socket.socket) -> int:
+    """Run engine and HTTP server until the server is told to stop."""
+    with LoadDisplay() as display:
+
+        async def launch() -> EngineProcess:
+            return EngineProcess(settings, str(path))
+
+        client = ProcessEngineClient(launch, on_progress=display.update)
+        starting = asyncio.create_task(client.start())
+        await asyncio.sleep(0)  # lets the engine process start before the imports below
+        # Web framework and tokenizer load while the engine process does.
+        from headrace.serve.front import Front
+
+        front = Front(settings, path, client)
+        await starting
+    try:
+        listener.listen(BACKLOG)
+        announce(settings, front.model_id, client)
+        await front.serve(listener)
+    finally:
+        await client.close()
+    return 0
+
+
+def announce(settings: Settings, model_id: str, client: ProcessEngineClient) -> None:
+    """Tell what is served, where, and how to ask."""
+    info = client.info
+    host = "127.0.0.1" if settings.hostname in {"0.0.0.0", "::"} else settings.hostname
+    url = f"http://{host}:{settings.port}"
+    log.info("Connected")  # the line that TGI's own load tests wait for
+    log.info("%s on %s, %s; kernels: %s", model_id, info.device, info.dtype, info.kernels)
+    log.info(
+        "up to %d tokens a request, %d blocks of %d tokens in the cache",
+        info.max_total_tokens, info.num_blocks, info.block_size,
+    )  # fmt: skip
+    log.info("serving at %s (documentation at %s/docs)", url, url)
+    log.info(
+        "try: curl %s/v1/chat/completions -H 'Content-Type: application/json' "
+        """-d '{"messages": [{"role": "user", "content": "What is a headrace?"}]}'""",
+        url,
+    )
