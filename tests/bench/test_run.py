@@ -13,7 +13,8 @@ def test_a_right_server_passes(bench: Bench) -> None:
     with FakeServer(cached_tokens=3) as server:
         outcome = bench(server.url, "--ignore-eos")
     assert outcome.exit_code == 0
-    assert "12 / 0 / 0" in outcome.output
+    assert "requests ok │ 12 │" in outcome.output
+    assert "violations │ 0 │" in outcome.output
     run = outcome.run
     assert run["total_output_tokens"] == 12 * 8
     assert run["total_cached_tokens"] == 12 * 3
@@ -175,6 +176,17 @@ def test_plot(bench: Bench, tmp_path: Path) -> None:
     with FakeServer() as server:
         assert bench(server.url, "--streams", "1,2", "--plot", str(picture)).exit_code == 0
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_plot_of_a_failing_and_a_right_server(bench: Bench, tmp_path: Path) -> None:
+    picture = tmp_path / "plot.svg"
+    with FakeServer("status") as failing, FakeServer() as right:
+        outcome = bench(
+            failing.url, "--compare", right.url, "--rounds", "1", "--plot", str(picture)
+        )
+    assert outcome.exit_code == 1
+    assert "<svg" in picture.read_text()
+    assert outcome.document["comparisons"][0]["ratios"][1]["median"] is None  # no TTFT
 
 
 def test_plot_without_matplotlib_says_so_before_the_load(

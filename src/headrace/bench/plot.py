@@ -30,17 +30,19 @@ def write_plot(path: Path, runs: Sequence[Run]) -> None:
 
     groups: defaultdict[str, list[Summary]] = defaultdict(list)
     for run in runs:
-        groups[f"{run.level}\n{run.url}"].append(run.summary)
+        groups[f"{run.level}, {run.url}"].append(run.summary)
     figure = Figure(figsize=(14, 8), layout="constrained")
     axes = figure.subplots(2, 3).flat
     _draw_bars(axes[0], groups, "output_throughput", "output tokens/s")
     _draw_bars(axes[1], groups, "request_throughput", "requests/s")
     for axis, (title, samples) in zip(axes[2:], LATENCIES.values(), strict=True):
-        for label, summaries in groups.items():
-            milliseconds = [1e3 * value for summary in summaries for value in samples(summary)]
-            axis.hist(milliseconds, bins=BINS, alpha=0.6, label=label)
-        axis.set(title=title, xlabel="ms", ylabel="samples")
-    axes[2].legend(fontsize="small")
+        of_groups = [
+            [1e3 * value for summary in summaries for value in samples(summary)]
+            for summaries in groups.values()
+        ]
+        _draw_histograms(axis, of_groups)
+        axis.set(title=title, xlabel="ms", ylabel="share of samples")
+    figure.legend(axes[0].patches, list(groups), loc="outside lower center", ncols=2)
     try:
         figure.savefig(path)
     except (OSError, ValueError) as error:
@@ -54,6 +56,18 @@ def _draw_bars(
         statistics.median(getattr(summary, attribute) for summary in summaries)
         for summaries in groups.values()
     ]
-    axis.bar_label(axis.bar(range(len(medians)), medians), fmt="{:,.1f}")
-    axis.set_xticks(range(len(medians)), list(groups), fontsize="small")
+    colors = [f"C{index}" for index in range(len(medians))]
+    bars = axis.bar(range(len(medians)), medians, color=colors)
+    axis.bar_label(bars, fmt="{:,.1f}")
+    axis.set_xticks([])
     axis.set(title=title)
+
+
+def _draw_histograms(axis: Any, of_groups: Sequence[Sequence[float]]) -> None:
+    """On common bins, each group scaled to its own number of samples."""
+    values = [value for group in of_groups for value in group]
+    for index, group in enumerate(of_groups):
+        if group:
+            weights = [1 / len(group)] * len(group)
+            limits = (min(values), max(values))
+            axis.hist(group, BINS, limits, weights=weights, alpha=0.6, color=f"C{index}")

@@ -5,7 +5,6 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,17 @@ from headrace.bench.errors import BenchError
 from headrace.bench.measure import Summary, percentile
 from headrace.bench.session import Level, Run
 
+FIGURES: dict[str, Callable[[Summary], str]] = {
+    "requests ok": lambda summary: f"{summary.completed:,}",
+    "requests failed": lambda summary: f"{summary.failed:,}",
+    "requests cancelled": lambda summary: f"{summary.cancelled:,}",
+    "violations": lambda summary: f"{summary.violations.total():,}",
+    "output tokens/s": lambda summary: f"{summary.output_throughput:,.1f}",
+    "input tokens/s": lambda summary: f"{summary.input_throughput:,.1f}",
+    "requests/s": lambda summary: f"{summary.request_throughput:,.2f}",
+    "input tokens": lambda summary: f"{summary.total_input_tokens:,}",
+    "of them cached": lambda summary: f"{summary.total_cached_tokens:,}",
+}
 LATENCIES: dict[str, tuple[str, Callable[[Summary], list[float]]]] = {
     "ttft": ("time to first token", lambda summary: summary.ttft),
     "tpot": ("time per output token", lambda summary: summary.tpot),
@@ -36,38 +46,24 @@ class Comparison:
 
 
 def print_runs(console: Console, runs: Sequence[Run]) -> None:
-    """One column per run; a latency cell is p50 / p90 / p99."""
+    """One column per run."""
     table = Table(title=f"{runs[0].model} at {runs[0].url}", title_justify="left")
     table.add_column("")
     for run in runs:
         table.add_column(str(run.level), justify="right")
     summaries = [run.summary for run in runs]
-    for name, cell in _rows().items():
+    for name, cell in FIGURES.items():
         table.add_row(name, *map(cell, summaries))
+    for title, samples in LATENCIES.values():
+        table.add_section()
+        for percent in PERCENTILES:
+            cells = [_milliseconds(samples(summary), percent) for summary in summaries]
+            table.add_row(f"{title} p{percent}, ms", *cells)
     console.print(table)
 
 
-def _rows() -> dict[str, Callable[[Summary], str]]:
-    rows: dict[str, Callable[[Summary], str]] = {
-        "requests ok / failed / cancelled": lambda s: f"{s.completed} / {s.failed} / {s.cancelled}",
-        "violations": lambda s: str(s.violations.total() or "none"),
-        "output tokens/s": lambda s: f"{s.output_throughput:,.1f}",
-        "input tokens/s": lambda s: f"{s.input_throughput:,.1f}",
-        "input tokens, thereof cached": lambda s: (
-            f"{s.total_input_tokens:,}, {s.total_cached_tokens:,}"
-        ),
-        "requests/s": lambda s: f"{s.request_throughput:,.2f}",
-    }
-    for title, samples in LATENCIES.values():
-        rows[f"{title}, ms"] = partial(_percentiles, samples)
-    return rows
-
-
-def _percentiles(samples_of: Callable[[Summary], list[float]], summary: Summary) -> str:
-    samples = samples_of(summary)
-    if not samples:
-        return "-"
-    return " / ".join(f"{percentile(samples, percent) * 1e3:,.1f}" for percent in PERCENTILES)
+def _milliseconds(samples: Sequence[float], percent: float) -> str:
+    return f"{percentile(samples, percent) * 1e3:,.1f}" if samples else "-"
 
 
 def print_problems(console: Console, run: Run) -> None:
