@@ -70,4 +70,4 @@ def _draw_histograms(axis: Any, of_groups: Sequence[Sequence[float]]) -> None:
         if group:
             weights = [1 / len(group)] * len(group)
             limits = (min(values), max(values))
-            axis.hist(group, BINS, limits, weights=weights, alpha=0.6, color=f"C{index}")
+            axis.hist(group, BINS, range=limits, weights=weights, alpha=0.6, color=f"C{index}")
