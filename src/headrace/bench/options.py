@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,12 +66,19 @@ def _conflict(options: Options) -> str | None:
     return None
 
 
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Adds the defaults that say something."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return super()._get_help_string(action) if action.default else action.help
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="headrace bench",
         description="Drive an OpenAI-compatible server with streaming requests; measure the answers"
         " and verify them. Exit code 1: a request failed or an answer was not as it must be.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=_HelpFormatter,
     )
     _add_server(parser.add_argument_group("server"))
     _add_load(parser.add_argument_group("load"))
@@ -86,46 +94,71 @@ def _add_server(group: argparse._ArgumentGroup) -> None:
     add("--url", default="http://127.0.0.1:8080", help="without a path, /v1 is added")
     add("--model", help="model name to send; default: the first that /models lists")
     add("--api", choices=["completions", "chat"], default="completions", help="route to use")
-    add("--api-key", help="sent as a bearer token")
+    add("--api-key", metavar="KEY", help="sent as a bearer token")
     add("--new-connection", action="store_true", help="a new connection for every request")
-    add("--timeout", type=_above(float, 0), default=300.0, help="longest silence, in seconds")
+    add(
+        "--timeout",
+        metavar="S",
+        type=_number(float, above=0),
+        default=300.0,
+        help="longest silence, in seconds",
+    )
 
 
 def _add_load(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     loop = group.add_mutually_exclusive_group()
     loop.add_argument(
-        "--streams", type=_list_of(_above(int, 0)), default=(),
-        help="closed loop: so many requests at a time; 1,8,32 runs one after another (default: 8)",
+        "--streams", metavar="N", type=_list_of(_number(int, at_least=1)), default=(),
+        help="closed loop: so many requests at a time; 1,8,32 runs one after another; default: 8",
     )  # fmt: skip
     loop.add_argument(
-        "--rate", type=_list_of(_above(float, 0)), default=(), dest="rates",
+        "--rate", metavar="R", type=_list_of(_number(float, above=0)), default=(), dest="rates",
         help="open loop: Poisson arrivals, so many requests/s (or a list)",
     )  # fmt: skip
     add(
-        "--requests", type=_above(int, 0),
+        "--requests", metavar="N", type=_number(int, at_least=1),
         help="requests of one run; default: 4 per stream, at least 16, or what --duration allows",
     )  # fmt: skip
-    add("--duration", type=_above(float, 0), help="start no request after so many seconds")
-    add("--warmup", type=_above(int, -1), default=2, help="requests before the measurement")
+    add(
+        "--duration",
+        metavar="S",
+        type=_number(float, above=0),
+        help="start no request after so many seconds",
+    )
+    add(
+        "--warmup",
+        metavar="N",
+        type=_number(int, at_least=0),
+        default=2,
+        help="requests before the measurement",
+    )
 
 
 def _add_request(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add(
-        "--prompt-tokens", type=_above(int, 0), default=64,
+        "--prompt-tokens", metavar="N", type=_number(int, at_least=1), default=64,
         help="about this length of synthetic English; the reported count is the server's usage",
     )  # fmt: skip
     add(
-        "--shared-prefix-tokens", type=_above(int, -1), default=0,
+        "--shared-prefix-tokens", metavar="N", type=_number(int, at_least=0), default=0,
         help="so many tokens, the same for all requests, in front of each synthetic prompt",
     )  # fmt: skip
     add(
-        "--prompts", type=Path,
+        "--prompts", metavar="FILE", type=Path,
         help='one prompt per line: text, or JSON {"prompt": ...} or {"messages": [...]}',
     )  # fmt: skip
-    add("--max-tokens", type=_above(int, 0), default=128, help="tokens to generate")
-    add("--temperature", type=_above(float, -1e-9), default=0.0, help="0: greedy")
+    add(
+        "--max-tokens",
+        metavar="N",
+        type=_number(int, at_least=1),
+        default=128,
+        help="tokens to generate",
+    )
+    add(
+        "--temperature", metavar="T", type=_number(float, at_least=0), default=0.0, help="0: greedy"
+    )
     add(
         "--seed", type=int, default=0,
         help="of prompts, arrivals, cancellations and sampling; the same seed repeats the prompts"
@@ -133,10 +166,16 @@ def _add_request(group: argparse._ArgumentGroup) -> None:
     )  # fmt: skip
     add("--ignore-eos", action="store_true", help="send ignore_eos and min_tokens = max_tokens")
     add(
-        "--cancel-share", type=_share, default=0.0,
+        "--cancel-share", metavar="SHARE", type=_share, default=0.0,
         help="share of clients that disconnect after a random number of tokens",
     )  # fmt: skip
-    add("--extra-body", type=_json_object, default={}, help="JSON object merged into each body")
+    add(
+        "--extra-body",
+        metavar="JSON",
+        type=_json_object,
+        default={},
+        help="JSON object merged into each body",
+    )
 
 
 def _add_checks(group: argparse._ArgumentGroup) -> None:
@@ -154,20 +193,22 @@ def _add_checks(group: argparse._ArgumentGroup) -> None:
 def _add_compare(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--compare", metavar="URL", help="alternate with this server; report medians of ratios")
-    add("--compare-model", help="as --model, for --compare")
-    add("--rounds", type=_above(int, 0), default=5, help="of --compare")
+    add("--compare-model", metavar="MODEL", help="as --model, for --compare")
+    add("--rounds", metavar="N", type=_number(int, at_least=1), default=5, help="of --compare")
 
 
 def _add_output(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    add("--json", type=Path, help="write the results to this file")
-    add("--plot", type=Path, help="draw them into this file (png, svg or pdf)")
+    add("--json", metavar="FILE", type=Path, help="write the results to this file")
+    add("--plot", metavar="FILE", type=Path, help="draw them into this file (png, svg or pdf)")
 
 
-def _above(kind: Callable[[str], Any], limit: float) -> Callable[[str], Any]:
+def _number(
+    kind: Callable[[str], Any], *, at_least: float = -math.inf, above: float = -math.inf
+) -> Callable[[str], Any]:
     def parse(text: str) -> Any:
         value = kind(text)
-        if not limit < value < float("inf"):
+        if not (at_least <= value < math.inf and value > above):
             raise argparse.ArgumentTypeError(f"{text} is out of range")
         return value
 
