@@ -11,7 +11,7 @@ import time
 
 import openvino_genai
 
-WORDS = "river stone light wheel water mill grain bread night winter garden letter".split()
+WORDS = ["river", "stone", "light", "wheel", "water", "mill", "grain", "bread", "night", "winter"]
 
 
 def prompt(length: int, salt: int) -> str:
