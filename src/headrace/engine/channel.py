@@ -8,6 +8,7 @@ messages travel, not what they mean.
 import asyncio
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final, Generic, TypeVar
 
 import msgspec
@@ -83,8 +84,10 @@ class Channel(Generic[Message]):
         self._reader: FrameReader[Message] = FrameReader(receives)
 
     def send(self, message: Any) -> None:
-        """Send one message. Raises OSError when the other side is gone."""
-        self._socket.sendall(self._writer.frame(message))
+        """Send one message; nothing happens when the other side is gone (see `receive`)."""
+        frame = self._writer.frame(message)
+        with suppress(BrokenPipeError, ConnectionResetError):
+            self._socket.sendall(frame)
 
     def receive(self, *, wait: bool) -> list[Message] | None:
         """Return the messages that have arrived; with `wait`, sleep until there is one.

@@ -5,7 +5,6 @@ Knows the order of things; what they mean is known to the scheduler and the exec
 
 import gc
 import time
-from typing import Any
 
 from headrace.engine.channel import Channel
 from headrace.engine.scheduler import Scheduler
@@ -15,9 +14,7 @@ from headrace.types import Add, Command, Executor, StepEvents, TokenEvent
 class EngineCore:
     """Owns the scheduler and drives one executor until the client goes away."""
 
-    def __init__(
-        self, scheduler: Scheduler, executor: Executor, channel: Channel[Command]
-    ) -> None:
+    def __init__(self, scheduler: Scheduler, executor: Executor, channel: Channel[Command]) -> None:
         self.scheduler = scheduler
         self.executor = executor
         self.channel = channel
@@ -54,19 +51,17 @@ class EngineCore:
     def step(self, refusals: list[TokenEvent]) -> None:
         begin = time.monotonic()
         plan = self.scheduler.schedule()
-        before = time.monotonic()
+        execute_begin = time.monotonic()
         output = self.executor.execute(plan)
-        after = time.monotonic()
+        execute_end = time.monotonic()
         events = self.scheduler.update(plan, output)
-        self.emit(
-            refusals + events,
-            execute_duration=after - before,
-            step_duration=time.monotonic() - begin,
-        )
+        self.emit(refusals + events, time.monotonic() - begin, execute_end - execute_begin)
 
-    def emit(self, events: list[TokenEvent], **durations: Any) -> None:
+    def emit(
+        self, events: list[TokenEvent], step_duration: float = 0.0, execute_duration: float = 0.0
+    ) -> None:
         """Send one message for the whole step, even if no token came of it: it is a heartbeat."""
         stats = self.scheduler.stats()
-        stats.execute_duration = durations.get("execute_duration", 0.0)
-        stats.step_duration = durations.get("step_duration", 0.0)
+        stats.step_duration = step_duration
+        stats.execute_duration = execute_duration
         self.channel.send(StepEvents(events=events, stats=stats))

@@ -68,9 +68,9 @@ class FakeExecutor:
         time.sleep(self.step_delay)
         for row in plan.ended:
             del self._rows[row]
-        for start in plan.started:
-            assert start.row not in self._rows, f"row {start.row} started twice"
-            self._rows[start.row] = _Row(start)
+        for row_start in plan.started:
+            assert row_start.row not in self._rows, f"row {row_start.row} started twice"
+            self._rows[row_start.row] = _Row(row_start)
         outputs = []
         offset = 0
         for row, start, count, blocks, num_samples in zip(
