@@ -93,10 +93,8 @@ def test_stop_token_counts_after_min_tokens_only() -> None:
     for min_tokens, num_tokens in ((0, 4), (3, 4), (4, 12)):
         engine = Engine()
         engine.add(
-            make_add(
-                1, prompt(5), 12, stop_token_ids=frozenset({stop}), min_tokens=min_tokens
-            )
-        )  # fmt: skip
+            make_add(1, prompt(5), 12, stop_token_ids=frozenset({stop}), min_tokens=min_tokens)
+        )
         engine.run()
         assert engine.output(1) == free[:num_tokens]
         reason = FinishReason.EOS_TOKEN if num_tokens == 4 else FinishReason.LENGTH
@@ -281,6 +279,24 @@ def test_when_blocks_run_out_the_last_request_gives_way() -> None:
     preemptions = [engine.last(i).timings.num_preemptions for i in range(3)]  # type: ignore[union-attr]
     assert preemptions[0] == 0
     assert sum(preemptions) == engine.scheduler.stats().num_preemptions > 0
+
+
+def test_a_prompt_that_gave_way_starts_its_logprobs_anew() -> None:
+    engine = Engine(num_blocks=12, block_size=4, budget=8)
+    engine.add(make_add(1, prompt(19), max_tokens=24))
+    engine.add(make_add(2, prompt(28, first=100), max_tokens=2, prompt_logprobs=True))
+    engine.run()
+    assert engine.last(2).timings.num_preemptions == 1  # type: ignore[union-attr]
+    assert engine.events[2][0].prompt_logprobs == expected_prompt_logprobs(prompt(28, first=100))
+
+
+def test_nobody_is_admitted_whose_tokens_do_not_fit_yet() -> None:
+    engine = Engine(num_blocks=12, block_size=4, budget=8)
+    engine.add(make_add(1, prompt(24), max_tokens=4))
+    engine.add(make_add(2, prompt(30, first=100), max_tokens=4))
+    engine.run()
+    assert engine.scheduler.stats().num_preemptions == 0
+    engine.assert_as_alone(make_add(2, prompt(30, first=100), max_tokens=4))
 
 
 def test_several_accepted_tokens_stop_and_rejected_ones_leave_no_trace() -> None:

@@ -382,6 +382,8 @@ class Scheduler:
             assert all(request.queue is queue for request in queue)
         assert all(not r.block_ids and r.row == NO_ROW for r in self.waiting)
         assert all(r.num_computed == len(r.token_ids) - 1 for r in self.decoding)
+        size = self.block_size
+        assert all(r.next_full == r.num_computed // size * size + size for r in running)
         rows = sorted(r.row for r in running if r.row != NO_ROW)
         assert sorted(rows + self._free_rows) == list(range(self.max_num_seqs)), "row leaked"
 
