@@ -7,8 +7,9 @@ When the engine dies, another is launched and gets every live request again, wit
 already came. It goes on from there: events of the old engine that arrived are in the journal,
 those that did not are made again, and an old connection is closed before a new one is opened.
 
-Two rules bound this. A request that was live at `MAX_DEATHS` deaths without a new token between
-them fails with EngineDeadError (it may be the cause; those that make progress go on). After
+Two rules bound this. A request that was among those that could run at `MAX_DEATHS` deaths, without
+a new token between them, fails with EngineDeadError: it may be the cause. Those that make progress
+or are still queued go on. After
 `MAX_DEATHS` failed launches in a row all live requests fail and new ones are refused at once, while
 launching goes on with growing pauses until it succeeds.
 """
@@ -71,7 +72,7 @@ class _Stream:
         self.add = add
         self.output_ids = list(add.output_ids)
         self.num_deaths = 0
-        """Deaths of the engine since the last new token."""
+        """Deaths of the engine since the last new token, while this may have been running."""
         self.events: asyncio.Queue[TokenEvent | EngineDeadError] = asyncio.Queue()
 
     def resumed(self) -> Add:
@@ -211,9 +212,12 @@ class ProcessEngineClient:
                 return connection
 
     def _count_death(self) -> None:
-        for stream in self._journal.values():
+        # In the engine's order; no more than these can have been running.
+        streams = sorted(self._journal.values(), key=lambda stream: stream.add.priority)
+        suspects = streams[: self.info.max_num_seqs]
+        for stream in suspects:
             stream.num_deaths += 1
-        doomed = [s for s in self._journal.values() if s.num_deaths >= MAX_DEATHS]
+        doomed = [stream for stream in suspects if stream.num_deaths >= MAX_DEATHS]
         self._fail_streams(doomed, f"the engine died {MAX_DEATHS} times during this request")
 
     def _fail_streams(self, streams: list[_Stream], reason: str) -> None:
