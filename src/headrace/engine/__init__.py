@@ -1,0 +1,1 @@
+"""The engine: which tokens are computed when and where they lie. Knows no text and no torch."""

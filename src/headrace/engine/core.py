@@ -1,0 +1,67 @@
+"""The engine's loop: commands in; schedule, execute, update, emit.
+
+Knows the order of things; what they mean is known to the scheduler and the executor.
+"""
+
+import gc
+import time
+
+from headrace.engine.channel import Channel
+from headrace.engine.scheduler import Scheduler
+from headrace.types import Add, Command, Executor, StepEvents, TokenEvent
+
+
+class EngineCore:
+    """Owns the scheduler and drives one executor until the client goes away."""
+
+    def __init__(self, scheduler: Scheduler, executor: Executor, channel: Channel[Command]) -> None:
+        self.scheduler = scheduler
+        self.executor = executor
+        self.channel = channel
+
+    def run(self) -> None:
+        """Serve until the client closes the channel.
+
+        Sleeps in the kernel while there is nothing to do, and goes on with the next step
+        otherwise. What `execute` raises ends the loop: the device is unusable, the process shall
+        die, and the client starts another that resumes all requests.
+        """
+        # What lives now lives for ever; without this each full collection walks it again.
+        gc.collect()
+        gc.freeze()
+        while (commands := self.channel.receive(wait=not self.scheduler.has_work)) is not None:
+            refusals = self.obey(commands)
+            if self.scheduler.has_work:
+                self.step(refusals)
+            else:
+                self.emit(refusals)
+
+    def obey(self, commands: list[Command]) -> list[TokenEvent]:
+        """Carry out commands in order; return the events of requests that are refused."""
+        refusals = []
+        for command in commands:
+            if isinstance(command, Add):
+                if refusal := self.scheduler.add(command):
+                    refusals.append(refusal)
+            else:
+                for request_id in command.request_ids:
+                    self.scheduler.abort(request_id)
+        return refusals
+
+    def step(self, refusals: list[TokenEvent]) -> None:
+        begin = time.monotonic()
+        plan = self.scheduler.schedule()
+        execute_begin = time.monotonic()
+        output = self.executor.execute(plan)
+        execute_end = time.monotonic()
+        events = self.scheduler.update(plan, output)
+        self.emit(refusals + events, time.monotonic() - begin, execute_end - execute_begin)
+
+    def emit(
+        self, events: list[TokenEvent], step_duration: float = 0.0, execute_duration: float = 0.0
+    ) -> None:
+        """Send one message for the whole step, even if no token came of it: it is a heartbeat."""
+        stats = self.scheduler.stats()
+        stats.step_duration = step_duration
+        stats.execute_duration = execute_duration
+        self.channel.send(StepEvents(events=events, stats=stats))

@@ -1,0 +1,123 @@
+"""An executor without a model, for tests of everything above the device.
+
+Its next token depends on all tokens of the row, and it sees them only through its own KV cache and
+the block table it was told of: a wrong table, slot, shared block or `num_computed` changes tokens.
+"""
+
+import time
+from array import array
+from zlib import crc32
+
+from headrace.types import RowOutput, RowStart, SamplingParams, StepOutput, StepPlan
+
+EMPTY = -1
+
+
+def key_value(before: int, token_id: int) -> int:
+    """What the cache holds for a token: it depends, as in a model, on all tokens before it."""
+    return crc32(token_id.to_bytes(8, "little"), before)
+
+
+def sample(context: "array[int]", params: SamplingParams, vocab_size: int) -> int:
+    """Next token after a context of `key_value`s; the seed counts unless greedy."""
+    seed = params.seed & 0xFFFFFFFF if params.temperature > 0 else 0
+    return crc32(context.tobytes(), seed) % vocab_size
+
+
+def logprob(key_value: int, token_id: int) -> float:
+    """A made-up log-probability in (-8, 0] of a token after a context that ends so."""
+    return -(crc32(token_id.to_bytes(8, "little"), key_value ^ 1) % 1024) / 128
+
+
+class _Row:
+    def __init__(self, start: RowStart) -> None:
+        self.params = start.params
+        self.num_prompt_tokens = start.num_prompt_tokens
+        self.token_ids = start.token_ids
+        self.block_table: list[int] = []
+
+
+class FakeExecutor:
+    """Computes plans with checksums in place of a model.
+
+    `step_delay` (seconds) is slept in every step. A row that computes the token `poison` ends with
+    an error of its own; the token `lethal` makes `execute` raise, as a broken device would.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_blocks: int,
+        block_size: int,
+        vocab_size: int = 1000,
+        step_delay: float = 0.0,
+        poison: int | None = None,
+        lethal: int | None = None,
+    ) -> None:
+        self.block_size = block_size
+        self.vocab_size = vocab_size
+        self.step_delay = step_delay
+        self.poison = poison
+        self.lethal = lethal
+        self.num_computed_tokens = 0
+        """Since the start, recomputed ones included."""
+        self._cache = array("q", [EMPTY]) * (num_blocks * block_size)
+        self._rows: dict[int, _Row] = {}
+
+    def execute(self, plan: StepPlan) -> StepOutput:
+        time.sleep(self.step_delay)
+        for row in plan.ended:
+            del self._rows[row]
+        for row_start in plan.started:
+            assert row_start.row not in self._rows, f"row {row_start.row} started twice"
+            self._rows[row_start.row] = _Row(row_start)
+        outputs = []
+        offset = 0
+        for row, start, count, blocks, num_samples in zip(
+            plan.rows, plan.starts, plan.counts, plan.new_blocks, plan.num_samples, strict=True
+        ):
+            token_ids = plan.token_ids[offset : offset + count]
+            offset += count
+            self._rows[row].block_table += blocks
+            outputs.append(self._run_row(self._rows[row], start, token_ids, num_samples))
+        assert offset == len(plan.token_ids)
+        self.num_computed_tokens += offset
+        return StepOutput(rows=outputs)
+
+    def _slot(self, row: _Row, position: int) -> int:
+        block = row.block_table[position // self.block_size]
+        return block * self.block_size + position % self.block_size
+
+    def _run_row(self, row: _Row, start: int, token_ids: list[int], num_samples: int) -> RowOutput:
+        if self.lethal in token_ids:
+            raise RuntimeError("the fake device is broken")
+        if self.poison in token_ids:
+            return RowOutput(token_ids=[], error=f"token {self.poison} is poison")
+        value = self._cache[self._slot(row, start - 1)] if start else 0
+        computed = []
+        for position, token_id in enumerate(token_ids, start):
+            value = key_value(value, token_id)
+            self._cache[self._slot(row, position)] = value
+            computed.append(value)
+        output = RowOutput(token_ids=[])
+        if row.params.prompt_logprobs:
+            output.prompt_logprobs = self._prompt_logprobs(row, start, computed)
+        if num_samples:
+            self._sample(row, start + len(token_ids), output)
+        return output
+
+    def _prompt_logprobs(self, row: _Row, start: int, computed: list[int]) -> list[float]:
+        following = row.token_ids[start + 1 : row.num_prompt_tokens]
+        return [logprob(value, token) for value, token in zip(computed, following, strict=False)]
+
+    def _sample(self, row: _Row, context_len: int, output: RowOutput) -> None:
+        context = array("q", [self._cache[self._slot(row, p)] for p in range(context_len)])
+        assert EMPTY not in context, "read of a slot that was never written"
+        token = sample(context, row.params, self.vocab_size)
+        output.token_ids = [token]
+        num_top = row.params.num_top_logprobs
+        if num_top is not None:
+            output.logprobs = [logprob(context[-1], token)]
+            candidates = [(t % self.vocab_size, logprob(context[-1], t % self.vocab_size))
+                          for t in range(token, token + num_top)]  # fmt: skip
+            output.top_logprobs = [sorted(candidates, key=lambda c: -c[1])]

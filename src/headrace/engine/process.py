@@ -1,0 +1,47 @@
+"""Starts an engine as a child process with one end of a socket pair.
+
+Knows nothing of what the child does; `client` watches over it.
+"""
+
+import asyncio
+import socket
+from collections.abc import Sequence
+from contextlib import suppress
+
+
+class ChildProcess:
+    """`client.EngineProcess` over a child of this process."""
+
+    def __init__(self, process: asyncio.subprocess.Process, connection: socket.socket) -> None:
+        self._process = process
+        self.socket = connection
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def kill(self) -> None:
+        with suppress(ProcessLookupError):
+            self._process.kill()
+
+    async def wait(self) -> int:
+        return await self._process.wait()
+
+
+async def launch(command: Sequence[str]) -> ChildProcess:
+    """Start `command` with the number of the inherited socket as its last argument.
+
+    The child gets a session of its own: a Ctrl-C at the terminal reaches this process only, which
+    then lets running requests finish. Raises OSError.
+    """
+    ours, theirs = socket.socketpair()
+    with theirs:
+        descriptor = theirs.fileno()
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *command, str(descriptor), pass_fds=(descriptor,), start_new_session=True
+            )
+        except OSError:
+            ours.close()
+            raise
+    return ChildProcess(process, ours)

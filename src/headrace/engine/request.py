@@ -1,0 +1,128 @@
+"""One request inside the engine: its tokens, its blocks, when it ends, and how long it took.
+
+Knows nothing of other requests; the scheduler moves it between queues.
+"""
+
+from headrace.engine.blocks import chain_digest, root_digest
+from headrace.types import Add, FinishReason, RowStart, Timings
+
+NO_ROW = -1
+
+
+class Request:
+    """Mutable state of one request; `num_computed` follows `len(token_ids)`."""
+
+    __slots__ = (
+        "arrival_time",
+        "block_ids",
+        "block_size",
+        "digests",
+        "finish_reason",
+        "first_token_time",
+        "max_length",
+        "min_length",
+        "next_full",
+        "num_cached_tokens",
+        "num_computed",
+        "num_preemptions",
+        "num_prompt_tokens",
+        "num_sent_blocks",
+        "order",
+        "params",
+        "prompt_logprobs",
+        "queue",
+        "request_id",
+        "row",
+        "start_time",
+        "stop_token_ids",
+        "token_ids",
+    )
+
+    def __init__(self, add: Add, arrival: int, now: float, block_size: int) -> None:
+        self.request_id = add.request_id
+        self.params = add.params
+        self.order = (add.priority, arrival)
+        self.queue: list[Request] = []
+        """The scheduler's queue that holds this request."""
+
+        self.token_ids = add.prompt_ids + add.output_ids
+        self.num_prompt_tokens = len(add.prompt_ids)
+        self.num_computed = 0
+        """Leading tokens whose keys and values are in `block_ids`."""
+        self.min_length = self.num_prompt_tokens + add.params.min_tokens
+        self.max_length = self.num_prompt_tokens + add.params.max_tokens
+        self.stop_token_ids = add.params.stop_token_ids
+        self.finish_reason: FinishReason | None = None
+        collects = add.params.prompt_logprobs and not add.output_ids
+        self.prompt_logprobs: list[float] | None = [] if collects else None
+        """Collected until the first token takes them along; None when not (or no longer) wanted."""
+
+        self.row = NO_ROW
+        self.block_size = block_size
+        self.block_ids: list[int] = []
+        self.num_sent_blocks = 0
+        """Leading blocks that the executor has been told of."""
+        self.next_full = block_size
+        """When `num_computed` reaches this, another block can enter the prefix cache."""
+        self.digests = [root_digest(add.cache_salt)]
+        """Of the chain so far: the root, then one per full block; longer only on demand."""
+
+        self.arrival_time = now
+        self.start_time: float | None = None
+        self.first_token_time: float | None = None
+        self.num_cached_tokens = 0
+        self.num_preemptions = 0
+
+    def digest(self, index: int) -> bytes:
+        """Name of full block `index` of this sequence."""
+        digests, size = self.digests, self.block_size
+        for block in range(len(digests) - 1, index + 1):
+            tokens = self.token_ids[block * size : (block + 1) * size]
+            digests.append(chain_digest(digests[-1], tokens))
+        return digests[index + 1]
+
+    def append(self, token_ids: list[int]) -> int:
+        """Append sampled tokens up to the one that ends the request; return how many were taken.
+
+        A stop token ends it from token `min_tokens + 1` on, and wins over the length limit.
+        """
+        known = self.token_ids
+        for taken, token in enumerate(token_ids, 1):
+            known.append(token)
+            if token in self.stop_token_ids and len(known) > self.min_length:
+                self.finish_reason = FinishReason.EOS_TOKEN
+                return taken
+            if len(known) >= self.max_length:
+                self.finish_reason = FinishReason.LENGTH
+                return taken
+        return len(token_ids)
+
+    def row_start(self) -> RowStart:
+        return RowStart(
+            row=self.row,
+            params=self.params,
+            token_ids=self.token_ids.copy(),
+            num_prompt_tokens=self.num_prompt_tokens,
+        )
+
+    def reset(self) -> None:
+        """Forget what was computed, after preemption."""
+        self.row = NO_ROW
+        self.num_computed = 0
+        self.block_ids = []
+        self.num_sent_blocks = 0
+        self.next_full = self.block_size
+        self.num_preemptions += 1
+        if self.prompt_logprobs is not None:
+            self.prompt_logprobs = []
+
+    def timings(self, now: float) -> Timings:
+        start_time = self.start_time or now
+        first_token_time = self.first_token_time or now
+        return Timings(
+            queue_time=start_time - self.arrival_time,
+            prefill_time=first_token_time - start_time,
+            decode_time=now - first_token_time,
+            num_cached_tokens=self.num_cached_tokens,
+            num_preemptions=self.num_preemptions,
+        )

@@ -1,0 +1,482 @@
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from headrace.engine.fake import FakeExecutor
+from headrace.engine.scheduler import Scheduler
+from headrace.types import Add, FinishReason, RowOutput, StepOutput, StepPlan, TokenEvent
+from tests.engine.oracle import expected, expected_prompt_logprobs, make_add
+
+
+class Engine:
+    """A scheduler and a fake executor, stepped by hand; collects events by request."""
+
+    def __init__(
+        self,
+        num_blocks: int = 64,
+        block_size: int = 4,
+        budget: int = 64,
+        max_num_seqs: int = 8,
+        vocab_size: int = 1000,
+        prefix_caching: bool = True,
+        poison: int | None = None,
+    ) -> None:
+        self.scheduler = Scheduler(
+            num_blocks=num_blocks,
+            block_size=block_size,
+            max_batch_prefill_tokens=budget,
+            max_num_seqs=max_num_seqs,
+            prefix_caching=prefix_caching,
+        )
+        self.executor = FakeExecutor(
+            num_blocks=num_blocks, block_size=block_size, vocab_size=vocab_size, poison=poison
+        )
+        self.vocab_size = vocab_size
+        self.events: dict[int, list[TokenEvent]] = {}
+
+    def add(self, add: Add) -> None:
+        self.events[add.request_id] = []
+        if event := self.scheduler.add(add):
+            self.events[add.request_id].append(event)
+
+    def step(self) -> StepPlan:
+        plan = self.scheduler.schedule()
+        assert plan.rows, "a step that does nothing, although there is work"
+        assert sum(plan.counts) == len(plan.token_ids) <= self.scheduler.token_budget
+        for event in self.scheduler.update(plan, self.executor.execute(plan)):
+            self.events[event.request_id].append(event)
+        self.scheduler.check()
+        return plan
+
+    def run(self, max_steps: int = 10_000) -> None:
+        for _ in range(max_steps):
+            if not self.scheduler.has_work:
+                return
+            self.step()
+        raise AssertionError("requests do not end")
+
+    def output(self, request_id: int) -> list[int]:
+        return [token for event in self.events[request_id] for token in event.token_ids]
+
+    def last(self, request_id: int) -> TokenEvent:
+        return self.events[request_id][-1]
+
+    def assert_as_alone(self, add: Add) -> None:
+        tokens, reason = expected(add, self.vocab_size)
+        assert self.output(add.request_id) == tokens[len(add.output_ids) :]
+        ends = [e for e in self.events[add.request_id] if e.finish_reason or e.error]
+        assert [e.finish_reason for e in ends] == [reason]
+        assert ends[0] is self.last(add.request_id)
+
+
+def prompt(length: int, first: int = 0) -> list[int]:
+    return list(range(first, first + length))
+
+
+# --- one request
+
+
+@pytest.mark.parametrize("length", [1, 3, 4, 5, 8, 63, 64, 65, 150])
+def test_prompts_of_any_length_in_chunks(length: int) -> None:
+    engine = Engine(budget=16)
+    add = make_add(1, prompt(length), max_tokens=10)
+    engine.add(add)
+    engine.run()
+    engine.assert_as_alone(add)
+    assert engine.executor.num_computed_tokens == length + 9
+
+
+def test_stop_token_counts_after_min_tokens_only() -> None:
+    free, _ = expected(make_add(1, prompt(5), max_tokens=12), vocab_size=1000)
+    stop = free[3]
+    for min_tokens, num_tokens in ((0, 4), (3, 4), (4, 12)):
+        engine = Engine()
+        engine.add(
+            make_add(1, prompt(5), 12, stop_token_ids=frozenset({stop}), min_tokens=min_tokens)
+        )
+        engine.run()
+        assert engine.output(1) == free[:num_tokens]
+        reason = FinishReason.EOS_TOKEN if num_tokens == 4 else FinishReason.LENGTH
+        assert engine.last(1).finish_reason == reason
+
+
+def test_stop_token_wins_over_length() -> None:
+    free, _ = expected(make_add(1, prompt(5), max_tokens=4), vocab_size=1000)
+    engine = Engine()
+    engine.add(make_add(1, prompt(5), 4, stop_token_ids=frozenset({free[3]})))
+    engine.run()
+    assert engine.last(1).finish_reason == FinishReason.EOS_TOKEN
+
+
+@pytest.mark.parametrize("num_done", [1, 4, 9])
+def test_resume_goes_on_where_the_other_engine_stopped(num_done: int) -> None:
+    free, _ = expected(make_add(1, prompt(30), max_tokens=10), vocab_size=1000)
+    engine = Engine(budget=16)
+    add = make_add(1, prompt(30), 10, output_ids=free[:num_done])
+    engine.add(add)
+    first = engine.step()
+    assert first.started[0].token_ids == prompt(30) + free[:num_done]
+    assert first.started[0].num_prompt_tokens == 30
+    engine.run()
+    engine.assert_as_alone(add)
+
+
+def test_impossible_requests_are_refused_with_a_reason() -> None:
+    engine = Engine(num_blocks=2, block_size=4)
+    engine.add(make_add(1, []))
+    engine.add(make_add(2, prompt(5), max_tokens=5))
+    engine.add(make_add(3, prompt(5), max_tokens=2, output_ids=[1, 2]))
+    assert not engine.scheduler.has_work
+    assert "prompt_ids" in str(engine.last(1).error)
+    assert "9 places" in str(engine.last(2).error)
+    assert "max_tokens" in str(engine.last(3).error)
+    engine.add(make_add(4, prompt(5), max_tokens=4))
+    engine.run()
+    engine.assert_as_alone(make_add(4, prompt(5), max_tokens=4))
+
+
+# --- prefix cache
+
+
+def test_identical_prefixes_that_arrive_together_are_computed_once() -> None:
+    engine = Engine(num_blocks=400, block_size=16, budget=512, max_num_seqs=64)
+    adds = [make_add(i, prompt(1000) + [5000 + i], max_tokens=4) for i in range(32)]
+    for add in adds:
+        engine.add(add)
+    engine.run()
+    for add in adds:
+        engine.assert_as_alone(add)
+    # Each has 1 token of its own and 8 after the last full block, and computes 3 new ones.
+    assert engine.executor.num_computed_tokens == 1001 + 31 * 9 + 32 * 3
+    assert engine.last(31).timings is not None
+    assert engine.last(31).timings.num_cached_tokens == 992
+
+
+def test_a_different_request_does_not_wait_behind_identical_ones() -> None:
+    engine = Engine(num_blocks=400, block_size=16, budget=512, max_num_seqs=64)
+    for i in range(4):
+        engine.add(make_add(i, prompt(200)))
+    engine.add(make_add(9, prompt(100, first=7000)))
+    assert [row.token_ids[0] for row in engine.step().started] == [0, 7000]
+    engine.run()
+
+
+def test_generated_tokens_are_shared_while_their_owner_runs() -> None:
+    engine = Engine()
+    engine.add(make_add(1, prompt(6), max_tokens=40))
+    for _ in range(20):
+        engine.step()
+    follower = make_add(2, prompt(6) + engine.output(1), max_tokens=3)
+    engine.add(follower)
+    plan = engine.step()
+    assert plan.starts[-1] == 24
+    engine.run()
+    engine.assert_as_alone(follower)
+
+
+def test_the_last_token_is_computed_even_if_all_are_cached() -> None:
+    engine = Engine()
+    for request_id in (1, 2):
+        engine.add(make_add(request_id, prompt(16), max_tokens=1))
+        plan = engine.step()
+    assert plan.starts == [12]
+    engine.assert_as_alone(make_add(2, prompt(16), max_tokens=1))
+
+
+def test_salts_share_nothing_and_caching_can_be_off() -> None:
+    for salts, caching in ((("a", "b"), True), (("a", "a"), False)):
+        engine = Engine(prefix_caching=caching)
+        for request_id, salt in enumerate(salts):
+            engine.add(make_add(request_id, prompt(16), max_tokens=1, cache_salt=salt))
+        engine.run()
+        assert engine.executor.num_computed_tokens == 32
+        assert engine.scheduler.stats().prefix_cache_hits == 0
+
+
+@pytest.mark.parametrize("length", [1, 8, 50])
+def test_prompt_logprobs_cover_the_prompt_whatever_is_cached(length: int) -> None:
+    engine = Engine(budget=16)
+    engine.add(make_add(1, prompt(length), max_tokens=2))
+    engine.run()
+    engine.add(make_add(2, prompt(length), max_tokens=3, prompt_logprobs=True))
+    engine.run()
+    assert engine.events[2][0].prompt_logprobs == expected_prompt_logprobs(prompt(length))
+    assert all(event.prompt_logprobs is None for event in engine.events[2][1:])
+    engine.assert_as_alone(make_add(2, prompt(length), max_tokens=3))
+
+
+# --- several requests
+
+
+def test_decodes_come_first_and_prompt_chunks_fill_the_budget() -> None:
+    engine = Engine(budget=16, max_num_seqs=4)
+    engine.add(make_add(1, prompt(4), max_tokens=30))
+    engine.step()
+    engine.add(make_add(2, prompt(100, first=500)))
+    plan = engine.step()
+    assert (plan.counts, plan.num_samples) == ([1, 12], [1, 0])
+    assert engine.scheduler.stats().num_decode_tokens == 1
+    assert engine.scheduler.stats().num_prefill_tokens == 12
+
+
+def test_waiting_requests_run_by_priority_then_arrival() -> None:
+    engine = Engine(max_num_seqs=1)
+    order = [(1, 5), (2, 0), (3, 0), (4, -1)]
+    for request_id, priority in order:
+        engine.add(make_add(request_id, prompt(3, request_id * 100), 1, priority=priority))
+    started = [engine.step().started[0].token_ids[0] for _ in order]
+    assert started == [400, 200, 300, 100]
+
+
+def test_rows_are_stable_and_ended_rows_are_told_once() -> None:
+    engine = Engine()
+    engine.add(make_add(1, prompt(3), max_tokens=2))
+    engine.add(make_add(2, prompt(3, first=50), max_tokens=5))
+    first, second, third, fourth = (engine.step() for _ in range(4))
+    assert first.rows == second.rows
+    assert (third.ended, fourth.ended) == ([first.rows[0]], [])
+    assert third.rows == [first.rows[1]]
+
+
+def test_abort_gives_blocks_back_at_once() -> None:
+    engine = Engine(budget=8, max_num_seqs=2)
+    for request_id in range(4):
+        engine.add(make_add(request_id, prompt(20, first=request_id * 100)))
+    engine.step()
+    assert engine.scheduler.pool.num_free < 64
+    for request_id in [*range(4), 77, 0]:
+        engine.scheduler.abort(request_id)
+        engine.scheduler.check()
+    assert engine.scheduler.pool.num_free == 64
+    assert not engine.scheduler.has_work
+    engine.add(make_add(9, prompt(5)))
+    engine.run()
+    engine.assert_as_alone(make_add(9, prompt(5)))
+
+
+def test_a_failing_row_ends_alone_and_leaves_nothing_in_the_cache() -> None:
+    engine = Engine(poison=666, budget=8)
+    bad = [*prompt(12), 666, *prompt(5)]
+    engine.add(make_add(1, bad))
+    engine.add(make_add(2, prompt(10, first=300)))
+    engine.run()
+    assert engine.last(1).error == "token 666 is poison"
+    assert len(engine.events[1]) == 1
+    engine.assert_as_alone(make_add(2, prompt(10, first=300)))
+    engine.add(make_add(3, prompt(12)))
+    assert engine.step().starts == [0]
+
+
+def test_when_blocks_run_out_the_last_request_gives_way() -> None:
+    engine = Engine(num_blocks=12, block_size=4)
+    adds = [make_add(i, prompt(8, first=i * 100), max_tokens=20) for i in range(3)]
+    for add in adds:
+        engine.add(add)
+    engine.run()
+    for add in adds:
+        engine.assert_as_alone(add)
+    preemptions = [engine.last(i).timings.num_preemptions for i in range(3)]  # type: ignore[union-attr]
+    assert preemptions[0] == 0
+    assert sum(preemptions) == engine.scheduler.stats().num_preemptions > 0
+
+
+def test_a_prompt_that_gave_way_starts_its_logprobs_anew() -> None:
+    engine = Engine(num_blocks=12, block_size=4, budget=8)
+    engine.add(make_add(1, prompt(19), max_tokens=24))
+    engine.add(make_add(2, prompt(28, first=100), max_tokens=2, prompt_logprobs=True))
+    engine.run()
+    assert engine.last(2).timings.num_preemptions == 1  # type: ignore[union-attr]
+    assert engine.events[2][0].prompt_logprobs == expected_prompt_logprobs(prompt(28, first=100))
+
+
+def test_nobody_is_admitted_whose_tokens_do_not_fit_yet() -> None:
+    engine = Engine(num_blocks=12, block_size=4, budget=8)
+    engine.add(make_add(1, prompt(24), max_tokens=4))
+    engine.add(make_add(2, prompt(30, first=100), max_tokens=4))
+    engine.run()
+    assert engine.scheduler.stats().num_preemptions == 0
+    engine.assert_as_alone(make_add(2, prompt(30, first=100), max_tokens=4))
+
+
+def test_several_accepted_tokens_stop_and_rejected_ones_leave_no_trace() -> None:
+    """The scheduler's side of speculation: a row whose plan had two drafts."""
+    scheduler = Scheduler(
+        num_blocks=8, block_size=4, max_batch_prefill_tokens=16, max_num_seqs=2
+    )  # fmt: skip
+    scheduler.add(make_add(1, prompt(6), max_tokens=6, stop_token_ids=frozenset({99})))
+    plan = scheduler.schedule()
+    scheduler.update(plan, StepOutput(rows=[RowOutput(token_ids=[10])]))
+
+    def step_with_drafts(accepted: list[int]) -> TokenEvent:
+        plan = scheduler.schedule()
+        plan.counts, plan.num_samples = [3], [3]
+        output = RowOutput(token_ids=accepted, logprobs=[-1.0] * len(accepted))
+        (event,) = scheduler.update(plan, StepOutput(rows=[output]))
+        scheduler.check()
+        return event
+
+    assert step_with_drafts([11]).token_ids == [11]
+    assert scheduler.decoding[0].num_computed == 7
+    assert step_with_drafts([12, 13]).token_ids == [12, 13]
+    assert scheduler.decoding[0].num_computed == 9
+    last = step_with_drafts([14, 99, 15])
+    assert (last.token_ids, last.logprobs) == ([14, 99], [-1.0, -1.0])
+    assert last.finish_reason == FinishReason.EOS_TOKEN
+    assert not scheduler.has_work
+
+
+# --- anything
+
+
+@st.composite
+def adds(draw: st.DrawFn, request_id: int, capacity: int) -> Add:
+    """Prompts out of few prefixes, so that they share blocks; all fit into the pool alone."""
+    shared = draw(st.integers(0, capacity - 2))
+    family = draw(st.sampled_from([0, 0, 500]))
+    tail = draw(st.lists(st.integers(0, 3), min_size=1, max_size=max(1, capacity - shared - 1)))
+    prompt_ids = (prompt(shared, family) + tail)[: capacity - 1]
+    add = make_add(
+        request_id,
+        prompt_ids,
+        draw(st.integers(1, capacity - len(prompt_ids) + 1)),
+        priority=draw(st.integers(0, 1)),
+        cache_salt=draw(st.sampled_from(["", "", "x"])),
+        stop_token_ids=draw(st.sampled_from([frozenset[int](), frozenset({3, 7})])),
+        min_tokens=draw(st.integers(0, 3)),
+        prompt_logprobs=draw(st.sampled_from([False, False, True])),
+    )
+    num_done = draw(st.sampled_from([0, 0, 1, 5]))
+    done = expected(add, vocab_size=20)[0][:-1][:num_done]
+    return make_add(
+        request_id,
+        prompt_ids,
+        add.params.max_tokens,
+        output_ids=done,
+        priority=add.priority,
+        cache_salt=add.cache_salt,
+        stop_token_ids=add.params.stop_token_ids,
+        min_tokens=add.params.min_tokens,
+        prompt_logprobs=add.params.prompt_logprobs,
+    )
+
+
+class EngineMachine(RuleBasedStateMachine):
+    """Any sequence of add, step, abort and engine deaths, in pools that are always too small."""
+
+    @rule(data=st.data())
+    @precondition(lambda self: not hasattr(self, "engine"))
+    def start(self, data: st.DataObject) -> None:
+        self.sizes = data.draw(
+            st.fixed_dictionaries(
+                {
+                    "num_blocks": st.integers(3, 12),
+                    "block_size": st.integers(1, 4),
+                    "budget": st.integers(1, 20),
+                    "max_num_seqs": st.integers(1, 5),
+                    "prefix_caching": st.sampled_from([True, True, False]),
+                }
+            )
+        )
+        self.engine = Engine(**self.sizes, vocab_size=20)
+        self.live: dict[int, Add] = {}
+        self.emitted: dict[int, list[int]] = {}
+        self.count = 0
+
+    @rule(data=st.data())
+    @precondition(lambda self: hasattr(self, "engine"))
+    def add(self, data: st.DataObject) -> None:
+        capacity = self.sizes["num_blocks"] * self.sizes["block_size"]
+        add = data.draw(adds(self.count, capacity))
+        self.count += 1
+        self.live[add.request_id] = add
+        self.emitted[add.request_id] = list(add.output_ids)
+        self.engine.add(add)
+
+    @rule(num_steps=st.integers(1, 8))
+    @precondition(lambda self: hasattr(self, "engine"))
+    def step(self, num_steps: int) -> None:
+        for _ in range(num_steps):
+            if self.engine.scheduler.has_work:
+                self.engine.step()
+                self.collect()
+
+    def collect(self) -> None:
+        for request_id, events in self.engine.events.items():
+            for event in events:
+                add = self.live[request_id]
+                assert event.error is None
+                if event.prompt_logprobs:
+                    assert not self.emitted[request_id]
+                    assert event.prompt_logprobs == expected_prompt_logprobs(add.prompt_ids)
+                self.emitted[request_id] += event.token_ids
+                if event.finish_reason:
+                    tokens, reason = expected(add, vocab_size=20)
+                    assert (self.emitted[request_id], event.finish_reason) == (tokens, reason)
+                    del self.live[request_id]
+            events.clear()
+
+    @rule(data=st.data())
+    @precondition(lambda self: getattr(self, "live", None))
+    def abort(self, data: st.DataObject) -> None:
+        request_id = data.draw(st.sampled_from(sorted(self.live)))
+        free = self.engine.scheduler.pool.num_free
+        self.engine.scheduler.abort(request_id)
+        assert self.engine.scheduler.pool.num_free >= free
+        del self.live[request_id]
+
+    @rule()
+    @precondition(lambda self: getattr(self, "live", None))
+    def die_and_resume(self) -> None:
+        self.engine = Engine(**self.sizes, vocab_size=20)
+        for request_id, add in self.live.items():
+            params = {name: getattr(add.params, name) for name in
+                      ("stop_token_ids", "min_tokens", "prompt_logprobs")}  # fmt: skip
+            self.engine.add(
+                make_add(
+                    request_id,
+                    add.prompt_ids,
+                    add.params.max_tokens,
+                    output_ids=self.emitted[request_id],
+                    priority=add.priority,
+                    cache_salt=add.cache_salt,
+                    **params,
+                )
+            )
+
+    @invariant()
+    def is_consistent(self) -> None:
+        if hasattr(self, "engine"):
+            self.engine.scheduler.check()
+
+    def teardown(self) -> None:
+        if not hasattr(self, "engine"):
+            return
+        for _ in range(5000):
+            if not self.engine.scheduler.has_work:
+                break
+            self.engine.step()
+            self.collect()
+        assert not self.live, "requests that never ended"
+        self.engine.scheduler.check()
+        assert self.engine.scheduler.pool.num_free == self.sizes["num_blocks"]
+
+
+TestEngineMachine = EngineMachine.TestCase
+TestEngineMachine.settings = settings(max_examples=80, stateful_step_count=25, deadline=None)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data(), st.integers(1, 6), st.integers(1, 4), st.integers(1, 12))
+def test_what_fits_alone_completes(
+    data: st.DataObject, num_blocks: int, block_size: int, budget: int
+) -> None:
+    capacity = num_blocks * block_size
+    length = data.draw(st.integers(1, capacity))
+    engine = Engine(num_blocks=num_blocks, block_size=block_size, budget=budget)
+    requests = [make_add(i, prompt(length), capacity - length + 1) for i in range(3)]
+    for add in requests:
+        engine.add(add)
+    engine.run()
+    for add in requests:
+        engine.assert_as_alone(add)
