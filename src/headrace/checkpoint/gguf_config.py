@@ -84,21 +84,24 @@ def config_of(file: GGUFFile) -> dict[str, Any]:
         "rope_scaling": _rope_scaling(metadata),
         "attention_bias": "blk.0.attn_q.bias" in file.tensors,
         "vocab_size": _vocab_size(file),
-        **_special_token_ids(file),
+        "bos_token_id": _token_id(file, "bos"),
+        "eos_token_id": list(end_token_ids(file)) or None,
+        "pad_token_id": _token_id(file, "padding"),
     }
 
 
 def end_token_ids(file: GGUFFile) -> tuple[int, ...]:
     """Ids that end a generation: of the sequence, of the turn, of the message."""
-    keys = ("eos_token_id", "eot_token_id", "eom_token_id")
-    found = [file.metadata.get(f"tokenizer.ggml.{key}") for key in keys]
-    return tuple(dict.fromkeys(token_id for token_id in found if isinstance(token_id, int)))
+    found = [_token_id(file, key) for key in ("eos", "eot", "eom")]
+    return tuple(dict.fromkeys(token_id for token_id in found if token_id is not None))
 
 
-def _special_token_ids(file: GGUFFile) -> dict[str, Any]:
-    names = {"bos_token_id": "bos_token_id", "padding_token_id": "pad_token_id"}
-    ids = {hf: file.metadata.get(f"tokenizer.ggml.{ggml}") for ggml, hf in names.items()}
-    return {**ids, "eos_token_id": list(end_token_ids(file)) or None}
+def _token_id(file: GGUFFile, name: str) -> int | None:
+    key = f"tokenizer.ggml.{name}_token_id"
+    token_id = file.metadata.get(key)
+    if token_id is not None and (not isinstance(token_id, int) or token_id < 0):
+        raise CheckpointError(f"{file.path}: {key} must be a token id, found {token_id!r:.80}")
+    return token_id
 
 
 def _vocab_size(file: GGUFFile) -> int:
