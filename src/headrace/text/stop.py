@@ -54,6 +54,8 @@ class StopMatcher:
     def feed(self, text: str) -> str:
         """Text released by this piece: up to the stop string, without it, when it is found."""
         assert self.match is None
+        if not self._automata:
+            return text
         if not self._held and not any(a.pattern[0] in text for a in self._automata):
             return text
         buffer = self._held + text
@@ -63,7 +65,7 @@ class StopMatcher:
                 self.match = finished[0].pattern
                 self._held = ""
                 return buffer[: position - len(self.match)]
-        keep = max((a.matched for a in self._automata), default=0)
+        keep = max(a.matched for a in self._automata)
         released, self._held = buffer[: len(buffer) - keep], buffer[len(buffer) - keep :]
         return released
 
