@@ -8,7 +8,7 @@ import tokenizers
 
 from headrace.checkpoint.checkpoint import Checkpoint
 from headrace.checkpoint.safetensors import read_json
-from headrace.errors import CheckpointError
+from headrace.errors import CheckpointError, ValidationError
 from headrace.text.detokenize import Detokenizer, TokenPieces, token_decoder
 from headrace.text.gguf_tokenizer import build_backend
 
@@ -51,7 +51,15 @@ class Tokenizer:
 
     def encode(self, text: str, add_special_tokens: bool = True) -> Encoding:
         """Token ids of a text. Without `add_special_tokens` no BOS or EOS is added; special
-        tokens that are spelled out in the text count as such in both cases."""
+        tokens that are spelled out in the text count as such in both cases.
+
+        Raises ValidationError for text that is not valid Unicode (JSON can carry half a pair)."""
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValidationError(
+                f"`inputs` must be valid Unicode: lone surrogate at character {error.start}"
+            ) from None
         encoding = self._backend.encode(text, add_special_tokens=add_special_tokens)
         return Encoding(encoding.ids, encoding.offsets)
 
