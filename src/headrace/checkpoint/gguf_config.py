@@ -1,0 +1,170 @@
+"""Translate the metadata of a GGUF file into the fields of Hugging Face's config.json.
+
+Knows the keys that llama.cpp's converters write for each supported architecture.
+Source: `docs/gguf.md` of ggml; Llama 3.1's rope scaling as in its reference implementation.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from headrace.checkpoint.ggml import GGMLType
+from headrace.checkpoint.gguf import GGUFFile
+from headrace.errors import CheckpointError
+
+ARCHITECTURES = {
+    "llama": ("LlamaForCausalLM", "llama"),
+    "qwen2": ("Qwen2ForCausalLM", "qwen2"),
+    "qwen3": ("Qwen3ForCausalLM", "qwen3"),
+}
+"""GGUF architecture to HF architecture and model type; Mistral's files say "llama"."""
+
+LLAMA3_ROPE = {
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+"""The constants of every released model with Llama 3.1's scaling."""
+
+
+class _Metadata:
+    """Typed access to the keys of one architecture."""
+
+    def __init__(self, file: GGUFFile) -> None:
+        self.file = file
+        self.architecture = file.metadata.get("general.architecture")
+
+    def get(self, name: str, kind: type, default: Any = None) -> Any:
+        """The value of `<architecture>.<name>`; without a default the key must exist."""
+        key = f"{self.architecture}.{name}"
+        value = self.file.metadata.get(key, default)
+        if kind is float and isinstance(value, int):
+            value = float(value)
+        if not isinstance(value, kind):
+            raise CheckpointError(
+                f"{self.file.path}: {key} must be of type {kind.__name__}, found {value!r:.80}"
+            )
+        return value
+
+
+def config_of(file: GGUFFile) -> dict[str, Any]:
+    """The configuration, ready for `model_config.normalize`.
+
+    Raises CheckpointError for an unknown architecture, a missing key or one of the wrong type.
+    """
+    metadata = _Metadata(file)
+    if metadata.architecture not in ARCHITECTURES:
+        raise CheckpointError(
+            f"{file.path}: GGUF architecture {metadata.architecture!r} is not supported, "
+            f"only {', '.join(ARCHITECTURES)}"
+        )
+    if file.metadata.get("split.count", 1) > 1:
+        raise CheckpointError(
+            f"{file.path}: is one part of a split GGUF; merge the parts into one file first"
+        )
+    architecture, model_type = ARCHITECTURES[metadata.architecture]
+    heads = metadata.get("attention.head_count", int)
+    hidden_size = metadata.get("embedding_length", int)
+    head_dim = metadata.get("attention.key_length", int, hidden_size // max(heads, 1))
+    _check_rotary_width(metadata, head_dim)
+    return {
+        "architectures": [architecture],
+        "model_type": model_type,
+        "hidden_act": "silu",
+        "hidden_size": hidden_size,
+        "intermediate_size": metadata.get("feed_forward_length", int),
+        "num_hidden_layers": metadata.get("block_count", int),
+        "num_attention_heads": heads,
+        "num_key_value_heads": metadata.get("attention.head_count_kv", int, heads),
+        "head_dim": head_dim,
+        "rms_norm_eps": metadata.get("attention.layer_norm_rms_epsilon", float),
+        "max_position_embeddings": metadata.get("context_length", int),
+        "rope_theta": metadata.get("rope.freq_base", float, 10_000.0),
+        "rope_scaling": _rope_scaling(metadata),
+        "attention_bias": "blk.0.attn_q.bias" in file.tensors,
+        "vocab_size": _vocab_size(file),
+        "bos_token_id": _token_id(file, "bos"),
+        "eos_token_id": list(end_token_ids(file)) or None,
+        "pad_token_id": _token_id(file, "padding"),
+    }
+
+
+def end_token_ids(file: GGUFFile) -> tuple[int, ...]:
+    """Ids that end a generation: of the sequence, of the turn, of the message."""
+    found = [_token_id(file, key) for key in ("eos", "eot", "eom")]
+    return tuple(dict.fromkeys(token_id for token_id in found if token_id is not None))
+
+
+def _token_id(file: GGUFFile, name: str) -> int | None:
+    key = f"tokenizer.ggml.{name}_token_id"
+    token_id = file.metadata.get(key)
+    if token_id is not None and (not isinstance(token_id, int) or token_id < 0):
+        raise CheckpointError(f"{file.path}: {key} must be a token id, found {token_id!r:.80}")
+    return token_id
+
+
+def _vocab_size(file: GGUFFile) -> int:
+    if "token_embd.weight" not in file.tensors:
+        raise CheckpointError(f"{file.path}: tensor 'token_embd.weight' is missing")
+    return file.tensors["token_embd.weight"].shape[0]
+
+
+def _check_rotary_width(metadata: _Metadata, head_dim: int) -> None:
+    width = metadata.get("rope.dimension_count", int, head_dim)
+    if width != head_dim:
+        raise CheckpointError(
+            f"{metadata.file.path}: partial rotary embeddings are not supported "
+            f"(rope.dimension_count {width}, head size {head_dim})"
+        )
+
+
+def _rope_scaling(metadata: _Metadata) -> dict[str, Any] | None:
+    """Linear and YaRN from their keys; Llama 3.1's out of the tensor that llama.cpp stores."""
+    if "rope_freqs.weight" in metadata.file.tensors:
+        return _llama3_scaling(metadata)
+    kind = metadata.get("rope.scaling.type", str, "none")
+    if kind == "none":
+        return None
+    if kind not in {"linear", "yarn"}:
+        raise CheckpointError(
+            f"{metadata.file.path}: rope scaling {kind!r} is not supported, only linear and yarn"
+        )
+    scaling: dict[str, Any] = {
+        "rope_type": kind,
+        "factor": metadata.get("rope.scaling.factor", float),
+    }
+    if kind == "yarn":
+        scaling["original_max_position_embeddings"] = metadata.get(
+            "rope.scaling.original_context_length", int
+        )
+    return scaling
+
+
+def _llama3_scaling(metadata: _Metadata) -> dict[str, Any]:
+    """Recover the scaling's parameters from the stored divisors of the frequencies.
+
+    The largest divisor is the factor; the others must follow from it and the known constants.
+    """
+    file = metadata.file
+    if file.tensors["rope_freqs.weight"].type is not GGMLType.F32:
+        raise CheckpointError(f"{file.path}: tensor 'rope_freqs.weight' must be F32")
+    divisors = file.data("rope_freqs.weight").view("<f4")
+    scaling = {"rope_type": "llama3", "factor": float(divisors.max()), **LLAMA3_ROPE}
+    expected = _llama3_divisors(metadata.get("rope.freq_base", float), len(divisors), scaling)
+    if not np.allclose(divisors, expected, rtol=1e-3):
+        raise CheckpointError(
+            f"{file.path}: tensor 'rope_freqs.weight' is not Llama 3.1's rope scaling"
+        )
+    return scaling
+
+
+def _llama3_divisors(
+    theta: float, count: int, scaling: dict[str, Any]
+) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """[count] float64: 1 for short wavelengths, the factor for long ones, smooth between."""
+    wavelengths = 2 * math.pi * theta ** (np.arange(count) / count)
+    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+    ratio = scaling["original_max_position_embeddings"] / wavelengths
+    smooth = np.clip((ratio - low) / (high - low), 0.0, 1.0)
+    return 1 / ((1 - smooth) / scaling["factor"] + smooth)

@@ -1,0 +1,139 @@
+"""One generated sequence: engine events in, text deltas out.
+
+Detokenizes, looks for stop strings and notes how the sequence ends. Pure state, no waiting.
+Hot file: `SequenceText.update` runs once per engine step and stream.
+"""
+
+import time
+
+import msgspec
+
+from headrace.errors import GenerationError
+from headrace.text.generation import Finish, GenerationRequest, PromptInfo, TextDelta, TokenText
+from headrace.text.stop import StopMatcher
+from headrace.text.tokenizer import Tokenizer
+from headrace.types import Add, FinishReason, Timings, TokenEvent
+
+
+class SequenceText:
+    """The text of sequence `index`, as far as it is known."""
+
+    def __init__(
+        self,
+        index: int,
+        add: Add,
+        request: GenerationRequest,
+        tokenizer: Tokenizer,
+        validation_time: float,
+    ) -> None:
+        self._index = index
+        self._add = add
+        self._request = request
+        self._tokenizer = tokenizer
+        self._special_ids = tokenizer.special_ids
+        self._detokenizer = tokenizer.detokenizer(request.skip_special_tokens)
+        self._stop = StopMatcher(request.stop)
+        self._validation_time = validation_time
+        self._started = time.monotonic()
+        self._first_token_at = self._started
+        self._timings: Timings | None = None
+        self._num_tokens = 0
+        self._text: list[str] = []
+
+    def update(self, event: TokenEvent) -> TextDelta:
+        """What the event adds. The delta has `finish` when the sequence is over, be it by the
+        engine's word or because a stop string was found. Raises GenerationError."""
+        if event.error is not None:
+            raise GenerationError(f"Request failed during generation: {event.error}")
+        prompt = None if self._num_tokens else self._begin(event)
+        tokens, text = self._take(event)
+        self._num_tokens += len(tokens)
+        stopped = self._stop.match is not None
+        reason = FinishReason.STOP_SEQUENCE if stopped else event.finish_reason
+        if reason is not None:
+            text += self._tail()
+        self._text.append(text)
+        finish = None if reason is None else self._finish(reason, event)
+        return TextDelta(self._index, text, tokens, prompt, finish)
+
+    def _begin(self, event: TokenEvent) -> PromptInfo:
+        self._first_token_at = time.monotonic()
+        # Engines may send what they know with the first event; a stop string ends without theirs.
+        self._timings = event.timings
+        ids = self._add.prompt_ids
+        logprobs = event.prompt_logprobs
+        if logprobs is None:
+            return PromptInfo(len(ids))
+        pairs = zip(ids, logprobs, strict=True)
+        return PromptInfo(len(ids), tuple(self._describe(id, logprob) for id, logprob in pairs))
+
+    def _take(self, event: TokenEvent) -> tuple[tuple[TokenText, ...], str]:
+        """Tokens, and the text they release; tokens after a stop string do not count."""
+        tokens: list[TokenText] = []
+        released = ""
+        for position, token_id in enumerate(event.token_ids):
+            if event.finish_reason is FinishReason.EOS_TOKEN and self._is_hidden(event, position):
+                piece = ""
+            else:
+                piece = self._detokenizer.feed(token_id)
+            tokens.append(self._token(event, position, piece))
+            released += self._stop.feed(piece)
+            if self._stop.match is not None:
+                break
+        return tuple(tokens), released
+
+    def _is_hidden(self, event: TokenEvent, position: int) -> bool:
+        """The token that ends a sequence, if it is an ordinary one, is no part of the text."""
+        return (
+            position == len(event.token_ids) - 1
+            and not self._request.keep_stop_text
+            and event.token_ids[position] not in self._special_ids
+        )
+
+    def _token(self, event: TokenEvent, position: int, piece: str) -> TokenText:
+        token_id = event.token_ids[position]
+        special = token_id in self._special_ids
+        text = self._tokenizer.text_of(token_id) if special else piece
+        if event.logprobs is None:
+            return TokenText(token_id, text, None, special)
+        top = event.top_logprobs[position] if event.top_logprobs is not None else ()
+        likeliest = tuple(self._describe(other, logprob) for other, logprob in top)
+        return TokenText(token_id, text, event.logprobs[position], special, likeliest)
+
+    def _describe(self, token_id: int, logprob: float | None) -> TokenText:
+        """A token on its own, outside the generated text."""
+        text = self._tokenizer.text_of(token_id)
+        return TokenText(token_id, text, logprob, token_id in self._special_ids)
+
+    def _tail(self) -> str:
+        """What the end of the sequence still adds to the text."""
+        if self._stop.match is None:
+            return self._stop.flush() + self._detokenizer.flush()
+        return self._stop.match if self._request.keep_stop_text else ""
+
+    def _finish(self, reason: FinishReason, event: TokenEvent) -> Finish:
+        params = self._add.params
+        stop: str | int | None = self._stop.match
+        if reason is FinishReason.EOS_TOKEN and event.token_ids[-1] in self._request.stop_token_ids:
+            stop = event.token_ids[-1]
+        return Finish(
+            reason=reason,
+            num_tokens=self._num_tokens,
+            text="".join(self._text),
+            seed=params.seed if params.temperature > 0 else None,
+            timings=event.timings or self._measured_timings(),
+            validation_time=self._validation_time,
+            stop=stop,
+        )
+
+    def _measured_timings(self) -> Timings:
+        """After a stop string the engine is not asked any more: the front end's own clock."""
+        decode_time = time.monotonic() - self._first_token_at
+        if self._timings is not None:
+            return msgspec.structs.replace(self._timings, decode_time=decode_time)
+        return Timings(
+            queue_time=0.0,
+            prefill_time=self._first_token_at - self._started,
+            decode_time=decode_time,
+            num_cached_tokens=0,
+        )

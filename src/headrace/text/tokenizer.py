@@ -1,0 +1,113 @@
+"""Text to token ids. Wraps a `tokenizers.Tokenizer`, whichever file it came from."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from headrace.checkpoint.checkpoint import Checkpoint
+from headrace.checkpoint.safetensors import read_json
+from headrace.errors import CheckpointError, ValidationError
+from headrace.text.detokenize import Detokenizer, TokenPieces, token_decoder
+from headrace.text.gguf_tokenizer import build_backend
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """Token ids and, for each, the half-open range of characters it covers in the text."""
+
+    ids: list[int]
+    offsets: list[tuple[int, int]]
+
+
+class Tokenizer:
+    """Encodes prompts and hands out detokenizers. Safe to use from several threads.
+
+    Raises CheckpointError when the backend's decoder is of a kind that cannot be streamed.
+    """
+
+    def __init__(
+        self,
+        backend: tokenizers.Tokenizer,
+        *,
+        bos_token: str | None = None,
+        eos_token: str | None = None,
+        eos_token_ids: tuple[int, ...] = (),
+    ) -> None:
+        # A tokenizer.json keeps the settings of its last user.
+        backend.no_truncation()
+        backend.no_padding()
+        self._backend = backend
+        self.bos_token = bos_token
+        self.eos_token = eos_token
+        self.eos_token_ids = eos_token_ids or self._ids_of(eos_token)
+        self.vocab_size: int = backend.get_vocab_size(with_added_tokens=True)
+        added = backend.get_added_tokens_decoder()
+        self.special_ids = frozenset(id for id, token in added.items() if token.special)
+        decode = token_decoder(backend.decoder)
+        self._pieces = TokenPieces(backend.id_to_token, decode, frozenset())
+        self._plain_pieces = TokenPieces(backend.id_to_token, decode, self.special_ids)
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> Encoding:
+        """Token ids of a text. Without `add_special_tokens` no BOS or EOS is added; special
+        tokens that are spelled out in the text count as such in both cases.
+
+        Raises ValidationError for text that is not valid Unicode (JSON can carry half a pair)."""
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValidationError(
+                f"`inputs` must be valid Unicode: lone surrogate at character {error.start}"
+            ) from None
+        encoding = self._backend.encode(text, add_special_tokens=add_special_tokens)
+        return Encoding(encoding.ids, encoding.offsets)
+
+    def detokenizer(self, skip_special_tokens: bool = True) -> Detokenizer:
+        """A fresh detokenizer for one stream of ids that continues some prompt."""
+        return Detokenizer(self._plain_pieces if skip_special_tokens else self._pieces)
+
+    def text_of(self, token_id: int) -> str:
+        """The text of one token on its own; bytes of incomplete characters show as U+FFFD."""
+        piece = self._pieces[token_id]
+        return piece if isinstance(piece, str) else piece.decode(errors="replace")
+
+    def _ids_of(self, token: str | None) -> tuple[int, ...]:
+        token_id = None if token is None else self._backend.token_to_id(token)
+        return () if token_id is None else (token_id,)
+
+
+def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
+    """The checkpoint's own tokenizer. Raises CheckpointError when it has none that is usable."""
+    if checkpoint.gguf is not None:
+        tokens = checkpoint.gguf.metadata.get("tokenizer.ggml.tokens", [])
+        backend = build_backend(checkpoint.gguf)
+        return Tokenizer(
+            backend,
+            bos_token=_token_at(tokens, checkpoint.config.get("bos_token_id")),
+            eos_token=_token_at(tokens, next(iter(checkpoint.eos_token_ids), None)),
+            eos_token_ids=checkpoint.eos_token_ids,
+        )
+    names = _token_names(checkpoint.path / "tokenizer_config.json")
+    backend = _read_backend(checkpoint.path / "tokenizer.json")
+    return Tokenizer(backend, **names, eos_token_ids=checkpoint.eos_token_ids)
+
+
+def _token_at(tokens: list[str], token_id: int | None) -> str | None:
+    return None if token_id is None or token_id >= len(tokens) else tokens[token_id]
+
+
+def _token_names(path: Path) -> dict[str, Any]:
+    """`bos_token` and `eos_token`, each a string or an object with `content`."""
+    config = read_json(path) if path.exists() else {}
+    names = {key: config.get(key) for key in ("bos_token", "eos_token")}
+    return {key: v.get("content") if isinstance(v, dict) else v for key, v in names.items()}
+
+
+def _read_backend(path: Path) -> tokenizers.Tokenizer:
+    if not path.exists():
+        raise CheckpointError(f"{path} is missing; only fast tokenizers are supported")
+    try:
+        return tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:  # The library raises no narrower class.
+        raise CheckpointError(f"{path}: {error}") from None
