@@ -191,7 +191,7 @@ async def test_failed_generation_is_424(client: httpx.AsyncClient, frontend: Fak
     )
 
 
-@pytest.mark.parametrize("path", ["/generate", "/generate_stream", "/v1/completions"])
+@pytest.mark.parametrize("path", ["/generate", "/generate_stream", "/"])
 async def test_overload_is_429_even_for_a_stream(
     client: httpx.AsyncClient, frontend: FakeFrontend, path: str
 ) -> None:

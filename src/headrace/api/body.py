@@ -1,6 +1,6 @@
-"""Reading a request's JSON body, and the plain-text refusals of what cannot be read.
+"""Reading a request's JSON body, or refusing it.
 
-The refusals are those of axum, the framework under TGI, up to the wording of the type error.
+The refusals are those of axum, the framework under TGI, up to the wording of a type error.
 """
 
 from typing import Any, TypeVar
@@ -10,15 +10,9 @@ from pydantic import ValidationError as SchemaError
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope
 
+from headrace.api.errors import Refusal
+
 Model = TypeVar("Model", bound=BaseModel)
-
-
-class Refusal(Exception):
-    """The body is not read or not understood; answered as plain text."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 def _check_content_type(value: bytes) -> None:

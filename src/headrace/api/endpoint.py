@@ -8,11 +8,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from headrace.api.body import Refusal, parse_body, read_body
-from headrace.api.errors import kind_of, to_response
+from headrace.api.body import parse_body, read_body
+from headrace.api.errors import Refusal, kind_of, to_tgi_response
 from headrace.api.events import EventStream
 from headrace.api.service import Service
 from headrace.errors import HeadraceError
@@ -34,6 +34,7 @@ class Route:
     """True: answered without the API key."""
     generates: bool = False
     """True: counted in the request metrics."""
+    error_response: Callable[[HeadraceError], Response] = to_tgi_response
 
 
 async def _disconnected(receive: Receive) -> None:
@@ -72,7 +73,7 @@ class Endpoint:
         except ClientDisconnect:
             return
         except Refusal as refusal:
-            await PlainTextResponse(str(refusal), refusal.status)(scope, receive, send)
+            await self._route.error_response(refusal)(scope, receive, send)
             return
         await run_while_connected(receive, self._answer((body,), scope, receive, send))
 
@@ -86,7 +87,7 @@ class Endpoint:
                 await response(scope, receive, send)
         except HeadraceError as error:
             if not (isinstance(response, EventStream) and response.is_begun):
-                await to_response(error)(scope, receive, send)
+                await self._route.error_response(error)(scope, receive, send)
 
     def _observed(self) -> AbstractContextManager[None]:
         if not self._route.generates:

@@ -1,6 +1,7 @@
 """Every route, in one table. A new route is one handler and one line here."""
 
 from headrace.api.endpoint import Route
+from headrace.api.errors import to_openai_response
 from headrace.api.openai.chat import chat_completions
 from headrace.api.openai.completions import completions
 from headrace.api.openai.models import list_models
@@ -22,9 +23,10 @@ ROUTES: tuple[Route, ...] = (
     Route(method="POST", path="/chat_tokenize", handler=chat_tokenize, body=ChatRequest,
           is_open=True, summary="Render the chat template and tokenize the result"),
     Route(method="POST", path="/v1/chat/completions", handler=chat_completions, body=ChatRequest,
-          generates=True, summary="Chat (OpenAI)"),
+          error_response=to_openai_response, generates=True, summary="Chat (OpenAI)"),
     Route(method="POST", path="/v1/completions", handler=completions, body=CompletionRequest,
-          generates=True, summary="Continue one or several prompts (OpenAI)"),
+          error_response=to_openai_response, generates=True,
+          summary="Continue one or several prompts (OpenAI)"),
     Route(method="GET", path="/v1/models", handler=list_models,
           is_open=True, summary="The served model (OpenAI)"),
     Route(method="GET", path="/", handler=health, is_open=True, summary="Health"),

@@ -5,7 +5,7 @@ from typing import Any
 
 import orjson
 
-from headrace.api.errors import to_body
+from headrace.api.errors import to_tgi_event
 from headrace.api.events import frame
 from headrace.errors import HeadraceError
 from headrace.text.generation import Finish, Generation, TextDelta, TokenText
@@ -77,7 +77,7 @@ class TokenEncoder:
         return b""
 
     def error(self, error: HeadraceError) -> bytes:
-        return frame(to_body(error))
+        return frame(to_tgi_event(error))
 
     def _event(self, token: TokenText, finish: Finish | None) -> bytes:
         self._index += 1
