@@ -1,0 +1,58 @@
+"""The ASGI application: routes, middleware and documentation put together."""
+
+from importlib.resources import files
+
+import orjson
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import Route as StarletteRoute
+
+from headrace.api.endpoint import Endpoint, Route
+from headrace.api.middleware import BearerAuth, RequestId, cross_origin
+from headrace.api.openapi import document
+from headrace.api.routes import ROUTES
+from headrace.api.service import Frontend, ServedModel, Service
+from headrace.config import Settings
+from headrace.observability.metrics import Metrics
+
+
+async def _empty_error(request: Request, error: Exception) -> Response:
+    """404 and 405 without a body, as TGI answers them."""
+    assert isinstance(error, HTTPException)
+    return Response(status_code=error.status_code, headers=error.headers)
+
+
+def _mounted(route: Route, service: Service) -> StarletteRoute:
+    key = service.settings.api_key
+    guard = [Middleware(BearerAuth, api_key=key)] if key and not route.is_open else []
+    return StarletteRoute(
+        route.path, Endpoint(route, service), methods=[route.method], middleware=guard
+    )
+
+
+def _documentation() -> list[StarletteRoute]:
+    description = orjson.dumps(document(ROUTES))
+    page = files("headrace.api").joinpath("docs.html").read_text("utf-8")
+
+    async def openapi(request: Request) -> Response:
+        return Response(description, media_type="application/json")
+
+    async def docs(request: Request) -> Response:
+        return HTMLResponse(page)
+
+    return [StarletteRoute("/api-doc/openapi.json", openapi), StarletteRoute("/docs", docs)]
+
+
+def build_app(
+    frontend: Frontend, settings: Settings, model: ServedModel, metrics: Metrics
+) -> Starlette:
+    """The server's ASGI application over a front end whose engine is ready."""
+    service = Service(frontend, settings, model, metrics)
+    return Starlette(
+        routes=[*(_mounted(route, service) for route in ROUTES), *_documentation()],
+        middleware=[cross_origin(settings.cors_allow_origin), Middleware(RequestId)],
+        exception_handlers={HTTPException: _empty_error},
+    )

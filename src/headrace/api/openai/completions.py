@@ -1,0 +1,137 @@
+"""POST /v1/completions."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+from starlette.responses import Response
+
+from headrace.api.compute_headers import generation_headers, stream_headers
+from headrace.api.errors import to_openai_event
+from headrace.api.events import EventStream, frame
+from headrace.api.openai.parts import Usage, finish_reason, head, usage_of
+from headrace.api.openai.schemas import CompletionRequest
+from headrace.api.openai.translate import translate_completion
+from headrace.api.service import Service
+from headrace.errors import HeadraceError
+from headrace.text.generation import (
+    Finish,
+    Generation,
+    GenerationRequest,
+    PromptInfo,
+    TextDelta,
+    TokenText,
+)
+
+
+def logprobs_object(tokens: Sequence[TokenText], text_offset: int) -> dict[str, Any]:
+    """OpenAI's `logprobs` of a completion choice; offsets count characters from `text_offset`."""
+    offsets = []
+    for token in tokens:
+        offsets.append(text_offset)
+        text_offset += len(token.text)
+    return {
+        "tokens": [token.text for token in tokens],
+        "token_logprobs": [token.logprob for token in tokens],
+        "top_logprobs": [
+            None
+            if token.logprob is None
+            else {token.text: token.logprob} | {other.text: other.logprob for other in token.top}
+            for token in tokens
+        ],
+        "text_offset": offsets,
+    }
+
+
+def _choice(
+    index: int, text: str, logprobs: dict[str, Any] | None, finish: Finish | None
+) -> dict[str, Any]:
+    return {
+        "index": index,
+        "text": text,
+        "logprobs": logprobs,
+        "finish_reason": finish_reason(finish),
+    }
+
+
+def _echoed(request: GenerationRequest, prompt: PromptInfo) -> str:
+    if isinstance(request.prompt, str):
+        return request.prompt
+    return "".join(token.text for token in prompt.tokens)
+
+
+class CompletionEncoder:
+    """The chunks of one completion stream, of one or several prompts."""
+
+    def __init__(
+        self,
+        chunk_head: dict[str, Any],
+        requests: Sequence[GenerationRequest],
+        body: CompletionRequest,
+    ) -> None:
+        self._head = chunk_head
+        self._requests = requests
+        self._echo = bool(body.echo)
+        self._with_logprobs = body.logprobs is not None
+        self._with_usage = body.includes_usage
+        self._usage = Usage()
+        self._text_offsets: dict[int, int] = {}
+
+    def delta(self, delta: TextDelta) -> bytes:
+        number = delta.index // self._requests[0].n
+        text, tokens = delta.text, delta.tokens
+        if delta.prompt is not None:
+            self._usage.add_prompt(number, delta.prompt.num_tokens)
+            if self._echo:
+                text = _echoed(self._requests[number], delta.prompt) + text
+                tokens = delta.prompt.tokens + tokens
+        if delta.finish is not None:
+            self._usage.add_finish(number, delta.finish)
+        logprobs = self._logprobs(delta.index, tokens) if self._with_logprobs else None
+        choice = _choice(delta.index, text, logprobs, delta.finish)
+        return frame(orjson.dumps({**self._head, "choices": [choice], "usage": None}))
+
+    def end(self) -> bytes:
+        done = frame(b"[DONE]")
+        if not self._with_usage:
+            return done
+        last = {**self._head, "choices": [], "usage": self._usage.to_json()}
+        return frame(orjson.dumps(last)) + done
+
+    def error(self, error: HeadraceError) -> bytes:
+        return frame(to_openai_event(error)) + frame(b"[DONE]")
+
+    def _logprobs(self, index: int, tokens: Sequence[TokenText]) -> dict[str, Any]:
+        offset = self._text_offsets.get(index, 0)
+        self._text_offsets[index] = offset + sum(len(token.text) for token in tokens)
+        return logprobs_object(tokens, offset)
+
+
+def _whole_choice(
+    generation: Generation, request: GenerationRequest, body: CompletionRequest
+) -> dict[str, Any]:
+    text, tokens = generation.text, generation.tokens
+    if body.echo:
+        text = _echoed(request, generation.prompt) + text
+        tokens = [*generation.prompt.tokens, *tokens]
+    logprobs = None if body.logprobs is None else logprobs_object(tokens, 0)
+    return _choice(generation.index, text, logprobs, generation.finish)
+
+
+async def completions(service: Service, body: CompletionRequest) -> Response | EventStream:
+    """One object, or a stream of chunks; choices are numbered prompt by prompt."""
+    requests = translate_completion(service, body)
+    n = requests[0].n
+    device = service.frontend.info.device
+    num_characters = sum(len(request.prompt) for request in requests)
+    answer_head = head(service, "text_completion", "cmpl", body.model)
+    if body.stream:
+        encoder = CompletionEncoder(answer_head, requests, body)
+        headers = stream_headers(device, num_characters)
+        return EventStream(service.stream(requests), encoder, headers)
+    generations = await service.generate(requests)
+    usage = usage_of((each.index // n, each.prompt.num_tokens, each.finish) for each in generations)
+    choices = [_whole_choice(each, requests[each.index // n], body) for each in generations]
+    answer = {**answer_head, "choices": choices, "usage": usage.to_json()}
+    headers = generation_headers(device, num_characters, generations, usage.prompt_tokens)
+    return Response(orjson.dumps(answer), 200, headers, "application/json")

@@ -1,0 +1,175 @@
+"""OpenAI's fields in the front end's terms."""
+
+from dataclasses import replace
+from typing import Any, cast
+
+from headrace.api.errors import DialectError
+from headrace.api.openai.schemas import (
+    UNSUPPORTED,
+    UNSUPPORTED_IN_CHAT,
+    ChatMessage,
+    ChatRequest,
+    CompletionRequest,
+    SamplingBody,
+)
+from headrace.api.parameters import (
+    GenerateParameters,
+    check_count,
+    check_token_ids,
+    to_generation_request,
+)
+from headrace.api.schema import reject_unsupported
+from headrace.api.service import Service
+from headrace.errors import ValidationError
+from headrace.text.generation import GenerationRequest
+
+SAME_IN_TGI = (
+    "top_p", "top_k", "typical_p", "min_p", "repetition_penalty", "frequency_penalty",
+    "presence_penalty", "logit_bias", "stop_token_ids", "ignore_eos",
+)  # fmt: skip
+
+
+def _stop_list(stop: str | list[str] | None) -> list[str]:
+    if stop is None:
+        return []
+    return [stop] if isinstance(stop, str) else stop
+
+
+def _parameters(
+    body: SamplingBody, max_new_tokens: int | None, top_n_tokens: int | None
+) -> GenerateParameters:
+    return GenerateParameters.model_construct(
+        **{name: getattr(body, name) for name in SAME_IN_TGI},
+        temperature=body.temperature or None,
+        do_sample=True,
+        max_new_tokens=max_new_tokens,
+        min_new_tokens=body.min_tokens,
+        top_n_tokens=top_n_tokens,
+        stop=_stop_list(body.stop),
+        # OpenAI's seeds are signed; here they are the same 64 bits without a sign.
+        seed=None if body.seed is None else body.seed % 2**64,
+    )
+
+
+def _request(
+    body: SamplingBody,
+    prompt: str | list[int],
+    parameters: GenerateParameters,
+    service: Service,
+    *,
+    n: int,
+    **dialect: Any,
+) -> GenerationRequest:
+    stream = bool(body.stream)
+    if body.stream_options is not None and not stream:
+        raise ValidationError("`stream_options` is only allowed when `stream` is true")
+    request = to_generation_request(
+        prompt, parameters, service.limits, stream=stream, n=n, **dialect
+    )
+    return replace(request, temperature=0.0) if body.temperature == 0 else request
+
+
+def _sequence_count(body: SamplingBody, service: Service) -> int:
+    n = 1 if body.n is None else body.n
+    check_count("n", n, service.limits.max_best_of)
+    return n
+
+
+def _content(message: ChatMessage, number: int) -> str:
+    where = f"`messages[{number}]"
+    if message.tool_calls:
+        raise ValidationError(f"{where}.tool_calls` is not supported by this server")
+    if message.content is None:
+        raise ValidationError(f"{where}.content` must be a string or a list of parts")
+    if isinstance(message.content, str):
+        return message.content
+    for part in message.content:
+        if part.type != "text" or part.text is None:
+            raise ValidationError(
+                f'{where}.content` supports parts with `type` "text" and a `text` only. '
+                f'Given: `type` "{part.type}"'
+            )
+    return "".join(part.text or "" for part in message.content)
+
+
+def template_messages(body: ChatRequest) -> list[dict[str, Any]]:
+    """The messages as chat templates expect them. Raises ValidationError."""
+    messages = []
+    for number, message in enumerate(body.messages):
+        entry = {"role": message.role, "content": _content(message, number)}
+        messages.append(entry if message.name is None else entry | {"name": message.name})
+    return messages
+
+
+async def translate_chat(service: Service, body: ChatRequest) -> GenerationRequest:
+    """Check the body and render its messages. Raises ValidationError, TemplateError."""
+    reject_unsupported(body, UNSUPPORTED_IN_CHAT)
+    if body.top_logprobs and not body.logprobs:
+        raise ValidationError("`logprobs` must be true when `top_logprobs` is set")
+    n = _sequence_count(body, service)
+    prompt = await service.frontend.render_chat(template_messages(body))
+    limit = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
+    return _request(
+        body,
+        prompt,
+        _parameters(body, limit, body.top_logprobs),
+        service,
+        n=n,
+        add_special_tokens=False,
+        num_top_logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+    )
+
+
+def _prompts_of(body: CompletionRequest) -> list[str | list[int]]:
+    """The prompts of one call: texts, or lists of token ids."""
+    prompt = body.prompt
+    if isinstance(prompt, str):
+        return [prompt]
+    if prompt and isinstance(prompt[0], int):
+        return [prompt]
+    return list(cast(list[str | list[int]], prompt))
+
+
+def _check_prompts(prompts: list[str | list[int]], service: Service) -> None:
+    most = service.settings.max_client_batch_size
+    if not prompts:
+        raise ValidationError("`prompt` must not be an empty list")
+    if len(prompts) > most:
+        raise DialectError(
+            f"Number of prompts exceeds the maximum allowed batch size of {most}",
+            "batch size exceeded",
+        )
+    for prompt in prompts:
+        if not isinstance(prompt, str):
+            vocabulary = service.limits.vocab_size
+            check_token_ids("prompt", prompt, len(prompt), vocabulary)
+
+
+def translate_completion(service: Service, body: CompletionRequest) -> list[GenerationRequest]:
+    """One request per prompt. Raises ValidationError."""
+    reject_unsupported(body, UNSUPPORTED)
+    if body.suffix is not None:
+        raise DialectError(
+            "Suffix is not supported and can be achieved by preprocessing the prompt.",
+            "suffix not supported",
+        )
+    prompts = _prompts_of(body)
+    _check_prompts(prompts, service)
+    n = _sequence_count(body, service)
+    if body.best_of not in (None, n):
+        raise ValidationError(f"`best_of` must be equal to `n`. Given: {body.best_of} and {n}")
+    parameters = _parameters(body, body.max_tokens, body.logprobs)
+    return [
+        _request(
+            body,
+            prompt,
+            parameters,
+            service,
+            n=n,
+            num_top_logprobs=body.logprobs,
+            # Token ids are echoed by the text that comes with their log-probabilities.
+            prompt_logprobs=bool(body.echo)
+            and (body.logprobs is not None or not isinstance(prompt, str)),
+        )
+        for prompt in prompts
+    ]

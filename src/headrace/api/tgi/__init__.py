@@ -1,0 +1,1 @@
+"""Text Generation Inference's own routes, to the byte."""
