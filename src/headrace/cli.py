@@ -5,7 +5,7 @@ Imports of a command's own modules wait until it is chosen, so that `--help` and
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from headrace import __version__, config
 from headrace.errors import StartupError
@@ -13,7 +13,7 @@ from headrace.errors import StartupError
 SERVE_DEFAULTS = {"port": 8080}
 
 
-def _serve(argv: Sequence[str], prog: str, defaults: dict[str, object]) -> int:
+def _serve(argv: Sequence[str], prog: str, defaults: Mapping[str, object]) -> int:
     try:
         settings, warnings = config.parse(argv, prog=prog, defaults=defaults)
         from headrace.serve import server

@@ -139,6 +139,8 @@ class ProcessEngineClient:
         self._supervisor: asyncio.Task[None] | None = None
         self._info: EngineInfo | None = None
         self._stats = EngineStats()
+        self.on_step: Callable[[EngineStats], None] = lambda stats: None
+        """Hears of every step; for metrics."""
         self._last_progress = 0.0
         self._failed_launches = 0
         self._is_closed = False
@@ -232,6 +234,7 @@ class ProcessEngineClient:
             connection.has_stepped = True
             self._last_progress = asyncio.get_running_loop().time()
             self._stats = report.stats
+            self.on_step(report.stats)
             for event in report.events:
                 self._deliver(event)
         elif isinstance(report, LoadProgress):

@@ -32,7 +32,7 @@ BACKLOG = 2048
 
 def run(settings: Settings, warnings: Sequence[str]) -> int:
     """Serve until a signal ends it; returns the exit code. Raises StartupError."""
-    log_setup.setup(settings.log_level, json=settings.json_output)
+    log_setup.setup(settings.log_level, settings.json_output)
     for warning in warnings:
         log.warning(warning)
     if settings.env:

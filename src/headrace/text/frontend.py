@@ -18,7 +18,14 @@ from headrace.text.generation import Generation, GenerationRequest, TextDelta
 from headrace.text.interleave import interleave
 from headrace.text.sequence import SequenceText
 from headrace.text.tokenizer import Encoding, Tokenizer
-from headrace.types import Add, EngineClient, SamplingParams, TokenEvent
+from headrace.types import (
+    Add,
+    EngineClient,
+    EngineInfo,
+    EngineStats,
+    SamplingParams,
+    TokenEvent,
+)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -58,6 +65,18 @@ class Frontend:
         """Tokens of a prompt, at most."""
         limit = self.max_total_tokens - 1
         return limit if self._max_input_tokens is None else min(limit, self._max_input_tokens)
+
+    @property
+    def info(self) -> EngineInfo:
+        return self.client.info
+
+    @property
+    def stats(self) -> EngineStats:
+        return self.client.stats
+
+    @property
+    def is_healthy(self) -> bool:
+        return self.client.is_healthy
 
     def close(self) -> None:
         """Stop the tokenizer threads and the template's process."""
