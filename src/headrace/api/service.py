@@ -71,13 +71,13 @@ class Service:
         self.model = model
         self.metrics = metrics
         info = frontend.info
-        self.max_input_tokens = settings.prompt_limit or info.max_total_tokens - 1
+        room = info.max_total_tokens - 1
+        self.max_input_tokens = min(settings.prompt_limit or room, room)
         self.limits = Limits(
             max_best_of=settings.max_best_of,
             max_stop_sequences=settings.max_stop_sequences,
             max_top_n_tokens=settings.max_top_n_tokens,
             max_input_tokens=self.max_input_tokens,
-            vocab_size=info.vocab_size,
         )
 
     async def stream(
