@@ -8,7 +8,7 @@ from conftest import AppOf
 from fake_frontend import FakeFrontend
 from huggingface_hub import InferenceClient
 from huggingface_hub import errors as client_errors
-from test_socket import server_at
+from live_server import server_at
 
 from headrace.errors import GenerationError, OverloadedError, ValidationError
 
