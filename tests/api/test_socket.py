@@ -1,32 +1,16 @@
 """Over a real socket: bytes on the wire, keep-alive, and clients that go away."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 
 import orjson
 import pytest
-import uvicorn
 from conftest import AppOf
 from fake_frontend import FakeFrontend
+from live_server import server_at
 
 from headrace.api import events
 from headrace.errors import GenerationError
-
-
-@asynccontextmanager
-async def server_at(app: object) -> AsyncIterator[int]:
-    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", lifespan="off",
-                            ws="none")  # type: ignore[arg-type]  # fmt: skip
-    server = uvicorn.Server(config)
-    task = asyncio.create_task(server.serve())
-    while not server.started:
-        await asyncio.sleep(0.005)
-    try:
-        yield server.servers[0].sockets[0].getsockname()[1]
-    finally:
-        server.should_exit = True
-        await task
 
 
 async def post(
@@ -53,9 +37,9 @@ def chunks_of(raw: bytes) -> list[bytes]:
     return chunks
 
 
-async def until(condition: object, timeout: float = 2.0) -> None:
+async def until(condition: Callable[[], bool], timeout: float = 2.0) -> None:
     async with asyncio.timeout(timeout):
-        while not condition():  # type: ignore[operator]
+        while not condition():
             await asyncio.sleep(0.005)
 
 

@@ -4,7 +4,7 @@ Every dialect passes through here: it fills a `GenerateParameters` with its own 
 them checked by the same rules, in TGI's order and with TGI's messages.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,7 +74,6 @@ class Limits:
     max_stop_sequences: int
     max_top_n_tokens: int
     max_input_tokens: int
-    vocab_size: int
 
 
 @dataclass(frozen=True)
@@ -135,33 +134,23 @@ def _check_best_of(parameters: GenerateParameters, limits: Limits, *, stream: bo
 
 
 def _check_stop(parameters: GenerateParameters, limits: Limits) -> None:
-    given = len(parameters.stop)
-    if given > limits.max_stop_sequences:
-        raise ValidationError(
-            f"`stop` supports up to {limits.max_stop_sequences} stop sequences. Given: {given}"
-        )
-    if "" in parameters.stop:
-        raise ValidationError("`stop` must not contain an empty string")
+    most, given = limits.max_stop_sequences, len(parameters.stop)
+    if given > most:
+        raise ValidationError(f"`stop` supports up to {most} stop sequences. Given: {given}")
 
 
-def check_token_ids(field: str, ids: Sequence[int], most: int, vocab_size: int) -> None:
-    """Raise ValidationError for too many ids, or one outside the vocabulary."""
-    if len(ids) > most:
-        raise ValidationError(f"`{field}` supports up to {most} token ids. Given: {len(ids)}")
-    for token_id in ids:
-        if not 0 <= token_id < vocab_size:
-            raise ValidationError(
-                f"`{field}` token ids must be >= 0 and < {vocab_size}. Given: {token_id}"
-            )
+def _check_count_of(field: str, given: int, most: int) -> None:
+    if given > most:
+        raise ValidationError(f"`{field}` supports up to {most} token ids. Given: {given}")
 
 
-def _check_extensions(parameters: GenerateParameters, limits: Limits) -> None:
+def _check_extensions(parameters: GenerateParameters) -> None:
+    """What TGI does not have. The front end knows the vocabulary, and checks the ids."""
     bias = parameters.logit_bias or {}
-    check_token_ids("logit_bias", list(bias), MAX_BIASED_TOKENS, limits.vocab_size)
+    _check_count_of("logit_bias", len(bias), MAX_BIASED_TOKENS)
     if any(not -100.0 <= value <= 100.0 for value in bias.values()):
         raise ValidationError("`logit_bias` values must be >= -100 and <= 100")
-    stop_token_ids = parameters.stop_token_ids or []
-    check_token_ids("stop_token_ids", stop_token_ids, MAX_STOP_TOKEN_IDS, limits.vocab_size)
+    _check_count_of("stop_token_ids", len(parameters.stop_token_ids or []), MAX_STOP_TOKEN_IDS)
     most, least = parameters.max_new_tokens, parameters.min_new_tokens or 0
     if most is not None and least > most:
         raise ValidationError(
@@ -197,7 +186,7 @@ def check(
         raise ValidationError(
             f"`top_n_tokens` must be >= 0 and <= {limits.max_top_n_tokens}. Given: {top_n_tokens}"
         )
-    _check_extensions(parameters, limits)
+    _check_extensions(parameters)
     _check_inputs(inputs, parameters.truncate, limits)
 
 

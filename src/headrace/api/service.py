@@ -6,11 +6,11 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from headrace.api.merge import merge
 from headrace.api.parameters import Limits
 from headrace.config import Settings
 from headrace.observability.metrics import Metrics
 from headrace.text.generation import Finish, Generation, GenerationRequest, TextDelta
+from headrace.text.interleave import interleave
 from headrace.types import EngineInfo, EngineStats
 
 
@@ -60,6 +60,14 @@ class ServedModel:
     """As the hub says; None for local models."""
 
 
+async def _numbered_from(
+    first_index: int, deltas: AsyncGenerator[TextDelta, None]
+) -> AsyncGenerator[TextDelta, None]:
+    async with aclosing(deltas):
+        async for delta in deltas:
+            yield replace(delta, index=first_index + delta.index)
+
+
 class Service:
     """Generates for the handlers, and records every finished sequence."""
 
@@ -71,13 +79,13 @@ class Service:
         self.model = model
         self.metrics = metrics
         info = frontend.info
-        self.max_input_tokens = settings.prompt_limit or info.max_total_tokens - 1
+        room = info.max_total_tokens - 1
+        self.max_input_tokens = min(settings.prompt_limit or room, room)
         self.limits = Limits(
             max_best_of=settings.max_best_of,
             max_stop_sequences=settings.max_stop_sequences,
             max_top_n_tokens=settings.max_top_n_tokens,
             max_input_tokens=self.max_input_tokens,
-            vocab_size=info.vocab_size,
         )
 
     async def stream(
@@ -85,9 +93,7 @@ class Service:
     ) -> AsyncGenerator[TextDelta, None]:
         """Deltas of all requests' sequences, interleaved and numbered through."""
         prompt_lengths: dict[int, int] = {}
-        streams = [self.frontend.stream(request) for request in requests]
-        deltas = streams[0] if len(streams) == 1 else merge(streams, requests[0].n)
-        async with aclosing(deltas):
+        async with aclosing(self._deltas(requests)) as deltas:
             async for delta in deltas:
                 if delta.prompt is not None:
                     prompt_lengths[delta.index] = delta.prompt.num_tokens
@@ -95,6 +101,17 @@ class Service:
                     request = requests[delta.index // requests[0].n]
                     self._record(request, prompt_lengths[delta.index], delta.finish)
                 yield delta
+
+    def _deltas(self, requests: Sequence[GenerationRequest]) -> AsyncGenerator[TextDelta, None]:
+        first, *others = requests
+        if not others:
+            return self.frontend.stream(first)
+        return interleave(
+            [
+                _numbered_from(number * first.n, self.frontend.stream(request))
+                for number, request in enumerate(requests)
+            ]
+        )
 
     async def generate(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
         """All requests' sequences, numbered through. Cancelling it, or a failure, ends them all."""

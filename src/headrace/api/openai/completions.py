@@ -7,13 +7,11 @@ import orjson
 from starlette.responses import Response
 
 from headrace.api.compute_headers import generation_headers, stream_headers
-from headrace.api.errors import to_openai_event
-from headrace.api.events import EventStream, frame
-from headrace.api.openai.parts import Usage, finish_reason, head, usage_of
+from headrace.api.events import EventStream
+from headrace.api.openai.parts import ChunkEncoder, finish_reason, head, usage_of
 from headrace.api.openai.schemas import CompletionRequest
 from headrace.api.openai.translate import translate_completion
 from headrace.api.service import Service
-from headrace.errors import HeadraceError
 from headrace.text.generation import (
     Finish,
     Generation,
@@ -60,7 +58,7 @@ def _echoed(request: GenerationRequest, prompt: PromptInfo) -> str:
     return "".join(token.text for token in prompt.tokens)
 
 
-class CompletionEncoder:
+class CompletionEncoder(ChunkEncoder):
     """The chunks of one completion stream, of one or several prompts."""
 
     def __init__(
@@ -69,37 +67,24 @@ class CompletionEncoder:
         requests: Sequence[GenerationRequest],
         body: CompletionRequest,
     ) -> None:
-        self._head = chunk_head
+        super().__init__(chunk_head, with_usage=body.includes_usage)
         self._requests = requests
         self._echo = bool(body.echo)
         self._with_logprobs = body.logprobs is not None
-        self._with_usage = body.includes_usage
-        self._usage = Usage()
         self._text_offsets: dict[int, int] = {}
 
     def delta(self, delta: TextDelta) -> bytes:
         number = delta.index // self._requests[0].n
         text, tokens = delta.text, delta.tokens
         if delta.prompt is not None:
-            self._usage.add_prompt(number, delta.prompt.num_tokens)
+            self.usage.add_prompt(number, delta.prompt.num_tokens)
             if self._echo:
                 text = _echoed(self._requests[number], delta.prompt) + text
                 tokens = delta.prompt.tokens + tokens
         if delta.finish is not None:
-            self._usage.add_finish(number, delta.finish)
+            self.usage.add_finish(number, delta.finish)
         logprobs = self._logprobs(delta.index, tokens) if self._with_logprobs else None
-        choice = _choice(delta.index, text, logprobs, delta.finish)
-        return frame(orjson.dumps({**self._head, "choices": [choice], "usage": None}))
-
-    def end(self) -> bytes:
-        done = frame(b"[DONE]")
-        if not self._with_usage:
-            return done
-        last = {**self._head, "choices": [], "usage": self._usage.to_json()}
-        return frame(orjson.dumps(last)) + done
-
-    def error(self, error: HeadraceError) -> bytes:
-        return frame(to_openai_event(error)) + frame(b"[DONE]")
+        return self.chunk(_choice(delta.index, text, logprobs, delta.finish))
 
     def _logprobs(self, index: int, tokens: Sequence[TokenText]) -> dict[str, Any]:
         offset = self._text_offsets.get(index, 0)

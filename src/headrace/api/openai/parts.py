@@ -1,12 +1,17 @@
-"""The parts that OpenAI's answers share: heads, finish reasons, usage."""
+"""The parts that OpenAI's answers share: heads, finish reasons, usage, chunks."""
 
 import time
 import uuid
 from collections.abc import Iterable
 from typing import Any
 
+import orjson
+
 from headrace import __version__
+from headrace.api.errors import to_openai_event
+from headrace.api.events import frame
 from headrace.api.service import Service
+from headrace.errors import HeadraceError
 from headrace.text.generation import Finish
 from headrace.types import FinishReason
 
@@ -71,3 +76,28 @@ def usage_of(finished: Iterable[tuple[int, int, Finish]]) -> Usage:
         usage.add_prompt(prompt, num_tokens)
         usage.add_finish(prompt, finish)
     return usage
+
+
+class ChunkEncoder:
+    """What chat and completion streams have in common."""
+
+    def __init__(self, chunk_head: dict[str, Any], *, with_usage: bool) -> None:
+        self.usage = Usage()
+        self._head = chunk_head
+        self._with_usage = with_usage
+
+    def chunk(self, choice: dict[str, Any]) -> bytes:
+        """The event for one choice."""
+        return frame(orjson.dumps({**self._head, "choices": [choice], "usage": None}))
+
+    def end(self) -> bytes:
+        """The usage, if it was asked for, and the end mark."""
+        done = frame(b"[DONE]")
+        if not self._with_usage:
+            return done
+        last = {**self._head, "choices": [], "usage": self.usage.to_json()}
+        return frame(orjson.dumps(last)) + done
+
+    def error(self, error: HeadraceError) -> bytes:
+        """What went wrong, and the end mark."""
+        return frame(to_openai_event(error)) + frame(b"[DONE]")

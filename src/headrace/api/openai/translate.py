@@ -15,7 +15,6 @@ from headrace.api.openai.schemas import (
 from headrace.api.parameters import (
     GenerateParameters,
     check_count,
-    check_token_ids,
     to_generation_request,
 )
 from headrace.api.schema import reject_unsupported
@@ -139,10 +138,6 @@ def _check_prompts(prompts: list[str | list[int]], service: Service) -> None:
             f"Number of prompts exceeds the maximum allowed batch size of {most}",
             "batch size exceeded",
         )
-    for prompt in prompts:
-        if not isinstance(prompt, str):
-            vocabulary = service.limits.vocab_size
-            check_token_ids("prompt", prompt, len(prompt), vocabulary)
 
 
 def translate_completion(service: Service, body: CompletionRequest) -> list[GenerationRequest]:

@@ -1,0 +1,70 @@
+"""The clients that TGI's users have: huggingface_hub's, against a real server."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from conftest import AppOf
+from fake_frontend import FakeFrontend
+from huggingface_hub import InferenceClient
+from huggingface_hub import errors as client_errors
+from live_server import server_at
+
+from headrace.errors import GenerationError, OverloadedError, ValidationError
+
+MESSAGES = [{"role": "user", "content": "x"}]
+
+
+def use(port: int) -> dict[str, Any]:
+    url = f"http://127.0.0.1:{port}"
+    text, chat = InferenceClient(model=url), InferenceClient(base_url=url)
+    chunks = chat.chat_completion(MESSAGES, stream=True)
+    return {
+        "text": text.text_generation("hi", return_full_text=False),
+        "details": text.text_generation("hi", details=True, decoder_input_details=True),
+        "events": list(text.text_generation("hi", details=True, stream=True)),
+        "chat": chat.chat_completion(MESSAGES, logprobs=True, top_logprobs=1),
+        "chunks": "".join(chunk.choices[0].delta.content or "" for chunk in chunks),
+    }
+
+
+async def test_its_calls(app_of: AppOf) -> None:
+    async with server_at(app_of()) as port:
+        answers = await asyncio.to_thread(use, port)
+    assert answers["text"] == "Hello big world"
+    details = answers["details"].details
+    assert [token.text for token in details.prefill] == ["say", " it"]
+    assert [token.logprob for token in details.tokens] == [-0.25, -0.5, -0.75]
+    assert answers["events"][-1].generated_text == "hiHello big world"
+    assert answers["events"][-1].details.input_length == 2
+    assert answers["chat"].choices[0].logprobs.content[0].top_logprobs[0].token == "t0"
+    assert answers["chunks"] == "Hello big world"
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "message"),
+    [
+        (GenerationError("no"), client_errors.GenerationError, "Request failed during generation"),
+        (OverloadedError(), client_errors.OverloadedError, "Model is overloaded"),
+        (
+            ValidationError("`x` is bad"),
+            client_errors.ValidationError,
+            "Input validation error: `x` is",
+        ),
+    ],
+)
+async def test_its_exceptions(
+    app_of: AppOf,
+    frontend: FakeFrontend,
+    error: Any,
+    kind: type[Exception],
+    message: str,
+) -> None:
+    frontend.error = error
+    async with server_at(app_of()) as port:
+        url = f"http://127.0.0.1:{port}"
+        text, chat = InferenceClient(model=url), InferenceClient(base_url=url)
+        with pytest.raises(kind, match=message):
+            await asyncio.to_thread(text.text_generation, "hi")
+        with pytest.raises(client_errors.HfHubHTTPError, match=message):
+            await asyncio.to_thread(chat.chat_completion, MESSAGES)
