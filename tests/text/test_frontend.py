@@ -235,6 +235,14 @@ async def test_refusals(make: Any, fields: dict[str, Any], message: str) -> None
     assert client.adds == []
 
 
+async def test_the_engines_state_is_passed_on(make: Any) -> None:
+    client = FakeClient()
+    frontend = make(client)
+    assert (frontend.info, frontend.stats) == (client.info, client.stats)
+    client.is_healthy = False
+    assert not frontend.is_healthy
+
+
 async def test_errors_of_the_engine(make: Any) -> None:
     frontend = make(FakeClient(error_after=2), max_concurrent_requests=2)
     for _ in range(2):

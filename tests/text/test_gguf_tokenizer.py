@@ -168,6 +168,7 @@ def test_prefix_space_can_be_off(tmp_path: Path) -> None:
         ("gpt2", {}, {"tokens": ["a"], "merges": ["x y"]}, "unusable tokenizer"),
         ("gpt2", {}, {"tokens": ["a"], "merges": ["x"]}, "unusable tokenizer"),
         ("llama", {}, {"tokens": ["a"], "scores": [0.0, 1.0]}, "2 entries for 1 tokens"),
+        ("llama", {}, {"tokens": ["a" * 1025], "scores": [0.0]}, "a token of 1025 characters"),
         ("llama", {"bos_token_id": 9}, {"tokens": ["a"], "scores": [0.0]}, "out of range"),
     ],
 )

@@ -28,6 +28,7 @@ BIG = [
     "{% set n = namespace(s='aaaaaaaa') %}{% for i in range(60) %}{% set n.s = n.s ~ n.s %}"
     "{% endfor %}{{ n.s }}",
     "{{ 'x' | center(10 ** 11) }}",
+    "{{ 'x' * 7 * 10 ** 7 }}",
     "{{ ('a' * 10 ** 6) | replace('a', 'b' * 10 ** 6) }}",
 ]
 BROKEN = [
