@@ -56,9 +56,24 @@ class Frontend:
         self._request_ids = itertools.count()
 
     @property
+    def info(self) -> EngineInfo:
+        """The engine's limits."""
+        return self.client.info
+
+    @property
+    def stats(self) -> EngineStats:
+        """The engine's last snapshot."""
+        return self.client.stats
+
+    @property
+    def is_healthy(self) -> bool:
+        """False while the engine is down or stuck."""
+        return self.client.is_healthy
+
+    @property
     def max_total_tokens(self) -> int:
         """Prompt and new tokens of one sequence, at most."""
-        return self.client.info.max_total_tokens
+        return self.info.max_total_tokens
 
     @property
     def max_input_tokens(self) -> int:
@@ -154,7 +169,7 @@ class Frontend:
 
     async def _prompt_ids(self, request: GenerationRequest) -> list[int]:
         """Token ids of the prompt, truncated as asked."""
-        _check(request, self.client.info.vocab_size)
+        _check(request, self.info.vocab_size)
         ids = request.prompt
         if isinstance(ids, str):
             ids = (await self.tokenize(ids, request.add_special_tokens)).ids

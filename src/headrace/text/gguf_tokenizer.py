@@ -16,6 +16,9 @@ from headrace.text.detokenize import SPACE
 UNKNOWN, CONTROL, USER_DEFINED = 2, 3, 4
 """Values of tokenizer.ggml.token_type."""
 
+MAX_TOKEN_LENGTH = 1024
+"""Of SentencePiece tokens, because every way to cut one in two is tried."""
+
 CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
 PUNCTUATION_AND_SPACES = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -123,6 +126,11 @@ def _sentencepiece(file: GGUFFile, tokens: list[str]) -> Tokenizer:
     if len(scores) != len(tokens):
         raise CheckpointError(
             f"{file.path}: tokenizer.ggml.scores has {len(scores)} entries for {len(tokens)} tokens"
+        )
+    if (length := max(map(len, tokens), default=0)) > MAX_TOKEN_LENGTH:
+        raise CheckpointError(
+            f"{file.path}: tokenizer.ggml.tokens has a token of {length} characters, "
+            f"at most {MAX_TOKEN_LENGTH} are allowed"
         )
     vocabulary = {token: token_id for token_id, token in enumerate(tokens)}
     types = _field(file, "token_type", list, [])

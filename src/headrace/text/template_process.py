@@ -42,7 +42,7 @@ class TemplateProcess:
             try:
                 self._send(request)
                 is_rendered, text = json.loads(self._receive())
-            except (OSError, TimeoutError) as error:
+            except OSError as error:
                 self._finalizer()
                 raise TemplateError(f"Template error: {error}") from None
         if not is_rendered:
