@@ -1,0 +1,107 @@
+"""Weights in a GGUF file, under the Hugging Face names of Llama-like models.
+
+Knows how llama.cpp names tensors and permutes Llama's query and key rows; the container itself
+is `checkpoint.gguf`'s.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from headrace.checkpoint.gguf import GGUFFile
+from headrace.errors import CheckpointError
+from headrace.weights.dequantize import FORMATS, BlockType, dequantize
+
+NAMES = {
+    "model.embed_tokens": "token_embd",
+    "model.norm": "output_norm",
+    "lm_head": "output",
+    "rope_freqs": "rope_freqs",  # Llama 3's divisors of the rotary frequencies: GGUF only
+}
+LAYER_NAMES = {
+    "input_layernorm": "attn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)")
+
+
+def gguf_name(name: str) -> str | None:
+    """llama.cpp's name of a Hugging Face parameter; None if it has none."""
+    prefix, _, suffix = name.rpartition(".")
+    if layer := LAYER.fullmatch(prefix):
+        inner = LAYER_NAMES.get(layer[2])
+        return inner and f"blk.{layer[1]}.{inner}.{suffix}"
+    outer = NAMES.get(prefix)
+    return outer and f"{outer}.{suffix}"
+
+
+@dataclass(frozen=True)
+class RawTensor:
+    """A tensor as stored: rows of whole blocks (see `dequantize`)."""
+
+    type: BlockType
+    data: Tensor
+    """[rows, bytes per row] uint8; a vector is one row."""
+    shape: tuple[int, ...]
+
+
+class GGUFWeights:
+    """Tensors of one GGUF file. Raises CheckpointError for a file that cannot be read."""
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        if len(files) != 1:
+            raise CheckpointError(f"{len(files)} GGUF files: only a single one can be loaded")
+        self._file = GGUFFile(files[0])
+        self._path = files[0]
+        self._heads: dict[str, int] = {}
+        if self._file.metadata["general.architecture"] == "llama":
+            heads = self._file.metadata["llama.attention.head_count"]
+            kv_heads = self._file.metadata.get("llama.attention.head_count_kv", heads)
+            self._heads = {"q_proj": heads, "k_proj": kv_heads}
+
+    def has(self, name: str) -> bool:
+        return gguf_name(name) in self._file.tensors
+
+    def get(self, name: str) -> Tensor:
+        raw = self.raw(name)
+        return dequantize(raw.type, raw.data).view(raw.shape)
+
+    def raw(self, name: str) -> RawTensor:
+        """The tensor's blocks without unpacking them, rows in Hugging Face order."""
+        stored = gguf_name(name)
+        if stored is None or stored not in self._file.tensors:
+            raise CheckpointError(f"{self._path}: no tensor {stored or name} (for {name})")
+        tensor = self._file.tensors[stored]
+        if tensor.type not in FORMATS:
+            known = ", ".join(type.name for type in FORMATS)
+            raise CheckpointError(
+                f"{self._path}: tensor {stored} has type {tensor.type!r}; readable are {known}"
+            )
+        rows = tensor.shape[0] if len(tensor.shape) > 1 else 1
+        data = torch.from_numpy(self._file.data(stored)).view(rows, -1)
+        heads = self._heads.get(name.split(".")[-2], 0)
+        if heads and len(tensor.shape) > 1:
+            data = unpermute(data, heads)
+        return RawTensor(BlockType(tensor.type), data, tuple(tensor.shape))
+
+
+def unpermute(rows: Tensor, num_heads: int) -> Tensor:
+    """Undo llama.cpp's pairing of rotary rows: (j, half) back to (half, j) within each head.
+
+    rows [num_heads * head_size, ...], of any dtype: quantized blocks lie within a row.
+    """
+    pairs = rows.unflatten(0, (num_heads, -1, 2))
+    return pairs.transpose(1, 2).flatten(0, 2)
