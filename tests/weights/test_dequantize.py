@@ -6,15 +6,15 @@ import pytest
 import torch
 from gguf.quants import dequantize as reference
 
-from headrace.weights.dequantize import CHUNK_VALUES, FORMATS, BlockType, dequantize
+from headrace.checkpoint.ggml import GGMLType
+from headrace.weights.dequantize import CHUNK_VALUES, UNPACK, dequantize
 
 
-def random_rows(type: BlockType, rows: int, columns: int, seed: int) -> np.ndarray:
+def random_rows(type: GGMLType, rows: int, columns: int, seed: int) -> np.ndarray:
     """Random blocks, their float16 scales made finite."""
-    form = FORMATS[type]
     generator = np.random.default_rng(seed)
     raw = generator.integers(
-        0, 256, (rows, columns // form.block_size, form.block_bytes), dtype=np.uint8
+        0, 256, (rows, columns // type.block_size, type.block_bytes), dtype=np.uint8
     )
     scales = {"Q2_K": [80, 82], "Q3_K": [108], "Q4_K": [0, 2], "Q5_K": [0, 2], "Q6_K": [208]}
     for start in scales.get(type.name, [0, 2] if type.name in ("Q4_1", "Q5_1") else [0]):
@@ -23,8 +23,8 @@ def random_rows(type: BlockType, rows: int, columns: int, seed: int) -> np.ndarr
     return raw.reshape(rows, -1)
 
 
-@pytest.mark.parametrize("type", [t for t in BlockType if t.name.startswith("Q")])
-def test_quantized_blocks_match_the_reference(type: BlockType) -> None:
+@pytest.mark.parametrize("type", [t for t in UNPACK if t.name.startswith("Q")])
+def test_quantized_blocks_match_the_reference(type: GGMLType) -> None:
     raw = random_rows(type, rows=7, columns=1024, seed=type)
     expected = reference(raw, gguf.GGMLQuantizationType(type))
     actual = dequantize(type, torch.from_numpy(raw))
@@ -34,28 +34,19 @@ def test_quantized_blocks_match_the_reference(type: BlockType) -> None:
 @pytest.mark.parametrize(
     "type, dtype",
     [
-        (BlockType.F32, torch.float32),
-        (BlockType.F16, torch.float16),
-        (BlockType.BF16, torch.bfloat16),
+        (GGMLType.F32, torch.float32),
+        (GGMLType.F16, torch.float16),
+        (GGMLType.BF16, torch.bfloat16),
     ],
 )
-def test_plain_types_are_widened(type: BlockType, dtype: torch.dtype) -> None:
+def test_plain_types_are_widened(type: GGMLType, dtype: torch.dtype) -> None:
     values = torch.randn(5, 48).to(dtype)
     assert torch.equal(dequantize(type, values.view(torch.uint8)), values.float())
 
 
 def test_rows_longer_than_a_chunk() -> None:
-    raw = random_rows(BlockType.Q4_1, rows=3, columns=CHUNK_VALUES - 32, seed=0)
-    whole = dequantize(BlockType.Q4_1, torch.from_numpy(raw))
+    raw = random_rows(GGMLType.Q4_1, rows=3, columns=CHUNK_VALUES - 32, seed=0)
+    whole = dequantize(GGMLType.Q4_1, torch.from_numpy(raw))
     for row, expected in zip(raw, whole, strict=True):
-        alone = dequantize(BlockType.Q4_1, torch.from_numpy(row[None]))
+        alone = dequantize(GGMLType.Q4_1, torch.from_numpy(row[None]))
         assert torch.equal(alone[0], expected)
-
-
-def test_type_numbers_are_those_of_the_format() -> None:
-    for type in BlockType:
-        assert gguf.GGMLQuantizationType[type.name] == type
-        assert gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType(type)] == (
-            FORMATS[type].block_size,
-            FORMATS[type].block_bytes,
-        )

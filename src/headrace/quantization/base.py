@@ -31,9 +31,7 @@ class LinearWeight(Protocol):
 class Scheme(Protocol):
     """How the linear layers of one checkpoint are stored."""
 
-    def __init__(
-        self, config: dict[str, Any], *, dtype: torch.dtype, device: torch.device
-    ) -> None:
+    def __init__(self, config: dict[str, Any], *, dtype: torch.dtype, device: torch.device) -> None:
         """`config` is the quantization_config of config.json, {} without one; `dtype` is that
         of activations. Raises StartupError for settings the scheme does not support."""
 

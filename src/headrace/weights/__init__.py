@@ -13,6 +13,6 @@ def open_weights(checkpoint: Checkpoint, load_format: str = "auto") -> Weights:
     """The checkpoint's tensors; random ones of the same shapes for `load_format` "dummy"."""
     if load_format == "dummy":
         return DummyWeights(checkpoint.config)
-    if checkpoint.kind == "gguf":
-        return GGUFWeights(checkpoint.weight_files)
+    if checkpoint.gguf is not None:
+        return GGUFWeights(checkpoint.gguf)
     return SafetensorsWeights(checkpoint.weight_files)

@@ -5,29 +5,11 @@ In the layouts below q, h and s are packed quants, high bits and scales; d and m
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from enum import IntEnum
 
 import torch
 from torch import Tensor
 
-
-class BlockType(IntEnum):
-    """The numbers of GGUF's tensor types that can be read."""
-
-    F32 = 0
-    F16 = 1
-    Q4_0 = 2
-    Q4_1 = 3
-    Q5_0 = 6
-    Q5_1 = 7
-    Q8_0 = 8
-    Q2_K = 10
-    Q3_K = 11
-    Q4_K = 12
-    Q5_K = 13
-    Q6_K = 14
-    BF16 = 30
+from headrace.checkpoint.ggml import GGMLType
 
 
 def _half(blocks: Tensor, start: int) -> Tensor:
@@ -135,41 +117,32 @@ def _stored_as(dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
     return lambda blocks: blocks.view(dtype).float()
 
 
-@dataclass(frozen=True)
-class BlockFormat:
-    """How many values a block has, in how many bytes, and how to get them."""
-
-    block_size: int
-    block_bytes: int
-    unpack: Callable[[Tensor], Tensor]
-
-
-FORMATS = {
-    BlockType.F32: BlockFormat(1, 4, _stored_as(torch.float32)),
-    BlockType.F16: BlockFormat(1, 2, _stored_as(torch.float16)),
-    BlockType.BF16: BlockFormat(1, 2, _stored_as(torch.bfloat16)),
-    BlockType.Q4_0: BlockFormat(32, 18, _q4_0),
-    BlockType.Q4_1: BlockFormat(32, 20, _q4_1),
-    BlockType.Q5_0: BlockFormat(32, 22, _q5_0),
-    BlockType.Q5_1: BlockFormat(32, 24, _q5_1),
-    BlockType.Q8_0: BlockFormat(32, 34, _q8_0),
-    BlockType.Q2_K: BlockFormat(256, 84, _q2_k),
-    BlockType.Q3_K: BlockFormat(256, 110, _q3_k),
-    BlockType.Q4_K: BlockFormat(256, 144, _q4_k),
-    BlockType.Q5_K: BlockFormat(256, 176, _q5_k),
-    BlockType.Q6_K: BlockFormat(256, 210, _q6_k),
+UNPACK: dict[GGMLType, Callable[[Tensor], Tensor]] = {
+    GGMLType.F32: _stored_as(torch.float32),
+    GGMLType.F16: _stored_as(torch.float16),
+    GGMLType.BF16: _stored_as(torch.bfloat16),
+    GGMLType.Q4_0: _q4_0,
+    GGMLType.Q4_1: _q4_1,
+    GGMLType.Q5_0: _q5_0,
+    GGMLType.Q5_1: _q5_1,
+    GGMLType.Q8_0: _q8_0,
+    GGMLType.Q2_K: _q2_k,
+    GGMLType.Q3_K: _q3_k,
+    GGMLType.Q4_K: _q4_k,
+    GGMLType.Q5_K: _q5_k,
+    GGMLType.Q6_K: _q6_k,
 }
+"""The types that can be read."""
 
 CHUNK_VALUES = 1 << 17
 """Values unpacked at once, so that the steps in between stay in the processor's cache."""
 
 
-def dequantize(type: BlockType, raw: Tensor) -> Tensor:
-    """Raw rows [rows, bytes per row] uint8 to [rows, columns] float32."""
-    block_format = FORMATS[type]
-    blocks = raw.reshape(-1, block_format.block_bytes)
-    values = torch.empty(len(blocks), block_format.block_size, dtype=torch.float32)
-    step = CHUNK_VALUES // block_format.block_size
+def dequantize(type: GGMLType, raw: Tensor) -> Tensor:
+    """Raw rows [rows, bytes per row] uint8, of a type in UNPACK, to [rows, columns] float32."""
+    blocks = raw.reshape(-1, type.block_bytes)
+    values = torch.empty(len(blocks), type.block_size, dtype=torch.float32)
+    step = CHUNK_VALUES // type.block_size
     for start in range(0, len(blocks), step):
-        values[start : start + step] = block_format.unpack(blocks[start : start + step])
+        values[start : start + step] = UNPACK[type](blocks[start : start + step])
     return values.view(len(raw), -1)

@@ -5,22 +5,20 @@ is `checkpoint.gguf`'s.
 """
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from headrace.checkpoint.gguf import GGUFFile
+from headrace.checkpoint.ggml import GGMLType
+from headrace.checkpoint.gguf import GGUFFile, GGUFTensor
 from headrace.errors import CheckpointError
-from headrace.weights.dequantize import FORMATS, BlockType, dequantize
+from headrace.weights.dequantize import UNPACK, dequantize
 
 NAMES = {
     "model.embed_tokens": "token_embd",
     "model.norm": "output_norm",
     "lm_head": "output",
-    "rope_freqs": "rope_freqs",  # Llama 3's divisors of the rotary frequencies: GGUF only
 }
 LAYER_NAMES = {
     "input_layernorm": "attn_norm",
@@ -52,25 +50,24 @@ def gguf_name(name: str) -> str | None:
 class RawTensor:
     """A tensor as stored: rows of whole blocks (see `dequantize`)."""
 
-    type: BlockType
+    type: GGMLType
     data: Tensor
     """[rows, bytes per row] uint8; a vector is one row."""
     shape: tuple[int, ...]
 
 
 class GGUFWeights:
-    """Tensors of one GGUF file. Raises CheckpointError for a file that cannot be read."""
+    """Tensors of one GGUF file, mapped into memory."""
 
-    def __init__(self, files: Sequence[Path]) -> None:
-        if len(files) != 1:
-            raise CheckpointError(f"{len(files)} GGUF files: only a single one can be loaded")
-        self._file = GGUFFile(files[0])
-        self._path = files[0]
-        self._heads: dict[str, int] = {}
-        if self._file.metadata["general.architecture"] == "llama":
-            heads = self._file.metadata["llama.attention.head_count"]
-            kv_heads = self._file.metadata.get("llama.attention.head_count_kv", heads)
-            self._heads = {"q_proj": heads, "k_proj": kv_heads}
+    def __init__(self, file: GGUFFile) -> None:
+        self._file = file
+        size = file.path.stat().st_size
+        self._bytes = torch.from_file(str(file.path), shared=False, size=size, dtype=torch.uint8)
+        self._rotary_heads: dict[str, int] = {}
+        if file.metadata["general.architecture"] == "llama":
+            heads = file.metadata["llama.attention.head_count"]
+            kv_heads = file.metadata.get("llama.attention.head_count_kv", heads)
+            self._rotary_heads = {"q_proj": heads, "k_proj": kv_heads}
 
     def has(self, name: str) -> bool:
         return gguf_name(name) in self._file.tensors
@@ -81,21 +78,25 @@ class GGUFWeights:
 
     def raw(self, name: str) -> RawTensor:
         """The tensor's blocks without unpacking them, rows in Hugging Face order."""
+        tensor = self._find(name)
+        end = tensor.offset + tensor.nbytes
+        rows = tensor.shape[0] if len(tensor.shape) > 1 else 1
+        data = self._bytes[tensor.offset : end].view(rows, -1)
+        if heads := self._rotary_heads.get(name.split(".")[-2]):
+            data = unpermute(data, heads)
+        return RawTensor(tensor.type, data, tensor.shape)
+
+    def _find(self, name: str) -> GGUFTensor:
         stored = gguf_name(name)
         if stored is None or stored not in self._file.tensors:
-            raise CheckpointError(f"{self._path}: no tensor {stored or name} (for {name})")
+            raise CheckpointError(f"{self._file.path}: no tensor {stored or name!r} (for {name})")
         tensor = self._file.tensors[stored]
-        if tensor.type not in FORMATS:
-            known = ", ".join(type.name for type in FORMATS)
+        if tensor.type not in UNPACK:
             raise CheckpointError(
-                f"{self._path}: tensor {stored} has type {tensor.type!r}; readable are {known}"
+                f"{self._file.path}: tensor {stored} has type {tensor.type.name}; "
+                f"readable are {', '.join(type.name for type in UNPACK)}"
             )
-        rows = tensor.shape[0] if len(tensor.shape) > 1 else 1
-        data = torch.from_numpy(self._file.data(stored)).view(rows, -1)
-        heads = self._heads.get(name.split(".")[-2], 0)
-        if heads and len(tensor.shape) > 1:
-            data = unpermute(data, heads)
-        return RawTensor(BlockType(tensor.type), data, tuple(tensor.shape))
+        return tensor
 
 
 def unpermute(rows: Tensor, num_heads: int) -> Tensor:
