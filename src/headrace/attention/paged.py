@@ -64,9 +64,13 @@ class PagedBackend:
         decodes = sum(1 for _ in takewhile(lambda s: starts[s + 1] == s + 1, range(len(contexts))))
         for first, last in _groups(contexts[:decodes]):
             rows = slice(first, last)
+            lengths = batch.context_lens[rows]
             slots = self._slots(batch.block_table[rows], max(contexts[rows]))
-            positions = batch.context_lens[rows] - 1
-            output[rows] = _decode(query[rows], keys[slots], values[slots], positions, options)
+            # Padding reads the sequence's own first token: another's could be NaN, and so
+            # would be its product with the weight 0.
+            padding = torch.arange(slots.shape[1], device=slots.device) >= lengths.unsqueeze(1)
+            slots = torch.where(padding, slots[:, :1], slots)
+            output[rows] = _decode(query[rows], keys[slots], values[slots], lengths - 1, options)
         for s in range(decodes, len(contexts)):
             slots = self._slots(batch.block_table[s : s + 1], contexts[s])[0]
             rows = slice(starts[s], starts[s + 1])
