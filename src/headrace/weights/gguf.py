@@ -52,7 +52,7 @@ class RawTensor:
 
     type: GGMLType
     data: Tensor
-    """[rows, bytes per row] uint8; a vector is one row."""
+    """[rows, bytes per row] uint8; a vector has one block per row."""
     shape: tuple[int, ...]
 
 
@@ -79,10 +79,15 @@ class GGUFWeights:
     def raw(self, name: str) -> RawTensor:
         """The tensor's blocks without unpacking them, rows in Hugging Face order."""
         tensor = self._find(name)
-        end = tensor.offset + tensor.nbytes
-        rows = tensor.shape[0] if len(tensor.shape) > 1 else 1
-        data = self._bytes[tensor.offset : end].view(rows, -1)
+        stored = self._bytes[tensor.offset : tensor.offset + tensor.nbytes]
+        values = tensor.shape[-1] if len(tensor.shape) > 1 else tensor.type.block_size
+        data = stored.view(-1, values // tensor.type.block_size * tensor.type.block_bytes)
         if heads := self._rotary_heads.get(name.split(".")[-2]):
+            if len(data) % (2 * heads):
+                raise CheckpointError(
+                    f"{self._file.path}: tensor {tensor.name} has {len(data)} rows, "
+                    f"which are not {heads} heads of even size"
+                )
             data = unpermute(data, heads)
         return RawTensor(tensor.type, data, tensor.shape)
 
