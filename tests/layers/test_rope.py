@@ -1,5 +1,6 @@
 """Rotary angles and rotation against transformers."""
 
+import math
 from typing import Any
 
 import pytest
@@ -17,6 +18,17 @@ CASES: dict[str, tuple[dict[str, Any], RopeSpec]] = {
         {"factor": 8.0, "original_max_position_embeddings": 64, **LLAMA3},
         RopeSpec(
             rotary_size=16, theta=1e4, type="llama3", factor=8.0, original_max_position=64, **LLAMA3
+        ),
+    ),
+    "yarn": (
+        {"factor": 4.0, "original_max_position_embeddings": 64},
+        RopeSpec(
+            rotary_size=16,
+            theta=1e4,
+            type="yarn",
+            factor=4.0,
+            original_max_position=64,
+            attention_factor=0.1 * math.log(4.0) + 1,
         ),
     ),
     "dynamic": (

@@ -29,6 +29,12 @@ LLAMA3_ROPE = {
     "original_max_position_embeddings": 8192,
 }
 LINEAR_ROPE = {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}
+YARN_ROPE = {
+    "rope_type": "yarn",
+    "rope_theta": 1e4,
+    "factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
 QWEN_WINDOW = {"use_sliding_window": True, "sliding_window": 9, "max_window_layers": 1}
 CASES: dict[str, dict[str, dict[str, Any]]] = {
     "LlamaForCausalLM": {
@@ -43,7 +49,12 @@ CASES: dict[str, dict[str, dict[str, Any]]] = {
     },
     "MistralForCausalLM": {"window": {"sliding_window": 7}, "plain": {"sliding_window": None}},
     "Qwen2ForCausalLM": {"plain": {}, "window": QWEN_WINDOW, "tied": {"tie_word_embeddings": True}},
-    "Qwen3ForCausalLM": {"plain": {}, "window": QWEN_WINDOW, "bias": {"attention_bias": True}},
+    "Qwen3ForCausalLM": {
+        "plain": {},
+        "window": QWEN_WINDOW,
+        "bias": {"attention_bias": True},
+        "yarn": {"rope_parameters": YARN_ROPE},
+    },
 }
 ALL_CASES = [
     pytest.param((architecture, case), id=f"{architecture}-{case}")

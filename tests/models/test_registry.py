@@ -31,6 +31,21 @@ def test_unknown_architecture_lists_the_known(architectures: list[str] | None) -
 
 
 @pytest.mark.parametrize(
+    "scaling, expected",
+    [
+        (None, 512),
+        ({"rope_type": "linear", "factor": 2.0}, 1024),
+        ({"rope_type": "dynamic", "factor": 3.0}, 1536),
+        ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 256}, 1024),
+        ({"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 64}, 512),
+    ],
+)
+def test_scaling_extends_the_context(scaling: dict[str, Any] | None, expected: int) -> None:
+    config = CONFIG | {"architectures": ["LlamaForCausalLM"], "rope_scaling": scaling}
+    assert spec_of(config).max_position == expected
+
+
+@pytest.mark.parametrize(
     "changes, message",
     [
         ({"rms_norm_eps": "small"}, r"rms_norm_eps"),
@@ -40,6 +55,10 @@ def test_unknown_architecture_lists_the_known(architectures: list[str] | None) -
         (
             {"rope_scaling": {"rope_type": "longrope"}},
             r"rope_type 'longrope' is not supported; supported are default, linear",
+        ),
+        (
+            {"rope_scaling": {"rope_type": "yarn", "factor": 2, "truncate": False}},
+            r"unknown field `truncate`",
         ),
         ({"layer_types": ["full_attention"]}, r"layer_types has 1 entries for 3 layers"),
         ({"layer_types": ["chunked_attention"] * 3}, r"layer_types"),

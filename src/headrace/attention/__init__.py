@@ -22,7 +22,7 @@ def choose_backend(shape: AttentionShape) -> AttentionBackend:
 
     Raises StartupError when none does.
     """
-    reasons = []
+    reasons: list[str] = []
     for name, backend in BACKENDS.items():
         reason = backend.unsupported(shape)
         if reason is None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-ROPE_TYPES = ("default", "linear", "dynamic", "llama3")
+ROPE_TYPES = ("default", "linear", "dynamic", "llama3", "yarn")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,12 @@ class RopeSpec:
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
     original_max_position: int = 8192
-    """Positions the model was trained for before scaling (dynamic, llama3)."""
+    """Positions the model was trained for before scaling (dynamic, llama3, yarn)."""
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    """yarn: turns within the original positions above and below which to keep and to divide."""
+    attention_factor: float = 1.0
+    """Multiplies cosines and sines (yarn)."""
 
 
 def llama3_scaling(frequencies: Tensor, spec: RopeSpec) -> Tensor:
@@ -35,6 +40,20 @@ def llama3_scaling(frequencies: Tensor, spec: RopeSpec) -> Tensor:
     blend = (turns - spec.low_freq_factor) / (spec.high_freq_factor - spec.low_freq_factor)
     blend = blend.clamp(0, 1)
     return (1 - blend) * frequencies / spec.factor + blend * frequencies
+
+
+def yarn_scaling(frequencies: Tensor, spec: RopeSpec) -> Tensor:
+    """As llama3's, but blended along the dimensions (YaRN, Peng et al. 2023)."""
+
+    def dimension(turns: float) -> float:
+        wavelength = spec.original_max_position / (2 * math.pi * turns)
+        return spec.rotary_size * math.log(wavelength) / (2 * math.log(spec.theta))
+
+    low = max(math.floor(dimension(spec.beta_fast)), 0)
+    high = min(math.ceil(dimension(spec.beta_slow)), spec.rotary_size - 1)
+    index = torch.arange(len(frequencies), device=frequencies.device)
+    divided = ((index - low) / max(high - low, 1e-3)).clamp(0, 1)
+    return divided * frequencies / spec.factor + (1 - divided) * frequencies
 
 
 class RotaryEmbedding:
@@ -51,15 +70,21 @@ class RotaryEmbedding:
             frequencies = frequencies / spec.factor
         elif spec.type == "llama3":
             frequencies = llama3_scaling(frequencies, spec)
+        elif spec.type == "yarn":
+            frequencies = yarn_scaling(frequencies, spec)
         self._frequencies = frequencies
 
     def __call__(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """positions [T] int32 to cosines and sines, each [T, rotary_size / 2] float32."""
+        """positions [T] int32 to cosines and sines, each [T, rotary_size / 2] float32.
+
+        They carry the attention factor.
+        """
         frequencies = self._frequencies
         if self.spec.type == "dynamic":
             frequencies = self._dynamic_frequencies(positions)
         angles = positions.float().unsqueeze(1) * frequencies
-        return angles.cos(), angles.sin()
+        factor = self.spec.attention_factor
+        return angles.cos() * factor, angles.sin() * factor
 
     def _dynamic_frequencies(self, positions: Tensor) -> Tensor:
         """[T, rotary_size / 2]: NTK-aware base grown with the length up to each position.

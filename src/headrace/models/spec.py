@@ -3,6 +3,7 @@
 Families give the parts that differ; the fields that all of them share are read here.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, TypeVar
@@ -25,7 +26,7 @@ class DecoderSpec:
     hidden_size: int
     intermediate_size: int
     max_position: int
-    """max_position_embeddings."""
+    """Longest context: max_position_embeddings, times the factor of a scaling that extends it."""
     norm_epsilon: float
     activation: str
     rope: RopeSpec
@@ -35,14 +36,17 @@ class DecoderSpec:
     tied_embeddings: bool
 
 
-class RopeScaling(msgspec.Struct, kw_only=True):
+class RopeScaling(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """config.json's rope_scaling, in the checkpoint's normal form."""
 
     rope_type: str
     factor: Annotated[float, msgspec.Meta(ge=1)] = 1.0
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
-    original_max_position_embeddings: Positive = 8192
+    original_max_position_embeddings: Positive | None = None
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    attention_factor: float | None = None
 
 
 class FamilyConfig(msgspec.Struct, kw_only=True):
@@ -75,24 +79,34 @@ def read_config(kind: type[Config], config: dict[str, Any]) -> Config:
         raise StartupError(f"config.json of this model: {error}") from None
 
 
-def _rope(config: FamilyConfig) -> RopeSpec:
+def _rope(config: FamilyConfig) -> tuple[RopeSpec, int]:
+    """The rotary embedding, and the positions that its scaling makes usable."""
     scaling = config.rope_scaling or RopeScaling(rope_type="default")
     if scaling.rope_type not in ROPE_TYPES:
         raise StartupError(
             f"config.json: rope_type {scaling.rope_type!r} is not supported; "
             f"supported are {', '.join(ROPE_TYPES)}"
         )
-    is_dynamic = scaling.rope_type == "dynamic"
-    trained = scaling.original_max_position_embeddings
-    return RopeSpec(
+    original = scaling.original_max_position_embeddings or config.max_position_embeddings
+    attention_factor = scaling.attention_factor
+    if attention_factor is None:
+        is_yarn = scaling.rope_type == "yarn"
+        attention_factor = 0.1 * math.log(scaling.factor) + 1 if is_yarn else 1.0
+    spec = RopeSpec(
         rotary_size=int(config.head_dim * config.partial_rotary_factor),
         theta=config.rope_theta,
         type=scaling.rope_type,
         factor=scaling.factor,
         low_freq_factor=scaling.low_freq_factor,
         high_freq_factor=scaling.high_freq_factor,
-        original_max_position=config.max_position_embeddings if is_dynamic else trained,
+        original_max_position=original,
+        beta_fast=scaling.beta_fast,
+        beta_slow=scaling.beta_slow,
+        attention_factor=attention_factor,
     )
+    if scaling.rope_type in ("linear", "dynamic", "yarn"):
+        return spec, int(original * scaling.factor)
+    return spec, config.max_position_embeddings
 
 
 def decoder_spec(
@@ -129,15 +143,16 @@ def decoder_spec(
         qk_norm_epsilon=config.rms_norm_eps if qk_norm else None,
         window=None,
     )
+    rope, max_position = _rope(config)
     windows = windows or [None] * config.num_hidden_layers
     return DecoderSpec(
         vocab_size=config.vocab_size,
         hidden_size=config.hidden_size,
         intermediate_size=config.intermediate_size,
-        max_position=config.max_position_embeddings,
+        max_position=max_position,
         norm_epsilon=config.rms_norm_eps,
         activation=config.hidden_act,
-        rope=_rope(config),
+        rope=rope,
         attention=tuple(replace(layer, window=window) for window in windows),
         mlp_bias=mlp_bias,
         tied_embeddings=config.tie_word_embeddings,
