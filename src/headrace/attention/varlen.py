@@ -5,10 +5,14 @@ torch's build and the GPU at hand have a paged kernel shows when the first call 
 `unsupported` tries it, next to the reference.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
+from importlib.util import find_spec
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention import activate_flash_attention_impl, current_flash_attention_impl
 
 from headrace.attention.base import AttentionBatch, AttentionOptions, AttentionShape
 from headrace.attention.paged import PagedBackend
@@ -21,11 +25,8 @@ class VarlenBackend:
     """What FlashAttention 2 demands of a paged cache; FlashAttention 3 takes it too."""
 
     def __init__(self, shape: AttentionShape) -> None:
-        # Here, because this import pulls in torch's compiler front end (a second).
-        from torch.nn.attention.varlen import varlen_attn
-
         self.shape = shape
-        self._varlen_attn = varlen_attn
+        self._varlen_attn = kernel(shape.device)
         self.keys: Tensor
         self.values: Tensor
 
@@ -85,45 +86,72 @@ class VarlenBackend:
         return output.flatten(1)
 
 
+def kernel(device: torch.device) -> Callable[..., Any]:
+    """torch's varlen_attn, on FlashAttention 3 where GPU and installed packages have it."""
+    # Here, because this import pulls in torch's compiler front end (a second).
+    from torch.nn.attention.varlen import varlen_attn
+
+    if device.type == "cuda" and find_spec("flash_attn_interface"):
+        is_hopper = torch.cuda.get_device_capability(device)[0] == 9
+        if is_hopper and current_flash_attention_impl() != "FA3":
+            activate_flash_attention_impl("FA3")
+    return varlen_attn
+
+
 def trial(shape: AttentionShape) -> str | None:
-    """Attend over two small prompts here and in the reference; what went wrong, or None."""
+    """Attend over two prompts, then go on with a chunk and a decode, here and in the reference.
+
+    Returns what went wrong, None if nothing did.
+    """
     shape = replace(shape, num_layers=1)
-    lengths = torch.tensor([5, 300], dtype=torch.int32, device=shape.device)
     generator = torch.Generator(shape.device).manual_seed(0)
-    query, key, value = (
-        torch.randn(
-            305, heads, shape.head_size,
-            dtype=shape.dtype, device=shape.device, generator=generator,
-        )
-        for heads in (shape.num_heads, shape.num_kv_heads, shape.num_kv_heads)
-    )  # fmt: skip
-    options = AttentionOptions(scale=shape.head_size**-0.5)
+    steps = [([5, 300], [5, 300]), ([6, 320], [1, 20])]
+    inputs = [
+        [
+            torch.randn(
+                sum(counts), heads, shape.head_size,
+                dtype=shape.dtype, device=shape.device, generator=generator,
+            )
+            for heads in (shape.num_heads, shape.num_kv_heads, shape.num_kv_heads)
+        ]
+        for _, counts in steps
+    ]  # fmt: skip
     outputs = []
     for backend in (VarlenBackend(shape), PagedBackend(shape)):
-        batch = prompt_batch(lengths, backend.block_size)
-        backend.allocate(batch.block_table.numel())
+        backend.allocate(2 * 320)
         try:
-            outputs.append(backend.forward(0, query, key, value, batch, options))
+            for (contexts, counts), (query, key, value) in zip(steps, inputs, strict=True):
+                batch = trial_batch(contexts, counts, backend.block_size, shape.device)
+                options = AttentionOptions(scale=shape.head_size**-0.5)
+                outputs.append(backend.forward(0, query, key, value, batch, options))
         except RuntimeError as error:
             return f"its kernel failed: {error}"
-    difference = (outputs[0] - outputs[1]).abs().max().item()
+    difference = max(
+        (ours - reference).abs().max().item()
+        for ours, reference in zip(outputs[:2], outputs[2:], strict=True)
+    )
     return None if difference < 0.05 else f"its kernel differs from the reference by {difference}"
 
 
-def prompt_batch(lengths: Tensor, block_size: int) -> AttentionBatch:
-    """Whole prompts of `lengths` [S] int32 in an empty cache, blocks in order."""
-    longest = int(lengths.max())
-    blocks = -(-longest // block_size)
-    table = torch.arange(len(lengths) * blocks, dtype=torch.int32, device=lengths.device)
-    start = torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).int()
-    positions = torch.cat([torch.arange(n, device=lengths.device) for n in lengths.tolist()])
-    sequence = torch.repeat_interleave(lengths.long())
+def trial_batch(
+    contexts: list[int], counts: list[int], block_size: int, device: torch.device
+) -> AttentionBatch:
+    """The last `counts` tokens of sequences of `contexts` tokens, their blocks in order."""
+    blocks = -(-max(contexts) // block_size)
+    positions = [range(c - n, c) for c, n in zip(contexts, counts, strict=True)]
+    slots = [s * blocks * block_size + p for s, own in enumerate(positions) for p in own]
+    starts = [sum(counts[:s]) for s in range(len(counts) + 1)]
+
+    def tensor(values: list[int]) -> Tensor:
+        return torch.tensor(values, dtype=torch.int32, device=device)
+
+    blocks_in_order = tensor(list(range(len(counts) * blocks)))
     return AttentionBatch(
-        positions=positions.int(),
-        slot_mapping=sequence * blocks * block_size + positions,
-        query_start=start,
-        context_lens=lengths,
-        block_table=table.view(-1, blocks),
-        max_query_len=longest,
-        max_context_len=longest,
+        positions=tensor([p for own in positions for p in own]),
+        slot_mapping=torch.tensor(slots, device=device),
+        query_start=tensor(starts),
+        context_lens=tensor(contexts),
+        block_table=blocks_in_order.view(-1, blocks),
+        max_query_len=max(counts),
+        max_context_len=max(contexts),
     )

@@ -16,6 +16,7 @@ from headrace.layers.attention import AttentionSpec
 from headrace.layers.rope import ROPE_TYPES, RopeSpec
 
 Positive = Annotated[int, msgspec.Meta(gt=0)]
+LayerCount = Annotated[int, msgspec.Meta(gt=0, le=10_000)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,14 +56,14 @@ class FamilyConfig(msgspec.Struct, kw_only=True):
     vocab_size: Positive
     hidden_size: Positive
     intermediate_size: Positive
-    num_hidden_layers: Positive
+    num_hidden_layers: LayerCount
     num_attention_heads: Positive
     num_key_value_heads: Positive
     head_dim: Positive
     max_position_embeddings: Positive
     rms_norm_eps: float = 1e-6
     hidden_act: str = "silu"
-    rope_theta: Annotated[float, msgspec.Meta(gt=0)]
+    rope_theta: Annotated[float, msgspec.Meta(gt=1)]
     rope_scaling: RopeScaling | None = None
     partial_rotary_factor: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
     tie_word_embeddings: bool
@@ -92,8 +93,14 @@ def _rope(config: FamilyConfig) -> tuple[RopeSpec, int]:
     if attention_factor is None:
         is_yarn = scaling.rope_type == "yarn"
         attention_factor = 0.1 * math.log(scaling.factor) + 1 if is_yarn else 1.0
+    rotary_size = int(config.head_dim * config.partial_rotary_factor)
+    if rotary_size < 4 or rotary_size % 2:
+        raise StartupError(
+            f"config.json: head_dim times partial_rotary_factor is {rotary_size}; "
+            "rotary embeddings need an even number from 4 on"
+        )
     spec = RopeSpec(
-        rotary_size=int(config.head_dim * config.partial_rotary_factor),
+        rotary_size=rotary_size,
         theta=config.rope_theta,
         type=scaling.rope_type,
         factor=scaling.factor,
