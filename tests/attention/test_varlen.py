@@ -84,6 +84,15 @@ def test_trial_reports_a_wrong_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "differs from the reference" in (trial(shape()) or "")
 
 
+def test_trial_reports_nan(monkeypatch: pytest.MonkeyPatch) -> None:
+    def decodes_to_nan(*args: Any, **kwargs: Any) -> Tensor:
+        output = fake_varlen_attn(*args, **kwargs)
+        return output * math.nan if len(output) == 21 else output
+
+    monkeypatch.setattr(varlen, "varlen_attn", decodes_to_nan)
+    assert "differs from the reference by nan" in (trial(shape()) or "")
+
+
 def test_trial_reports_a_missing_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*args: Any, **kwargs: Any) -> Tensor:
         raise RuntimeError("no kernel image is available")
