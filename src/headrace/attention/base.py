@@ -62,6 +62,14 @@ class AttentionBackend(Protocol):
     block_size: int
     """Tokens per block."""
 
+    def __init__(self, shape: AttentionShape) -> None:
+        """`unsupported(shape)` is None."""
+
+    @staticmethod
+    def unsupported(shape: AttentionShape) -> str | None:
+        """Why this backend cannot serve such a model; None if it can."""
+        ...
+
     def bytes_per_block(self) -> int:
         """Of all layers together."""
         ...

@@ -1,0 +1,153 @@
+"""The reference backend: plain torch on any device. Slow next to kernels, easy to trust.
+
+Decodes are computed together, padded to the longest context; prompts one by one in tiles.
+"""
+
+from itertools import takewhile
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from headrace.attention.base import AttentionBatch, AttentionOptions, AttentionShape
+
+QUERY_TILE = 256
+"""Queries of a prompt that attend at once: bounds the mask, and skips keys in their future."""
+GATHERED_TOKENS = 1 << 16
+"""Cached tokens, padding included, that decodes gather at once: bounds the copies."""
+
+
+class PagedBackend:
+    """Keys and values in [num_blocks * block_size, num_kv_heads, head_size] per layer."""
+
+    block_size = 32
+
+    def __init__(self, shape: AttentionShape) -> None:
+        self.shape = shape
+        self.keys: Tensor
+        self.values: Tensor
+
+    @staticmethod
+    def unsupported(shape: AttentionShape) -> str | None:
+        if not shape.kv_dtype.is_floating_point:
+            return f"caches float32, float16 or bfloat16, not {shape.kv_dtype}"
+        return None
+
+    def bytes_per_block(self) -> int:
+        shape = self.shape
+        elements = shape.num_layers * self.block_size * shape.num_kv_heads * shape.head_size
+        return 2 * elements * shape.kv_dtype.itemsize
+
+    def allocate(self, num_blocks: int) -> None:
+        shape = self.shape
+        slots = num_blocks * self.block_size
+        sizes = (shape.num_layers, slots, shape.num_kv_heads, shape.head_size)
+        self.keys = torch.zeros(sizes, dtype=shape.kv_dtype, device=shape.device)
+        self.values = torch.zeros_like(self.keys)
+
+    def forward(
+        self,
+        layer: int,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        batch: AttentionBatch,
+        options: AttentionOptions,
+    ) -> Tensor:
+        keys, values = self.keys[layer], self.values[layer]
+        keys.index_copy_(0, batch.slot_mapping, key.to(keys.dtype))
+        values.index_copy_(0, batch.slot_mapping, value.to(values.dtype))
+        output = torch.empty_like(query)
+        starts = batch.query_start.tolist()
+        contexts = batch.context_lens.tolist()
+        # Decodes come first; a lone token elsewhere is a prompt of length one.
+        decodes = sum(1 for _ in takewhile(lambda s: starts[s + 1] == s + 1, range(len(contexts))))
+        for first, last in _groups(contexts[:decodes]):
+            rows = slice(first, last)
+            lengths = batch.context_lens[rows]
+            slots = self._slots(batch.block_table[rows], max(contexts[rows]))
+            # Padding reads the sequence's own first token: another's could be NaN, and so
+            # would be its product with the weight 0.
+            padding = torch.arange(slots.shape[1], device=slots.device) >= lengths.unsqueeze(1)
+            slots = torch.where(padding, slots[:, :1], slots)
+            output[rows] = _decode(query[rows], keys[slots], values[slots], lengths - 1, options)
+        for s in range(decodes, len(contexts)):
+            slots = self._slots(batch.block_table[s : s + 1], contexts[s])[0]
+            rows = slice(starts[s], starts[s + 1])
+            _prefill(query[rows], keys[slots], values[slots], options, output[rows])
+        return output.flatten(1)
+
+    def _slots(self, block_table: Tensor, length: int) -> Tensor:
+        """Where the first `length` tokens of each sequence lie, [S, length]."""
+        blocks = block_table[:, : -(-length // self.block_size)]
+        offsets = torch.arange(self.block_size, device=blocks.device)
+        slots = blocks.long().unsqueeze(-1) * self.block_size + offsets
+        return slots.flatten(1)[:, :length]
+
+
+def _groups(contexts: list[int]) -> list[tuple[int, int]]:
+    """Split decodes into runs [first, last) whose padded contexts stay within GATHERED_TOKENS."""
+    groups, first, longest = [], 0, 0
+    for s, context in enumerate(contexts):
+        longest = max(longest, context)
+        if s > first and (s + 1 - first) * longest > GATHERED_TOKENS:
+            groups.append((first, s))
+            first, longest = s, context
+    return [*groups, (first, len(contexts))] if contexts else []
+
+
+def _visible(queries: Tensor, keys: Tensor, window: int | None) -> Tensor:
+    """Which key positions [C] each query position [..., 1] sees: [..., C] bool."""
+    mask = keys <= queries
+    return mask if window is None else mask & (keys > queries - window)
+
+
+def _decode(
+    query: Tensor, keys: Tensor, values: Tensor, positions: Tensor, options: AttentionOptions
+) -> Tensor:
+    """One token per sequence: query [S, heads, D] over keys and values [S, C, kv_heads, D].
+
+    The query heads that share a key head take the place of several query tokens.
+    """
+    grouped = query.unflatten(1, (keys.shape[2], -1))
+    key_positions = torch.arange(keys.shape[1], device=keys.device)
+    mask = _visible(positions.view(-1, 1, 1, 1), key_positions, options.window)
+    keys, values = keys.transpose(1, 2), values.transpose(1, 2)
+    return _attend(grouped, keys, values, mask, options).flatten(1, 2)
+
+
+def _prefill(
+    query: Tensor, keys: Tensor, values: Tensor, options: AttentionOptions, output: Tensor
+) -> None:
+    """The last Q tokens of one context: query [Q, heads, D], keys and values [C, kv_heads, D]."""
+    length, context = len(query), len(keys)
+    grouped = query.unflatten(1, (keys.shape[1], -1)).permute(1, 2, 0, 3)
+    keys, values = (x.transpose(0, 1).unsqueeze(1) for x in (keys, values))
+    positions = torch.arange(context, device=query.device)
+    for start in range(0, length, QUERY_TILE):
+        stop = min(start + QUERY_TILE, length)
+        low, high = context - length + start, context - length + stop
+        first = 0 if options.window is None else max(0, low + 1 - options.window)
+        mask = _visible(positions[low:high, None], positions[first:high], options.window)
+        tile = _attend(
+            grouped[:, :, start:stop], keys[:, :, first:high], values[:, :, first:high],
+            mask, options,
+        )  # fmt: skip
+        output[start:stop] = tile.permute(2, 0, 1, 3).flatten(1, 2)
+
+
+def _attend(
+    query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, options: AttentionOptions
+) -> Tensor:
+    """Softmax attention, query [A, B, Q, D], the rest broadcast to it; in the query's dtype."""
+    keys, values = keys.to(query.dtype), values.to(query.dtype)
+    if options.soft_cap is None:
+        heads = query.shape[:2]
+        keys, values = (x.expand(*heads, -1, -1) for x in (keys, values))
+        return functional.scaled_dot_product_attention(
+            query, keys, values, attn_mask=mask, scale=options.scale
+        )
+    scores = (query @ keys.transpose(-1, -2)).float() * options.scale
+    scores = options.soft_cap * torch.tanh(scores / options.soft_cap)
+    weights = scores.masked_fill(~mask, float("-inf")).softmax(-1)
+    return weights.to(query.dtype) @ values

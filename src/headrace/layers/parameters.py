@@ -1,0 +1,51 @@
+"""How layers get their parameters: checked, cast, placed on the device, and counted."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from headrace.errors import CheckpointError
+from headrace.quantization import LinearWeight, Scheme
+from headrace.weights import Weights
+
+
+class ParameterLoader:
+    """Reads parameters for the layers of one model; `nbytes` counts what they keep."""
+
+    def __init__(
+        self, weights: Weights, scheme: Scheme, *, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self.nbytes = 0
+        self._weights = weights
+        self._scheme = scheme
+        self._dtype = dtype
+        self._device = device
+
+    def has(self, name: str) -> bool:
+        return self._weights.has(name)
+
+    def tensor(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """One parameter in the model's dtype. Raises CheckpointError if its shape differs."""
+        stored = self._weights.get(name)
+        if stored.shape != shape:
+            raise CheckpointError(
+                f"tensor {name}: expected shape {list(shape)}, found {list(stored.shape)}"
+            )
+        tensor = stored.to(device=self._device, dtype=self._dtype)
+        self.nbytes += tensor.nbytes
+        return tensor
+
+    def linear(
+        self, names: Sequence[str], in_features: int, out_features: Sequence[int]
+    ) -> LinearWeight:
+        """The layers `names` fused along their outputs, one size in `out_features` for each."""
+        weight = self._scheme.load(self._weights, names)
+        expected = [sum(out_features), in_features]
+        if [weight.out_features, weight.in_features] != expected:
+            raise CheckpointError(
+                f"weights of {', '.join(names)}: expected {expected} together, "
+                f"found {[weight.out_features, weight.in_features]}"
+            )
+        self.nbytes += weight.nbytes
+        return weight

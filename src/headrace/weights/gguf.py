@@ -1,0 +1,113 @@
+"""Weights in a GGUF file, under the Hugging Face names of Llama-like models.
+
+Knows how llama.cpp names tensors and permutes Llama's query and key rows; the container itself
+is `checkpoint.gguf`'s.
+"""
+
+import re
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from headrace.checkpoint.ggml import GGMLType
+from headrace.checkpoint.gguf import GGUFFile, GGUFTensor
+from headrace.errors import CheckpointError
+from headrace.weights.dequantize import UNPACK, dequantize
+
+NAMES = {
+    "model.embed_tokens": "token_embd",
+    "model.norm": "output_norm",
+    "lm_head": "output",
+}
+LAYER_NAMES = {
+    "input_layernorm": "attn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)")
+
+
+def gguf_name(name: str) -> str | None:
+    """llama.cpp's name of a Hugging Face parameter; None if it has none."""
+    prefix, _, suffix = name.rpartition(".")
+    if layer := LAYER.fullmatch(prefix):
+        inner = LAYER_NAMES.get(layer[2])
+        return inner and f"blk.{layer[1]}.{inner}.{suffix}"
+    outer = NAMES.get(prefix)
+    return outer and f"{outer}.{suffix}"
+
+
+@dataclass(frozen=True)
+class RawTensor:
+    """A tensor as stored: rows of whole blocks (see `dequantize`)."""
+
+    type: GGMLType
+    data: Tensor
+    """[rows, bytes per row] uint8; a vector has one block per row."""
+    shape: tuple[int, ...]
+
+
+class GGUFWeights:
+    """Tensors of one GGUF file, mapped into memory."""
+
+    def __init__(self, file: GGUFFile) -> None:
+        self._file = file
+        size = file.path.stat().st_size
+        self._bytes = torch.from_file(str(file.path), shared=False, size=size, dtype=torch.uint8)
+        self._rotary_heads: dict[str, int] = {}
+        if file.metadata["general.architecture"] == "llama":
+            heads = file.metadata["llama.attention.head_count"]
+            kv_heads = file.metadata.get("llama.attention.head_count_kv", heads)
+            self._rotary_heads = {"q_proj": heads, "k_proj": kv_heads}
+
+    def has(self, name: str) -> bool:
+        return gguf_name(name) in self._file.tensors
+
+    def get(self, name: str) -> Tensor:
+        raw = self.raw(name)
+        return dequantize(raw.type, raw.data).view(raw.shape)
+
+    def raw(self, name: str) -> RawTensor:
+        """The tensor's blocks without unpacking them, rows in Hugging Face order."""
+        tensor = self._find(name)
+        stored = self._bytes[tensor.offset : tensor.offset + tensor.nbytes]
+        values = tensor.shape[-1] if len(tensor.shape) > 1 else tensor.type.block_size
+        data = stored.view(-1, values // tensor.type.block_size * tensor.type.block_bytes)
+        if heads := self._rotary_heads.get(name.split(".")[-2]):
+            if len(data) % (2 * heads):
+                raise CheckpointError(
+                    f"{self._file.path}: tensor {tensor.name} has {len(data)} rows, "
+                    f"which are not {heads} heads of even size"
+                )
+            data = unpermute(data, heads)
+        return RawTensor(tensor.type, data, tensor.shape)
+
+    def _find(self, name: str) -> GGUFTensor:
+        stored = gguf_name(name)
+        if stored is None or stored not in self._file.tensors:
+            raise CheckpointError(f"{self._file.path}: no tensor {stored or name!r} (for {name})")
+        tensor = self._file.tensors[stored]
+        if tensor.type not in UNPACK:
+            raise CheckpointError(
+                f"{self._file.path}: tensor {stored} has type {tensor.type.name}; "
+                f"readable are {', '.join(type.name for type in UNPACK)}"
+            )
+        return tensor
+
+
+def unpermute(rows: Tensor, num_heads: int) -> Tensor:
+    """Undo llama.cpp's pairing of rotary rows: (j, half) back to (half, j) within each head.
+
+    rows [num_heads * head_size, ...], of any dtype: quantized blocks lie within a row.
+    """
+    pairs = rows.unflatten(0, (num_heads, -1, 2))
+    return pairs.transpose(1, 2).flatten(0, 2)

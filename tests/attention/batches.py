@@ -1,0 +1,126 @@
+"""Random ragged batches over a scattered cache, and attention in its plainest form."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from headrace.attention.base import (
+    AttentionBatch,
+    AttentionOptions,
+    AttentionShape,
+)
+from headrace.attention.paged import PagedBackend
+from headrace.attention.varlen import VarlenBackend
+
+HEADS, KV_HEADS, HEAD_SIZE, LAYERS = 6, 2, 8, 2
+
+
+def shape(**changes: Any) -> AttentionShape:
+    values = {
+        "num_layers": LAYERS,
+        "num_heads": HEADS,
+        "num_kv_heads": KV_HEADS,
+        "head_size": HEAD_SIZE,
+        "dtype": torch.float32,
+        "kv_dtype": torch.float32,
+        "device": torch.device("cpu"),
+    }
+    return AttentionShape(**values | changes)
+
+
+@dataclass
+class Case:
+    """Sequences as (tokens of this step, tokens computed before)."""
+
+    sequences: list[tuple[int, int]]
+    window: int | None = None
+    soft_cap: float | None = None
+    seed: int = 0
+
+    @property
+    def options(self) -> AttentionOptions:
+        return AttentionOptions(scale=HEAD_SIZE**-0.5, window=self.window, soft_cap=self.soft_cap)
+
+    def tokens(self) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """Query, key and value of each whole context."""
+        generator = torch.Generator().manual_seed(self.seed)
+        return [
+            tuple(
+                torch.randn(count + before, heads, HEAD_SIZE, generator=generator)
+                for heads in (HEADS, KV_HEADS, KV_HEADS)
+            )
+            for count, before in self.sequences
+        ]  # type: ignore[misc]
+
+
+def batch_of(
+    sequences: list[tuple[int, int]], tables: list[list[int]], size: int
+) -> AttentionBatch:
+    counts = [count for count, _ in sequences]
+    contexts = [count + before for count, before in sequences]
+    positions = [p for count, before in sequences for p in range(before, before + count)]
+    slots = [
+        table[p // size] * size + p % size
+        for (count, before), table in zip(sequences, tables, strict=True)
+        for p in range(before, before + count)
+    ]
+    junk = 2**31 - 1
+    table = [
+        [block if i * size < context else junk for i, block in enumerate(table)]
+        for table, context in zip(tables, contexts, strict=True)
+    ]
+    return AttentionBatch(
+        positions=torch.tensor(positions, dtype=torch.int32),
+        slot_mapping=torch.tensor(slots),
+        query_start=torch.tensor([0, *counts]).cumsum(0).int(),
+        context_lens=torch.tensor(contexts, dtype=torch.int32),
+        block_table=torch.tensor(table, dtype=torch.int32),
+        max_query_len=max(counts),
+        max_context_len=max(contexts),
+    )
+
+
+def run(backend: PagedBackend | VarlenBackend, case: Case, layer: int = 0) -> torch.Tensor:
+    """Fill the cache with the tokens computed before, then attend with the others.
+
+    What nobody wrote is NaN, as the leftovers of a request that went wrong may be.
+    """
+    size = backend.block_size
+    blocks = -(-max(sum(s) for s in case.sequences) // size) + 1
+    backend.allocate(len(case.sequences) * blocks)
+    backend.keys.fill_(math.nan)
+    backend.values.fill_(math.nan)
+    generator = torch.Generator().manual_seed(case.seed)
+    order = torch.randperm(len(case.sequences) * blocks, generator=generator)
+    tables = order.view(-1, blocks).tolist()
+    contexts = case.tokens()
+    earlier = [(s, i) for i, s in enumerate(case.sequences) if s[1]]
+    if earlier:
+        batch = batch_of([(s[1], 0) for s, _ in earlier], [tables[i] for _, i in earlier], size)
+        parts = [[x[: s[1]] for x in contexts[i]] for s, i in earlier]
+        query, key, value = (torch.cat(xs) for xs in zip(*parts, strict=True))
+        backend.forward(layer, query, key, value, batch, case.options)
+    parts = [
+        [x[before:] for x in c] for c, (_, before) in zip(contexts, case.sequences, strict=True)
+    ]
+    query, key, value = (torch.cat(xs) for xs in zip(*parts, strict=True))
+    batch = batch_of(case.sequences, tables, size)
+    return backend.forward(layer, query, key, value, batch, case.options)
+
+
+def expected_output(case: Case) -> torch.Tensor:
+    """One token and one head at a time, in float64."""
+    rows = []
+    for (query, key, value), (_, before) in zip(case.tokens(), case.sequences, strict=True):
+        for position in range(before, len(query)):
+            first = 0 if case.window is None else max(0, position + 1 - case.window)
+            for head in range(HEADS):
+                shared = head * KV_HEADS // HEADS
+                keys = key[first : position + 1, shared].double()
+                scores = keys @ query[position, head].double() * case.options.scale
+                if case.soft_cap is not None:
+                    scores = case.soft_cap * (scores / case.soft_cap).tanh()
+                rows.append(scores.softmax(0) @ value[first : position + 1, shared].double())
+    return torch.stack(rows).view(-1, HEADS * HEAD_SIZE).float()

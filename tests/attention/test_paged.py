@@ -1,0 +1,74 @@
+"""The paged backend against attention written out token by token."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from headrace.attention import paged
+from headrace.attention.paged import PagedBackend
+from tests.attention.batches import Case, expected_output, run, shape
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    lengths = st.tuples(st.integers(1, 40), st.integers(0, 70))
+    decodes = draw(st.lists(st.tuples(st.just(1), st.integers(0, 70)), max_size=4))
+    prompts = draw(st.lists(lengths, max_size=3, min_size=0 if decodes else 1))
+    return Case(
+        sequences=decodes + prompts,
+        window=draw(st.none() | st.integers(1, 50)),
+        soft_cap=draw(st.none() | st.floats(0.5, 20)),
+        seed=draw(st.integers(0, 100)),
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(case=cases())
+def test_any_batch(case: Case) -> None:
+    output = run(PagedBackend(shape()), case)
+    torch.testing.assert_close(output, expected_output(case), rtol=1e-4, atol=1e-5)
+
+
+def test_prompts_longer_than_a_tile_and_split_gathers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paged, "QUERY_TILE", 16)
+    monkeypatch.setattr(paged, "GATHERED_TOKENS", 64)
+    sequences = [(1, 40), (1, 3), (1, 20), (1, 63), (1, 99), (50, 0), (33, 30)]
+    for window in (None, 5, 24):
+        case = Case(sequences=sequences, window=window)
+        output = run(PagedBackend(shape()), case)
+        torch.testing.assert_close(output, expected_output(case), rtol=1e-4, atol=1e-5)
+
+
+def test_groups_bound_what_is_gathered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paged, "GATHERED_TOKENS", 100)
+    assert paged._groups([40, 50, 10, 10, 300, 1]) == [(0, 2), (2, 4), (4, 5), (5, 6)]
+    assert paged._groups([]) == []
+
+
+@pytest.mark.parametrize("kv_dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_cache(kv_dtype: torch.dtype) -> None:
+    case = Case(sequences=[(1, 30), (20, 5)])
+    backend = PagedBackend(shape(kv_dtype=kv_dtype))
+    assert backend.bytes_per_block() * 2 == PagedBackend(shape()).bytes_per_block()
+    output = run(backend, case)
+    assert output.dtype == torch.float32
+    torch.testing.assert_close(output, expected_output(case), rtol=0.02, atol=0.02)
+
+
+def test_bytes_per_block_are_those_allocated() -> None:
+    backend = PagedBackend(shape())
+    backend.allocate(7)
+    assert backend.keys.nbytes + backend.values.nbytes == 7 * backend.bytes_per_block()
+
+
+def test_integer_cache_is_refused() -> None:
+    assert "int8" in (PagedBackend.unsupported(shape(kv_dtype=torch.int8)) or "")
+    assert PagedBackend.unsupported(shape()) is None
+
+
+def test_layers_have_separate_caches() -> None:
+    backend = PagedBackend(shape())
+    run(backend, Case(sequences=[(5, 5)]), layer=1)
+    assert backend.keys[0].isnan().all() and backend.values[0].isnan().all()
+    assert (~backend.keys[1].isnan()).sum() == 10 * backend.keys[1, 0].numel()

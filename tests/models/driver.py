@@ -1,0 +1,89 @@
+"""The least runner: drives our decoder through ragged batches, as the executor does."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from headrace.attention.base import AttentionBackend, AttentionBatch
+from headrace.checkpoint.checkpoint import open_checkpoint
+from headrace.models.decoder import Decoder
+from headrace.models.load import load_model
+
+
+@dataclass
+class Sequence:
+    """One request: its tokens, how many are computed, its block table."""
+
+    tokens: list[int]
+    blocks: list[int]
+    computed: int = 0
+
+
+@dataclass
+class Driver:
+    """Builds batches and hands out blocks in a scattered order."""
+
+    model: Decoder
+    backend: AttentionBackend
+    free: list[int] = field(default_factory=lambda: torch.randperm(200).tolist())
+
+    def __post_init__(self) -> None:
+        self.backend.allocate(200)
+
+    def start(self, tokens: list[int], shared: Sequence | None = None) -> Sequence:
+        """A new sequence; with `shared` its full blocks of equal prefix are taken over."""
+        sequence = Sequence(list(tokens), [])
+        if shared is not None:
+            equal = 0
+            while tokens[equal : equal + 1] == shared.tokens[equal : equal + 1] != []:
+                equal += 1
+            whole = min(equal, shared.computed, len(tokens) - 1) // self.backend.block_size
+            sequence.blocks = shared.blocks[:whole]
+            sequence.computed = whole * self.backend.block_size
+        return sequence
+
+    def step(self, work: list[tuple[Sequence, int]]) -> list[torch.Tensor]:
+        """Compute so many tokens of each sequence; logits [count, V] of each."""
+        size, counts = self.backend.block_size, [count for _, count in work]
+        token_ids, positions, slots = [], [], []
+        for sequence, count in work:
+            end = sequence.computed + count
+            while len(sequence.blocks) * size < end:
+                sequence.blocks.append(self.free.pop())
+            for position in range(sequence.computed, end):
+                token_ids.append(sequence.tokens[position])
+                positions.append(position)
+                slots.append(sequence.blocks[position // size] * size + position % size)
+            sequence.computed = end
+        widest = max(len(sequence.blocks) for sequence, _ in work)
+        table = [s.blocks + [199] * (widest - len(s.blocks)) for s, _ in work]
+        contexts = [sequence.computed for sequence, _ in work]
+        batch = AttentionBatch(
+            positions=torch.tensor(positions, dtype=torch.int32),
+            slot_mapping=torch.tensor(slots),
+            query_start=torch.tensor([0, *counts]).cumsum(0).int(),
+            context_lens=torch.tensor(contexts, dtype=torch.int32),
+            block_table=torch.tensor(table, dtype=torch.int32),
+            max_query_len=max(counts),
+            max_context_len=max(contexts),
+        )
+        with torch.inference_mode():
+            hidden = self.model.forward(torch.tensor(token_ids, dtype=torch.int32), batch)
+            return list(self.model.logits(hidden).split(counts))
+
+    def greedy(self, prompts: list[list[int]], num_tokens: int) -> list[list[int]]:
+        """Prefill all prompts together, then decode them as one batch."""
+        sequences = [self.start(prompt) for prompt in prompts]
+        for _ in range(num_tokens):
+            work = [(s, len(s.tokens) - s.computed) for s in sequences]
+            for sequence, logits in zip(sequences, self.step(work), strict=True):
+                sequence.tokens.append(int(logits[-1].argmax()))
+        return [s.tokens[len(p) :] for s, p in zip(sequences, prompts, strict=True)]
+
+
+def drive(path: Path, **options: Any) -> Driver:
+    """Our model of a checkpoint, in float32 on the CPU unless `options` say otherwise."""
+    float32 = {"dtype": torch.float32, "kv_dtype": torch.float32, "device": torch.device("cpu")}
+    return Driver(*load_model(open_checkpoint(path), **float32 | options))

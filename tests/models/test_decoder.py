@@ -1,0 +1,136 @@
+"""Our decoder against transformers, for every architecture in the registry."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from headrace.models import ARCHITECTURES
+from tests.models.checkpoints import ALL_CASES, CASES, make_checkpoint
+from tests.models.driver import Driver, drive
+
+
+def random_prompts(*lengths: int) -> list[list[int]]:
+    generator = random.Random(sum(lengths))
+    return [[generator.randrange(199) for _ in range(length)] for length in lengths]
+
+
+def reference_logits(model: Any, tokens: list[int]) -> torch.Tensor:
+    with torch.inference_mode():
+        return model(torch.tensor([tokens])).logits[0]
+
+
+def assert_close(actual: torch.Tensor, expected: torch.Tensor) -> None:
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=2e-4)
+
+
+def prefill_in_chunks(driver: Driver, tokens: list[int], chunk: int) -> torch.Tensor:
+    sequence = driver.start(tokens)
+    parts = []
+    while sequence.computed < len(tokens):
+        (logits,) = driver.step([(sequence, min(chunk, len(tokens) - sequence.computed))])
+        parts.append(logits)
+    return torch.cat(parts)
+
+
+def test_every_architecture_has_a_case() -> None:
+    assert set(CASES) == set(ARCHITECTURES)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Any]:
+    architecture, case = request.param
+    folder = tmp_path_factory.mktemp("checkpoint")
+    # Several shards in one case.
+    save = {"max_shard_size": "60KB"} if case == "plain" else {}
+    model = make_checkpoint(folder, architecture, case, **save)
+    assert (len(list(folder.glob("*.safetensors"))) > 1) == bool(save)
+    return folder, model
+
+
+every_case = pytest.mark.parametrize("checkpoint", ALL_CASES, indirect=True)
+
+
+@every_case
+def test_ragged_batch_matches_transformers(checkpoint: tuple[Path, Any]) -> None:
+    folder, model = checkpoint
+    driver = drive(folder)
+    prompts = random_prompts(3, 40, 1, 17, 70)
+    sequences = [driver.start(prompt) for prompt in prompts]
+    outputs = driver.step([(s, len(s.tokens)) for s in sequences])
+    for prompt, logits in zip(prompts, outputs, strict=True):
+        assert logits.dtype == torch.float32
+        assert_close(logits, reference_logits(model, prompt))
+
+
+@every_case
+@pytest.mark.parametrize("chunk", [1, 7, 32])
+def test_chunked_prefill_matches_transformers(checkpoint: tuple[Path, Any], chunk: int) -> None:
+    folder, model = checkpoint
+    (prompt,) = random_prompts(75)
+    assert_close(prefill_in_chunks(drive(folder), prompt, chunk), reference_logits(model, prompt))
+
+
+@every_case
+def test_greedy_tokens_are_those_of_transformers(checkpoint: tuple[Path, Any]) -> None:
+    folder, model = checkpoint
+    prompts = random_prompts(5, 33, 12)
+    for prompt, tokens in zip(prompts, drive(folder).greedy(prompts, 24), strict=True):
+        expected = model.generate(
+            torch.tensor([prompt]), max_new_tokens=24, do_sample=False, eos_token_id=-1,
+            pad_token_id=0,
+        )  # fmt: skip
+        assert tokens == expected[0, len(prompt) :].tolist()
+
+
+@every_case
+def test_decodes_beside_prompts_and_shared_blocks(checkpoint: tuple[Path, Any]) -> None:
+    folder, model = checkpoint
+    driver = drive(folder)
+    first, second, other = random_prompts(72, 20, 31)
+    one = driver.start(first)
+    driver.step([(one, 71)])
+    two = driver.start(first[:64] + second, shared=one)
+    assert two.computed == 64
+    three = driver.start(other)
+    outputs = driver.step([(one, 1), (two, 20), (three, 31)])
+    expected = [reference_logits(model, s.tokens) for s in (one, two, three)]
+    assert_close(outputs[0], expected[0][-1:])
+    assert_close(outputs[1], expected[1][-20:])
+    assert_close(outputs[2], expected[2])
+
+
+def test_dynamic_rope_matches_incremental_decoding(tmp_path: Path) -> None:
+    """Past the trained length transformers' angles follow the growing length, as ours do."""
+    changes = {
+        "max_position_embeddings": 32,
+        "rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0},
+    }
+    model = make_checkpoint(tmp_path, "LlamaForCausalLM", changes)
+    (prompt,) = random_prompts(20)
+    expected = model.generate(
+        torch.tensor([prompt]), max_new_tokens=50, do_sample=False, eos_token_id=-1, pad_token_id=0
+    )
+    (tokens,) = drive(tmp_path).greedy([prompt], 50)
+    assert tokens == expected[0, 20:].tolist()
+
+
+def test_weight_bytes_count_tied_embeddings_once(tmp_path: Path) -> None:
+    for case in ("tied", "plain"):
+        model = make_checkpoint(tmp_path / case, "LlamaForCausalLM", case)
+        stored = sum(p.nbytes for p in model.parameters())
+        assert drive(tmp_path / case).model.weight_bytes == stored
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_stays_near_float32(tmp_path: Path, dtype: torch.dtype) -> None:
+    model = make_checkpoint(tmp_path, "Qwen3ForCausalLM", "plain")
+    (prompt,) = random_prompts(40)
+    driver = drive(tmp_path, dtype=dtype, kv_dtype=dtype)
+    expected = reference_logits(model, prompt)
+    error = (prefill_in_chunks(driver, prompt, 16) - expected).norm() / expected.norm()
+    assert error < 0.05

@@ -1,0 +1,83 @@
+"""Names, row order and raw blocks of GGUF tensors."""
+
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headrace.checkpoint.gguf import GGUFFile
+from headrace.errors import CheckpointError
+from headrace.weights.gguf import GGUFWeights, unpermute
+from tests.models.gguf_files import permute
+
+
+def write(path: Path, architecture: str, **tensors: tuple[np.ndarray, str]) -> GGUFWeights:
+    writer = gguf.GGUFWriter(path, architecture)
+    writer.add_head_count(2)
+    for name, (blocks, type) in tensors.items():
+        writer.add_tensor(name, blocks, raw_dtype=gguf.GGMLQuantizationType[type])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return GGUFWeights(GGUFFile(path))
+
+
+@given(heads=st.integers(1, 5), half=st.integers(1, 6), columns=st.integers(1, 4))
+def test_unpermute_undoes_the_converter(heads: int, half: int, columns: int) -> None:
+    rows = np.arange(heads * 2 * half * columns).reshape(-1, columns)
+    assert torch.equal(unpermute(torch.from_numpy(permute(rows, heads)), heads),
+                       torch.from_numpy(rows))  # fmt: skip
+
+
+def test_every_name_is_llama_cpp_s() -> None:
+    from headrace.weights.gguf import LAYER_NAMES, NAMES, gguf_name
+
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN3, 4)
+    layers = [f"model.layers.3.{inner}" for inner in LAYER_NAMES]
+    for name in [*NAMES, *layers]:
+        assert gguf_name(f"{name}.weight") == names.get_name(f"{name}.weight", (".weight",))
+    assert gguf_name("model.layers.0.rotary_emb.inv_freq") is None
+
+
+def test_raw_blocks_keep_their_bytes_in_restored_order(tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).normal(size=(64, 96)).astype(np.float32)
+    blocks = gguf.quants.quantize(rows, gguf.GGMLQuantizationType.Q4_1)
+    weights = write(
+        tmp_path / "a.gguf", "llama", **{"blk.0.attn_q.weight": (permute(blocks, 2), "Q4_1")}
+    )
+    raw = weights.raw("model.layers.0.self_attn.q_proj.weight")
+    assert raw.type.name == "Q4_1" and raw.shape == (64, 96)
+    assert torch.equal(raw.data, torch.from_numpy(blocks))
+    expected = gguf.quants.dequantize(blocks, gguf.GGMLQuantizationType.Q4_1)
+    values = weights.get("model.layers.0.self_attn.q_proj.weight")
+    torch.testing.assert_close(values, torch.from_numpy(expected))
+
+
+def test_other_architectures_are_not_permuted(tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
+    weights = write(tmp_path / "a.gguf", "qwen2", **{"blk.0.attn_q.weight": (rows, "F32")})
+    actual = weights.get("model.layers.0.self_attn.q_proj.weight")
+    assert torch.equal(actual, torch.from_numpy(rows))
+
+
+def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:
+    weights = write(
+        tmp_path / "a.gguf",
+        "llama",
+        **{
+            "output.weight": (np.zeros((2, 18), dtype=np.uint8), "IQ4_NL"),
+            "blk.0.attn_q.weight": (np.zeros((6, 4), dtype=np.float32), "F32"),
+        },
+    )
+    assert weights.has("lm_head.weight") and not weights.has("model.norm.weight")
+    with pytest.raises(CheckpointError, match=r"no tensor 'output_norm.weight'"):
+        weights.get("model.norm.weight")
+    with pytest.raises(CheckpointError, match=r"output.weight has type IQ4_NL; readable are F32"):
+        weights.get("lm_head.weight")
+    with pytest.raises(CheckpointError, match=r"attn_q.weight has 6 rows"):
+        weights.get("model.layers.0.self_attn.q_proj.weight")
