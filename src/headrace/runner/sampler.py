@@ -1,0 +1,125 @@
+"""From logits to tokens for the whole batch at once. The common path only: a step of greedy rows
+without penalties is one argmax, and each feature runs on just the rows that ask for it.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from headrace.runner.bias import LogitBias
+from headrace.runner.choice import best, choose_from_all, choose_from_truncated
+from headrace.runner.logits import allow_
+from headrace.runner.logprobs import SampledLogprobs, TopLogprobs
+from headrace.runner.parameters import RECORD, RowParameters, record
+from headrace.runner.penalties import TokenCounts, penalize
+from headrace.runner.random import draw_keys
+from headrace.types import RowStart
+
+Indices = npt.NDArray[np.int64]
+NO_DRAFTS: Final = (np.empty(0, np.int64), np.empty(0, np.int64))
+
+
+@dataclass(frozen=True, slots=True)
+class SamplePositions:
+    """Where R logits of a step belong; a row that verifies drafts has several positions."""
+
+    rows: Indices
+    """[R], executor rows."""
+    positions: Indices
+    """[R], the position in its sequence that the new token will have."""
+    drafted: tuple[Indices, Indices] = NO_DRAFTS
+    """Pairs (index into R, token id): the position follows this drafted token of its row."""
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """What was chosen at each of the R sampled positions of a step."""
+
+    token_ids: Indices
+    is_valid: npt.NDArray[np.bool_]
+    """False where there is nothing to choose from: the logits hold NaN or nothing finite."""
+    logprobs: dict[int, float]
+    """By index into R, for the rows that asked."""
+    top_logprobs: dict[int, TopLogprobs]
+
+
+class Sampler:
+    """Chooses tokens, and keeps per executor row what that needs."""
+
+    def __init__(self, max_rows: int, vocab_size: int, device: torch.device) -> None:
+        self._device = device
+        self._table = np.zeros(max_rows, RECORD)
+        self._counts = TokenCounts(max_rows, vocab_size, device)
+        self._bias = LogitBias()
+
+    def start(self, start: RowStart) -> None:
+        """A request enters a row."""
+        self._table[start.row] = record(start.params, start.num_prompt_tokens)
+        self._bias.start(start)
+        if RowParameters(self._table[[start.row]], self._device).is_penalized.any():
+            self._counts.start(start)
+
+    def sample(self, logits: Tensor, at: SamplePositions, bitmask: Tensor | None = None) -> Samples:
+        """Choose one token per row of logits [R, V] float32, which are changed in place.
+
+        bitmask [R, ceil(V / 32)] int32: a set bit allows a token.
+        """
+        parameters = RowParameters(self._table[at.rows], self._device)
+        reported = np.flatnonzero(parameters["num_top_logprobs"] >= 0)
+        # Of the model's own distribution, so before anything changes the logits.
+        logprobs = SampledLogprobs.take(logits, reported) if len(reported) else None
+        self._adjust_(logits, at, parameters)
+        if bitmask is not None:
+            allow_(logits, bitmask)
+        best_logits, token_ids = best(logits)
+        if parameters.is_sampled.any():
+            _draw_(token_ids, logits, best_logits, at, parameters)
+        chosen = token_ids.cpu().numpy()
+        return Samples(
+            chosen,
+            best_logits.isfinite().cpu().numpy(),
+            logprobs.of(chosen) if logprobs else {},
+            logprobs.top(parameters["num_top_logprobs"][reported]) if logprobs else {},
+        )
+
+    def accept(self, rows: Indices, token_ids: Indices) -> None:
+        """These tokens, pairs of row and id, became output."""
+        penalized = RowParameters(self._table[rows], self._device).is_penalized
+        if penalized.any():
+            self._counts.add(rows[penalized], token_ids[penalized])
+
+    def _adjust_(self, logits: Tensor, at: SamplePositions, parameters: RowParameters) -> None:
+        """Penalties, then bias."""
+        penalized = np.flatnonzero(parameters.is_penalized)
+        if len(penalized):
+            counts = self._counts.gather(at.rows[penalized])
+            counts.add_drafted_(penalized, *at.drafted)
+            index = torch.from_numpy(penalized).to(self._device)
+            logits[index] = penalize(logits[index], counts, parameters.penalties(penalized))
+        biased = np.flatnonzero(parameters["has_bias"])
+        unstoppable = np.flatnonzero(at.positions < parameters["stop_from"])
+        if len(biased) or len(unstoppable):
+            self._bias.add_(logits, at.rows, biased, unstoppable)
+
+
+def _draw_(
+    token_ids: Tensor, logits: Tensor, best_logits: Tensor, at: SamplePositions,
+    parameters: RowParameters,
+) -> None:  # fmt: skip
+    """Replace the greedy choice in token_ids [R] where the temperature is not 0."""
+    keys = draw_keys(parameters["seed"], at.positions, logits.device)
+    sampled, truncated = parameters.is_sampled, parameters.is_truncated
+    for is_chosen, choose in (
+        (sampled & ~truncated, choose_from_all),
+        (sampled & truncated, choose_from_truncated),
+    ):
+        index = np.flatnonzero(is_chosen)
+        if len(index):
+            rows = torch.from_numpy(index).to(logits.device)
+            scores = logits[rows].sub_(best_logits[rows, None])
+            scores.div_(parameters.column("temperature", index))
+            token_ids[rows] = choose(scores, parameters.truncation(index), keys.select(rows))
