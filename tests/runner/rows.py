@@ -22,7 +22,7 @@ def row_start(
 
 def sample(logits: Tensor, starts: list[RowStart], bitmask: Tensor | None = None) -> Samples:
     """One step with one position per row, each behind all of the row's tokens."""
-    sampler = Sampler(max(start.row for start in starts) + 1, logits.shape[1], CPU)
+    sampler = Sampler(max(start.row for start in starts) + 1, CPU)
     for start in starts:
         sampler.start(start)
     at = SamplePositions(

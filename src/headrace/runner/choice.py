@@ -14,11 +14,8 @@ from headrace.runner.logits import leading
 from headrace.runner.random import DrawKeys, exponentials
 from headrace.runner.truncation import Truncation, cut_below, entropy, truncated_weights
 
-CANDIDATE_STAGES = (64, 1024)
+CANDIDATE_STAGES = (128, 2048)
 """Candidates looked at first; rows that need more go on to the next stage, then to all V."""
-
-ELEMENTS_PER_BLOCK = {"cpu": 1 << 18, "cuda": 1 << 25}
-"""Bounds the memory of a race over the whole vocabulary; on the CPU a block stays in cache."""
 
 
 def best(values: Tensor) -> tuple[Tensor, Tensor]:
@@ -38,18 +35,11 @@ def race(weights: Tensor, token_ids: Tensor, keys: DrawKeys) -> Tensor:
 
 def choose_from_all(scores: Tensor, truncation: Truncation, keys: DrawKeys) -> Tensor:
     """Draw one id per row of scores [R, V], cut by nothing but min_p."""
-    num_rows, vocab_size = scores.shape
-    token_ids = torch.arange(vocab_size, dtype=torch.int32, device=scores.device)
-    chosen = torch.empty(num_rows, dtype=torch.int64, device=scores.device)
-    has_min_p = bool(truncation.min_p.any())
-    rows_per_block = max(1, ELEMENTS_PER_BLOCK[scores.device.type] // vocab_size)
-    for start in range(0, num_rows, rows_per_block):
-        block = slice(start, start + rows_per_block)
-        weights = scores[block].exp()
-        if has_min_p:
-            weights = cut_below(weights, truncation.min_p[block])
-        chosen[block] = race(weights, token_ids, keys.select(block))
-    return chosen
+    weights = scores.exp()
+    if truncation.min_p.any():
+        weights = cut_below(weights, truncation.min_p)
+    token_ids = torch.arange(scores.shape[1], dtype=torch.int32, device=scores.device)
+    return race(weights, token_ids, keys)
 
 
 def choose_from_truncated(scores: Tensor, truncation: Truncation, keys: DrawKeys) -> Tensor:

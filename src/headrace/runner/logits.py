@@ -15,20 +15,33 @@ def allow_(logits: Tensor, bitmask: Tensor) -> None:
 
 
 def leading(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The `count` largest of each row of [R, V], best first, lower ids first among equals.
+    """The `count` largest of each row of [R, V] float32, best first, lower ids first among equals.
 
-    Returns values and ids, [R, min(count, V)]. torch.topk breaks ties arbitrarily, so rows with a
-    tie across the border of the selection are sorted whole; ids of -inf entries are arbitrary.
+    Returns values and ids, [R, min(count, V)].
     """
-    if count >= values.shape[1]:
-        return values.sort(dim=1, descending=True, stable=True)
-    top_values, ids = values.topk(count + 1, dim=1)
-    border = top_values[:, count]
-    tied = (border == top_values[:, count - 1]) & (border > -torch.inf)
-    ids = ids[:, :count].sort(dim=1).values
-    top_values, order = values.gather(1, ids).sort(dim=1, descending=True, stable=True)
-    ids = ids.gather(1, order)
-    if tied.any():
-        whole, whole_ids = values[tied].sort(dim=1, descending=True, stable=True)
-        top_values[tied], ids[tied] = whole[:, :count], whole_ids[:, :count]
-    return top_values, ids
+    keys = _ranking_keys(values)
+    count = min(count, values.shape[1])
+    if keys.is_cpu:
+        # numpy sorts integers with vector instructions, about ten times as fast as torch.
+        array = keys.numpy()
+        if count < array.shape[1]:
+            array.partition(count - 1, axis=1)
+        array = array[:, :count]
+        array.sort(axis=1)
+        keys = torch.from_numpy(array)
+    else:
+        keys = keys.topk(count, dim=1, largest=False).values
+    ids = keys & 0xFFFFFFFF
+    return values.gather(1, ids), ids
+
+
+def _ranking_keys(values: Tensor) -> Tensor:
+    """[R, V] int64, all different within a row: ascending is by descending value, then by id.
+
+    The bits of a float, as an integer, order like the float once those of negative ones are
+    inverted below the sign. Adding 0 makes -0 equal to 0.
+    """
+    bits = (values + 0.0).view(torch.int32)
+    bits ^= (bits >> 31) & 0x7FFFFFFF
+    token_ids = torch.arange(values.shape[1], device=values.device)
+    return (~bits).to(torch.int64).bitwise_left_shift_(32).bitwise_or_(token_ids)

@@ -1,16 +1,17 @@
 """Penalties on tokens that occurred before, and the counts they need.
 
-The counts lie on the sampling device as [max_rows, V] tensors that exist only once a row asks.
+A sequence holds few distinct tokens, so counts are kept and logits changed for these only: the cost
+grows with the sequence, not with the vocabulary.
 """
 
+from array import array
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-
-from headrace.types import RowStart
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,86 +23,65 @@ class Penalties:
     presence: Tensor
 
 
-@dataclass(frozen=True, slots=True)
-class GatheredCounts:
-    """Copies for R sampled positions."""
+class TokenCounts:
+    """The distinct tokens of one sequence and how often each occurs in its output."""
 
-    output: Tensor
-    """[R, V] int32, how often each token occurs in the output so far."""
-    in_prompt: Tensor
-    """[R, V] bool."""
+    def __init__(self, prompt_ids: Iterable[int], output_ids: Iterable[int]) -> None:
+        distinct = dict.fromkeys(prompt_ids)
+        self._slots = {token_id: slot for slot, token_id in enumerate(distinct)}
+        self._ids = array("q", distinct)
+        self._counts = array("i", bytes(4 * len(distinct)))
+        for token_id in output_ids:
+            self.add(token_id)
 
-    def add_drafted_(
-        self,
-        index: npt.NDArray[np.int64],
-        positions: npt.NDArray[np.int64],
-        token_ids: npt.NDArray[np.int64],
-    ) -> None:
-        """Count drafted tokens as output of the positions behind them.
+    def add(self, token_id: int) -> None:
+        """One more token of output."""
+        slot = self._slots.setdefault(token_id, len(self._ids))
+        if slot == len(self._ids):
+            self._ids.append(token_id)
+            self._counts.append(0)
+        self._counts[slot] += 1
 
-        The R positions are those numbered `index` (ascending) in the step; `positions` are
-        numbered likewise, and those that are not among the R are passed over.
-        """
-        ours = np.isin(positions, index)
-        if ours.any():
-            rows = np.searchsorted(index, positions[ours])
-            _count_(self.output, rows, token_ids[ours])
+    def with_drafts(self, token_ids: Sequence[int]) -> "TokenCounts":
+        """A copy that counts drafted tokens too."""
+        copy = TokenCounts((), ())
+        copy._slots = self._slots.copy()
+        copy._ids, copy._counts = self._ids[:], self._counts[:]
+        for token_id in token_ids:
+            copy.add(token_id)
+        return copy
+
+    @property
+    def ids(self) -> npt.NDArray[np.int64]:
+        return np.array(self._ids, np.int64)
+
+    @property
+    def output_counts(self) -> npt.NDArray[np.int32]:
+        """0 for tokens that occur in the prompt only."""
+        return np.array(self._counts, np.int32)
 
 
-def penalize(logits: Tensor, counts: GatheredCounts, penalties: Penalties) -> Tensor:
-    """Penalised copy of logits [R, V] float32.
+def penalize_(
+    logits: Tensor,
+    rows: npt.NDArray[np.int64],
+    counts: Sequence[TokenCounts],
+    penalties: Penalties,
+) -> None:
+    """Penalise, in place, R of the rows of logits [_, V] float32.
 
     Repetition (Keskar et al. 2019) over prompt and output, then OpenAI's frequency and presence
     penalties over the output.
     """
-    in_output = counts.output > 0
-    repeated = torch.where(logits > 0, logits / penalties.repetition, logits * penalties.repetition)
-    logits = torch.where(in_output | counts.in_prompt, repeated, logits)
-    return logits - penalties.frequency * counts.output - penalties.presence * in_output
-
-
-class TokenCounts:
-    """How often each token occurred in each row that has penalties."""
-
-    def __init__(self, max_rows: int, vocab_size: int, device: torch.device) -> None:
-        self._shape = (max_rows, vocab_size)
-        self._device = device
-        self._all: GatheredCounts | None = None
-
-    def start(self, start: RowStart) -> None:
-        """Count the row's tokens anew; called for rows with penalties only."""
-        if self._all is None:
-            self._all = GatheredCounts(self._zeros(torch.int32), self._zeros(torch.bool))
-        token_ids = torch.tensor(start.token_ids, dtype=torch.int64, device=self._device)
-        prompt, output = token_ids.tensor_split((start.num_prompt_tokens,))
-        self._all.in_prompt[start.row] = False
-        self._all.in_prompt[start.row, prompt] = True
-        self._all.output[start.row] = output.bincount(minlength=self._shape[1])
-
-    def add(self, rows: npt.NDArray[np.int64], token_ids: npt.NDArray[np.int64]) -> None:
-        """Count new output tokens, pairs of row and id."""
-        assert self._all is not None
-        _count_(self._all.output, rows, token_ids)
-
-    def gather(self, rows: npt.NDArray[np.int64]) -> GatheredCounts:
-        """Of R rows, started before."""
-        assert self._all is not None
-        index = torch.from_numpy(rows).to(self._device)
-        return GatheredCounts(self._all.output[index], self._all.in_prompt[index])
-
-    def _zeros(self, dtype: torch.dtype) -> Tensor:
-        if self._device.type == "cpu":
-            # numpy's zeros are untouched pages, so that memory grows with the rows in use only.
-            element = torch.empty(0, dtype=dtype).numpy().dtype
-            return torch.from_numpy(np.zeros(self._shape, dtype=element))
-        return torch.zeros(self._shape, dtype=dtype, device=self._device)
-
-
-def _count_(counts: Tensor, rows: npt.NDArray[np.int64], token_ids: npt.NDArray[np.int64]) -> None:
-    index = (
-        torch.from_numpy(rows).to(counts.device),
-        torch.from_numpy(token_ids).to(counts.device),
-    )
-    counts.index_put_(
-        index, torch.ones((), dtype=counts.dtype, device=counts.device), accumulate=True
-    )
+    ids_of_rows = [count.ids for count in counts]
+    num_ids = [len(ids) for ids in ids_of_rows]
+    device = logits.device
+    row = torch.from_numpy(rows.repeat(num_ids)).to(device)
+    ids = torch.from_numpy(np.concatenate(ids_of_rows)).to(device)
+    output = torch.from_numpy(np.concatenate([c.output_counts for c in counts])).to(device)
+    which = torch.from_numpy(np.arange(len(rows)).repeat(num_ids)).to(device)
+    repetition = penalties.repetition[which, 0]
+    values = logits[row, ids]
+    values = torch.where(values > 0, values / repetition, values * repetition)
+    values -= penalties.frequency[which, 0] * output
+    values -= penalties.presence[which, 0] * (output > 0)
+    logits[row, ids] = values

@@ -2,8 +2,8 @@
 without penalties is one argmax, and each feature runs on just the rows that ask for it.
 """
 
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -15,12 +15,14 @@ from headrace.runner.choice import best, choose_from_all, choose_from_truncated
 from headrace.runner.logits import allow_
 from headrace.runner.logprobs import SampledLogprobs, TopLogprobs
 from headrace.runner.parameters import RECORD, RowParameters, record
-from headrace.runner.penalties import TokenCounts, penalize
+from headrace.runner.penalties import TokenCounts, penalize_
 from headrace.runner.random import draw_keys
 from headrace.types import RowStart
 
 Indices = npt.NDArray[np.int64]
-NO_DRAFTS: Final = (np.empty(0, np.int64), np.empty(0, np.int64))
+
+ELEMENTS_PER_BLOCK = {"cpu": 1 << 18, "cuda": 1 << 25}
+"""Logits drawn from at once: on the CPU what stays in cache, elsewhere a bound on memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +33,8 @@ class SamplePositions:
     """[R], executor rows."""
     positions: Indices
     """[R], the position in its sequence that the new token will have."""
-    drafted: tuple[Indices, Indices] = NO_DRAFTS
-    """Pairs (index into R, token id): the position follows this drafted token of its row."""
+    drafts: Mapping[int, Sequence[int]] = field(default_factory=dict)
+    """By index into R, the drafted tokens of the row that come before the position, if any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +52,10 @@ class Samples:
 class Sampler:
     """Chooses tokens, and keeps per executor row what that needs."""
 
-    def __init__(self, max_rows: int, vocab_size: int, device: torch.device) -> None:
+    def __init__(self, max_rows: int, device: torch.device) -> None:
         self._device = device
         self._table = np.zeros(max_rows, RECORD)
-        self._counts = TokenCounts(max_rows, vocab_size, device)
+        self._counts: dict[int, TokenCounts] = {}
         self._bias = LogitBias()
 
     def start(self, start: RowStart) -> None:
@@ -61,7 +63,10 @@ class Sampler:
         self._table[start.row] = record(start.params, start.num_prompt_tokens)
         self._bias.start(start)
         if RowParameters(self._table[[start.row]], self._device).is_penalized.any():
-            self._counts.start(start)
+            prompt_length = start.num_prompt_tokens
+            self._counts[start.row] = TokenCounts(
+                start.token_ids[:prompt_length], start.token_ids[prompt_length:]
+            )
 
     def sample(self, logits: Tensor, at: SamplePositions, bitmask: Tensor | None = None) -> Samples:
         """Choose one token per row of logits [R, V] float32, which are changed in place.
@@ -89,17 +94,21 @@ class Sampler:
     def accept(self, rows: Indices, token_ids: Indices) -> None:
         """These tokens, pairs of row and id, became output."""
         penalized = RowParameters(self._table[rows], self._device).is_penalized
-        if penalized.any():
-            self._counts.add(rows[penalized], token_ids[penalized])
+        for row, token_id in zip(
+            rows[penalized].tolist(), token_ids[penalized].tolist(), strict=True
+        ):
+            self._counts[row].add(token_id)
+
+    def _counts_at(self, at: SamplePositions, index: int) -> TokenCounts:
+        counts = self._counts[int(at.rows[index])]
+        return counts.with_drafts(at.drafts[index]) if index in at.drafts else counts
 
     def _adjust_(self, logits: Tensor, at: SamplePositions, parameters: RowParameters) -> None:
         """Penalties, then bias."""
         penalized = np.flatnonzero(parameters.is_penalized)
         if len(penalized):
-            counts = self._counts.gather(at.rows[penalized])
-            counts.add_drafted_(penalized, *at.drafted)
-            index = torch.from_numpy(penalized).to(self._device)
-            logits[index] = penalize(logits[index], counts, parameters.penalties(penalized))
+            counts = [self._counts_at(at, index) for index in penalized.tolist()]
+            penalize_(logits, penalized, counts, parameters.penalties(penalized))
         biased = np.flatnonzero(parameters["has_bias"])
         unstoppable = np.flatnonzero(at.positions < parameters["stop_from"])
         if len(biased) or len(unstoppable):
@@ -117,9 +126,14 @@ def _draw_(
         (sampled & ~truncated, choose_from_all),
         (sampled & truncated, choose_from_truncated),
     ):
-        index = np.flatnonzero(is_chosen)
-        if len(index):
+        for index in _blocks(np.flatnonzero(is_chosen), logits):
             rows = torch.from_numpy(index).to(logits.device)
             scores = logits[rows].sub_(best_logits[rows, None])
             scores.div_(parameters.column("temperature", index))
             token_ids[rows] = choose(scores, parameters.truncation(index), keys.select(rows))
+
+
+def _blocks(index: Indices, logits: Tensor) -> Iterator[Indices]:
+    """Cut an index of rows so that intermediate results stay small."""
+    step = max(1, ELEMENTS_PER_BLOCK[logits.device.type] // logits.shape[1])
+    return (index[start : start + step] for start in range(0, len(index), step))
