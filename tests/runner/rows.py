@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from headrace.runner.sampler import SamplePositions, Sampler, Samples
+from headrace.runner.sample_positions import SamplePositions
+from headrace.runner.sampler import Sampler, Samples
 from headrace.types import RowStart, SamplingParams
 
 CPU = torch.device("cpu")
@@ -26,6 +27,7 @@ def sample(logits: Tensor, starts: list[RowStart], bitmask: Tensor | None = None
     for start in starts:
         sampler.start(start)
     at = SamplePositions(
+        np.arange(len(starts)),
         np.array([start.row for start in starts]),
         np.array([len(start.token_ids) for start in starts]),
     )

@@ -10,8 +10,9 @@ from torch import Tensor
 from transformers import MinNewTokensLengthLogitsProcessor, RepetitionPenaltyLogitsProcessor
 
 from headrace.runner.choice import best
-from headrace.runner.sampler import SamplePositions, Sampler
-from headrace.types import RowStart, SamplingParams
+from headrace.runner.sample_positions import SamplePositions
+from headrace.runner.sampler import Sampler
+from headrace.types import RowOutput, RowStart, SamplingParams
 
 VOCAB_SIZE = 3000
 
@@ -75,7 +76,7 @@ def test_samples_follow_the_softmax(fields: dict[str, float]) -> None:
     params = SamplingParams(max_tokens=1, seed=3, **fields)
     sampler = Sampler(1, CPU)
     sampler.start(row_start(0, params))
-    at = SamplePositions(np.zeros(num_samples, np.int64), np.arange(num_samples))
+    at = SamplePositions(np.empty(0), np.zeros(num_samples, np.int64), np.arange(num_samples))
     drawn = sampler.sample(logits.repeat(num_samples, 1), at).token_ids
     expected = expected_probabilities(logits[0].double() / params.temperature, params)
     counts = np.bincount(drawn, minlength=vocab_size)
@@ -131,9 +132,11 @@ def adjusted_logits(logits: Tensor, start: RowStart, later: tuple[int, ...] = ()
     sampler = Sampler(start.row + 1, CPU)
     sampler.start(start)
     for token in later:
-        sampler.accept(np.array([start.row]), np.array([token]))
+        sampler.accept([start.row], [RowOutput(token_ids=[token])])
     changed = logits.clone()
-    at = SamplePositions(np.array([start.row]), np.array([len(start.token_ids) + len(later)]))
+    at = SamplePositions(
+        np.empty(0), np.array([start.row]), np.array([len(start.token_ids) + len(later)])
+    )
     sampler.sample(changed, at)
     return changed
 
@@ -169,7 +172,9 @@ def test_positions_behind_drafts_count_the_drafts() -> None:
     plain = SamplingParams(max_tokens=9, temperature=0)
     sampler.start(row_start(0, plain))
     sampler.start(row_start(1, penalized, [1, 2, 3], 2))
-    at = SamplePositions(np.array([0, 1, 1, 1]), np.array([1, 3, 4, 5]), {2: [40], 3: [40, 41]})
+    at = SamplePositions(
+        np.empty(0), np.array([0, 1, 1, 1]), np.array([1, 3, 4, 5]), {2: [40], 3: [40, 41]}
+    )
     changed = logits.clone()
     sampler.sample(changed, at)
     for index, history in enumerate(([1, 2, 3], [1, 2, 3, 40], [1, 2, 3, 40, 41]), start=1):
@@ -188,7 +193,7 @@ def test_a_row_that_is_taken_over_starts_clean() -> None:
     sampler.start(row_start(0, SamplingParams(max_tokens=9, temperature=0)))
     logits = random_logits(1)
     changed = logits.clone()
-    samples = sampler.sample(changed, SamplePositions(np.array([0]), np.array([1])))
+    samples = sampler.sample(changed, SamplePositions(np.empty(0), np.array([0]), np.array([1])))
     assert torch.equal(changed, logits) and not samples.logprobs
 
 

@@ -43,8 +43,3 @@ class SampledLogprobs:
                 self.index.tolist(), counts.tolist(), ids.tolist(), values.tolist(), strict=True
             )
         }
-
-
-def next_token_logprobs(logits: Tensor, next_token_ids: Tensor) -> Tensor:
-    """[P] log-probability of each position's following token; logits [P, V], ids [P] int64."""
-    return logits.log_softmax(dim=1).gather(1, next_token_ids[:, None])[:, 0]

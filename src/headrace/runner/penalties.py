@@ -26,29 +26,27 @@ class Penalties:
 class TokenCounts:
     """The distinct tokens of one sequence and how often each occurs in its output."""
 
-    def __init__(self, prompt_ids: Iterable[int], output_ids: Iterable[int]) -> None:
+    def __init__(self, prompt_ids: Iterable[int] = ()) -> None:
         distinct = dict.fromkeys(prompt_ids)
         self._slots = {token_id: slot for slot, token_id in enumerate(distinct)}
         self._ids = array("q", distinct)
         self._counts = array("i", bytes(4 * len(distinct)))
-        for token_id in output_ids:
-            self.add(token_id)
 
-    def add(self, token_id: int) -> None:
-        """One more token of output."""
-        slot = self._slots.setdefault(token_id, len(self._ids))
-        if slot == len(self._ids):
-            self._ids.append(token_id)
-            self._counts.append(0)
-        self._counts[slot] += 1
+    def extend(self, token_ids: Iterable[int]) -> None:
+        """Count further tokens of output."""
+        for token_id in token_ids:
+            slot = self._slots.setdefault(token_id, len(self._ids))
+            if slot == len(self._ids):
+                self._ids.append(token_id)
+                self._counts.append(0)
+            self._counts[slot] += 1
 
     def with_drafts(self, token_ids: Sequence[int]) -> "TokenCounts":
         """A copy that counts drafted tokens too."""
-        copy = TokenCounts((), ())
+        copy = TokenCounts()
         copy._slots = self._slots.copy()
         copy._ids, copy._counts = self._ids[:], self._counts[:]
-        for token_id in token_ids:
-            copy.add(token_id)
+        copy.extend(token_ids)
         return copy
 
     @property

@@ -2,8 +2,8 @@
 without penalties is one argmax, and each feature runs on just the rows that ask for it.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -17,24 +17,13 @@ from headrace.runner.logprobs import SampledLogprobs, TopLogprobs
 from headrace.runner.parameters import RECORD, RowParameters, record
 from headrace.runner.penalties import TokenCounts, penalize_
 from headrace.runner.random import draw_keys
-from headrace.types import RowStart
+from headrace.runner.sample_positions import SamplePositions
+from headrace.types import RowOutput, RowStart
 
 Indices = npt.NDArray[np.int64]
 
 ELEMENTS_PER_BLOCK = {"cpu": 1 << 18, "cuda": 1 << 25}
 """Logits drawn from at once: on the CPU what stays in cache, elsewhere a bound on memory."""
-
-
-@dataclass(frozen=True, slots=True)
-class SamplePositions:
-    """Where R logits of a step belong; a row that verifies drafts has several positions."""
-
-    rows: Indices
-    """[R], executor rows."""
-    positions: Indices
-    """[R], the position in its sequence that the new token will have."""
-    drafts: Mapping[int, Sequence[int]] = field(default_factory=dict)
-    """By index into R, the drafted tokens of the row that come before the position, if any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +51,11 @@ class Sampler:
         """A request enters a row."""
         self._table[start.row] = record(start.params, start.num_prompt_tokens)
         self._bias.start(start)
+        self._counts.pop(start.row, None)
         if RowParameters(self._table[[start.row]], self._device).is_penalized.any():
             prompt_length = start.num_prompt_tokens
-            self._counts[start.row] = TokenCounts(
-                start.token_ids[:prompt_length], start.token_ids[prompt_length:]
-            )
+            self._counts[start.row] = TokenCounts(start.token_ids[:prompt_length])
+            self._counts[start.row].extend(start.token_ids[prompt_length:])
 
     def sample(self, logits: Tensor, at: SamplePositions, bitmask: Tensor | None = None) -> Samples:
         """Choose one token per row of logits [R, V] float32, which are changed in place.
@@ -91,13 +80,12 @@ class Sampler:
             logprobs.top(parameters["num_top_logprobs"][reported]) if logprobs else {},
         )
 
-    def accept(self, rows: Indices, token_ids: Indices) -> None:
-        """These tokens, pairs of row and id, became output."""
-        penalized = RowParameters(self._table[rows], self._device).is_penalized
-        for row, token_id in zip(
-            rows[penalized].tolist(), token_ids[penalized].tolist(), strict=True
-        ):
-            self._counts[row].add(token_id)
+    def accept(self, rows: Sequence[int], outputs: Sequence[RowOutput]) -> None:
+        """Count what the rows' requests have put out."""
+        if self._counts:
+            for row, output in zip(rows, outputs, strict=True):
+                if row in self._counts:
+                    self._counts[row].extend(output.token_ids)
 
     def _counts_at(self, at: SamplePositions, index: int) -> TokenCounts:
         counts = self._counts[int(at.rows[index])]
