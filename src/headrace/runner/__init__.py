@@ -1,0 +1,1 @@
+"""The device side of a step: batch buffers, the model's forward pass, sampling, memory."""

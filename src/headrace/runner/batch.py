@@ -1,0 +1,132 @@
+"""One step's tensors out of a `StepPlan`, in buffers that live as long as the executor.
+
+The common path only: no Python loop over tokens, and on CUDA one copy per step. The block table of
+each executor row lives here, so that plans carry just the blocks that were added.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from headrace.attention.base import AttentionBatch
+from headrace.types import StepPlan
+
+Indices = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class StepBatch:
+    """What the model reads, valid until the next step, and where its rows lie."""
+
+    token_ids: Tensor
+    """[T] int32."""
+    attention: AttentionBatch
+    rows: Indices
+    """[S] executor rows."""
+    query_end: Indices
+    """[S], behind each sequence's last token of this step."""
+
+
+class BlockTables:
+    """Block ids of every executor row, in order of position."""
+
+    def __init__(self, max_rows: int, max_blocks: int) -> None:
+        # Zeros are untouched pages: memory grows with the rows and lengths in use.
+        self.ids = np.zeros((max_rows, max_blocks), np.int32)
+        self._num_blocks = [0] * max_rows
+
+    def update(self, plan: StepPlan) -> None:
+        """Empty the rows that change hands, then append each row's new blocks."""
+        for start in plan.started:
+            self._num_blocks[start.row] = 0
+        for row, blocks in zip(plan.rows, plan.new_blocks, strict=True):
+            if blocks:
+                begin = self._num_blocks[row]
+                end = self._num_blocks[row] = begin + len(blocks)
+                self.ids[row, begin:end] = blocks
+
+
+class BatchBuffers:
+    """Fills and owns the input tensors of the model.
+
+    Host and device memory are one allocation each, the same one on the CPU: the arrays of fixed
+    length first, the block table of the step packed behind them.
+    """
+
+    def __init__(
+        self, max_tokens: int, max_rows: int, max_blocks: int, block_size: int, device: torch.device
+    ) -> None:
+        self.block_tables = BlockTables(max_rows, max_blocks)
+        self._block_size = block_size
+        lengths = (2 * max_tokens, max_tokens, max_tokens, max_rows + 1, max_rows)
+        size = sum(lengths) + max_rows * max_blocks
+        host = torch.from_numpy(np.zeros(size, np.int32))
+        is_cpu = device.type == "cpu"
+        self._host = host if is_cpu else host.pin_memory()
+        self._device = self._host if is_cpu else torch.zeros(size, dtype=torch.int32, device=device)
+        self._fixed_length = sum(lengths)
+        arrays = np.split(self._host.numpy(), np.cumsum(lengths))
+        self._slot_mapping = arrays[0].view(np.int64)
+        self._token_ids, self._positions, self._query_start, self._context_lens = arrays[1:5]
+        self._block_table = arrays[5]
+        tensors = self._device.split((*lengths, max_rows * max_blocks))
+        self._tensors = (tensors[0].view(torch.int64), *tensors[1:])
+        self._arange = np.arange(max_tokens, dtype=np.int32)
+
+    def fill(self, plan: StepPlan) -> StepBatch:
+        """Apply the plan's changes to the block tables and lay out its tokens."""
+        self.block_tables.update(plan)
+        num_tokens, num_rows = len(plan.token_ids), len(plan.rows)
+        rows = np.array(plan.rows)
+        starts = np.array(plan.starts, np.int32)
+        query_start = self._query_start[: num_rows + 1]
+        np.cumsum(plan.counts, out=query_start[1:])
+        context_lens = self._context_lens[:num_rows]
+        np.subtract(query_start[1:], query_start[:-1] - starts, out=context_lens)
+        self._token_ids[:num_tokens] = plan.token_ids
+        self._place(rows, starts, plan, num_tokens)
+        max_context_len = int(context_lens.max())
+        width = -(-max_context_len // self._block_size)
+        block_table = self._block_table[: num_rows * width].reshape(num_rows, width)
+        block_table[:] = self.block_tables.ids[rows, :width]
+        return StepBatch(
+            *self._upload(num_tokens, num_rows, width, max(plan.counts), max_context_len),
+            rows,
+            query_start[1:].astype(np.int64),
+        )
+
+    def _place(
+        self, rows: Indices, starts: npt.NDArray[np.int32], plan: StepPlan, num_tokens: int
+    ) -> None:
+        """Positions of all tokens, and the cache slots that belong to them."""
+        positions = self._positions[:num_tokens]
+        if num_tokens == len(rows):
+            positions[:] = starts
+        else:
+            shifts = np.repeat(starts - self._query_start[: len(rows)], plan.counts)
+            np.add(self._arange[:num_tokens], shifts, out=positions)
+            rows = np.repeat(rows, plan.counts)
+        block, offset = np.divmod(positions, self._block_size)
+        slots = self._slot_mapping[:num_tokens]
+        np.multiply(self.block_tables.ids[rows, block], self._block_size, out=slots)
+        slots += offset
+
+    def _upload(
+        self, num_tokens: int, num_rows: int, width: int, max_query_len: int, max_context_len: int
+    ) -> tuple[Tensor, AttentionBatch]:
+        if self._device is not self._host:
+            used = self._fixed_length + num_rows * width
+            self._device[:used].copy_(self._host[:used], non_blocking=True)
+        slot_mapping, token_ids, positions, query_start, context_lens, block_table = self._tensors
+        return token_ids[:num_tokens], AttentionBatch(
+            positions[:num_tokens],
+            slot_mapping[:num_tokens],
+            query_start[: num_rows + 1],
+            context_lens[:num_rows],
+            block_table[: num_rows * width].view(num_rows, width),
+            max_query_len,
+            max_context_len,
+        )

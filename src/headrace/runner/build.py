@@ -1,0 +1,89 @@
+"""From settings and a checkpoint to an executor that is ready for its first request."""
+
+from collections.abc import Callable
+
+import torch
+
+from headrace.checkpoint.checkpoint import Checkpoint
+from headrace.config import Settings
+from headrace.models.load import load_model
+from headrace.runner import device as devices
+from headrace.runner.batch import BatchBuffers
+from headrace.runner.executor import ModelExecutor
+from headrace.runner.memory import SHARE_OF_CPU_MEMORY, CacheRequest, size_cache
+from headrace.runner.sampler import Sampler
+from headrace.runner.warm_up import warm_up_plans
+from headrace.types import EngineInfo
+
+PREFILL_TOKENS = {"cpu": 512, "cuda": 4096}
+"""Default token budget of one step: enough to keep the device busy, few enough that decodes in the
+same step do not wait long."""
+MAX_NUM_SEQS = 256
+Progress = Callable[[str, int, int], None]
+"""Told the stage, what of it is done, and how much there is in all."""
+
+
+def build_executor(
+    settings: Settings, checkpoint: Checkpoint, progress: Progress
+) -> tuple[ModelExecutor, EngineInfo]:
+    """Load the model, size and allocate its cache, warm up.
+
+    Raises StartupError when device, model and memory do not fit what the settings ask for.
+    """
+    device = devices.choose_device(settings)
+    torch.set_num_threads(devices.num_threads(settings))
+    dtype = devices.choose_dtype(settings, checkpoint.config["dtype"], device)
+    model, backend = load_model(
+        checkpoint,
+        dtype=dtype,
+        device=device,
+        kv_dtype=devices.choose_kv_dtype(settings, dtype),
+        load_format=settings.load_format,
+        progress=lambda done, total: progress("load weights", done, total),
+    )
+    max_num_seqs = settings.max_batch_size or MAX_NUM_SEQS
+    cache = size_cache(
+        CacheRequest(
+            block_size=backend.block_size,
+            bytes_per_block=backend.bytes_per_block(),
+            available=devices.available_memory(device, settings.cuda_memory_fraction),
+            share=SHARE_OF_CPU_MEMORY if device.type == "cpu" else 1.0,
+            cache_memory=settings.kv_cache_memory,
+            cache_tokens=settings.max_batch_total_tokens,
+            max_total_tokens=settings.max_total_tokens,
+            max_position_embeddings=checkpoint.config["max_position_embeddings"],
+            max_num_seqs=max_num_seqs,
+        )
+    )
+    backend.allocate(cache.num_blocks)
+    info = EngineInfo(
+        max_total_tokens=cache.max_total_tokens,
+        max_batch_prefill_tokens=settings.max_batch_prefill_tokens or PREFILL_TOKENS[device.type],
+        max_num_seqs=max_num_seqs,
+        num_blocks=cache.num_blocks,
+        block_size=backend.block_size,
+        vocab_size=model.spec.vocab_size,
+        device=devices.describe(device),
+        dtype=str(dtype).removeprefix("torch."),
+        kernels=type(backend).__name__,
+        weight_bytes=model.weight_bytes,
+        kv_cache_bytes=cache.num_blocks * backend.bytes_per_block(),
+    )
+    executor = ModelExecutor(model, _buffers(info, device), Sampler(max_num_seqs, device))
+    _warm_up(executor, info, progress)
+    return executor, info
+
+
+def _buffers(info: EngineInfo, device: torch.device) -> BatchBuffers:
+    max_blocks = -(-info.max_total_tokens // info.block_size)
+    # Decodes may come on top of a full budget of prompt tokens.
+    max_tokens = info.max_batch_prefill_tokens + info.max_num_seqs
+    return BatchBuffers(max_tokens, info.max_num_seqs, max_blocks, info.block_size, device)
+
+
+def _warm_up(executor: ModelExecutor, info: EngineInfo, progress: Progress) -> None:
+    plans = list(warm_up_plans(info))
+    for done, plan in enumerate(plans):
+        progress("warm up", done, len(plans))
+        executor.execute(plan)
+    progress("warm up", len(plans), len(plans))

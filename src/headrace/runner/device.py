@@ -1,0 +1,71 @@
+"""The device of this process: which one, its types of number, its threads, its free memory."""
+
+import math
+import os
+
+import psutil
+import torch
+
+from headrace.config import Settings
+from headrace.errors import StartupError
+from headrace.runner.cgroup import ControlGroup
+
+USABLE_SHARE_OF_CUDA = 0.9
+"""Of --cuda-memory-fraction; the rest is for activations, logits and the allocator's own loss."""
+
+
+def choose_device(settings: Settings) -> torch.device:
+    """Raises StartupError for `--device cuda` without one."""
+    has_cuda = torch.cuda.is_available()
+    if settings.device == "cuda" and not has_cuda:
+        raise StartupError("--device cuda: no CUDA device is visible; use --device cpu or auto")
+    if settings.device == "cpu" or not has_cuda:
+        return torch.device("cpu")
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+def choose_dtype(
+    settings: Settings, checkpoint_dtype: str | None, device: torch.device
+) -> torch.dtype:
+    """Of parameters and arithmetic: as asked, else the checkpoint's on CUDA, float32 on the CPU."""
+    by_default = "float32" if device.type == "cpu" else checkpoint_dtype or "float16"
+    dtype = getattr(torch, settings.dtype or by_default)
+    assert isinstance(dtype, torch.dtype)
+    return dtype
+
+
+def choose_kv_dtype(settings: Settings, dtype: torch.dtype) -> torch.dtype:
+    """Of the cached keys and values: as asked, else that of the arithmetic."""
+    if settings.kv_cache_dtype == "auto":
+        return dtype
+    kv_dtype = getattr(torch, settings.kv_cache_dtype)
+    assert isinstance(kv_dtype, torch.dtype)
+    return kv_dtype
+
+
+def describe(device: torch.device) -> str:
+    """For people: "cpu", "cuda:0 NVIDIA H100"."""
+    if device.type == "cpu":
+        return "cpu"
+    return f"{device} {torch.cuda.get_device_name(device)}"
+
+
+def num_threads(settings: Settings, group: ControlGroup | None = None) -> int:
+    """Compute threads: as asked, else the cores that affinity and the control group leave."""
+    if settings.cpu_threads is not None:
+        return settings.cpu_threads
+    has_affinity = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if has_affinity else psutil.cpu_count() or 1
+    quota = (group or ControlGroup()).num_cores()
+    return cores if quota is None else min(cores, max(1, math.ceil(quota)))
+
+
+def available_memory(device: torch.device, cuda_memory_fraction: float) -> int:
+    """Bytes that this process may still allocate on the device."""
+    if device.type == "cpu":
+        limits = (psutil.virtual_memory().available, ControlGroup().available_memory())
+        return min(limit for limit in limits if limit is not None)
+    free, total = torch.cuda.mem_get_info(device)
+    ours = torch.cuda.memory_reserved(device)
+    usable = int(total * cuda_memory_fraction * USABLE_SHARE_OF_CUDA)
+    return max(0, min(usable - ours, int(free * USABLE_SHARE_OF_CUDA)))

@@ -1,0 +1,65 @@
+"""Runs step plans: fill the batch, one forward pass, sample. The common path only; what single
+requests ask for lives in the sampler and its neighbours.
+"""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from headrace.attention.base import AttentionBatch
+from headrace.runner.batch import BatchBuffers
+from headrace.runner.outputs import row_outputs
+from headrace.runner.prompt_logprobs import PromptLogprobs
+from headrace.runner.sample_positions import SamplePositions, sample_positions
+from headrace.runner.sampler import Sampler, Samples
+from headrace.types import StepOutput, StepPlan
+
+
+class Model(Protocol):
+    """Tokens in, hidden states out; keys and values go to its attention backend."""
+
+    def forward(self, token_ids: Tensor, batch: AttentionBatch) -> Tensor:
+        """token_ids [T] int32 to hidden states [T, H]."""
+        ...
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Hidden states [R, H] to logits [R, V] float32, a fresh tensor."""
+        ...
+
+
+class ModelExecutor:
+    """The `Executor` of one model on one device.
+
+    A row keeps its state until the next request takes it over, so `StepPlan.ended` needs no work.
+    """
+
+    def __init__(self, model: Model, buffers: BatchBuffers, sampler: Sampler) -> None:
+        self._model = model
+        self._buffers = buffers
+        self._sampler = sampler
+        self._prompt_logprobs = PromptLogprobs()
+
+    @torch.inference_mode()
+    def execute(self, plan: StepPlan) -> StepOutput:
+        """Run one forward pass over the scheduled rows and sample from those that ask for it."""
+        for start in plan.started:
+            self._sampler.start(start)
+            self._prompt_logprobs.start(start)
+        if not plan.rows:
+            return StepOutput(rows=[])
+        step = self._buffers.fill(plan)
+        hidden = self._model.forward(step.token_ids, step.attention)
+        prompt_logprobs = self._prompt_logprobs.compute(
+            plan, step.query_end, hidden, self._model.logits
+        )
+        at = sample_positions(plan, step.rows, step.query_end)
+        outputs = row_outputs(plan, at, self._sample(hidden, at))
+        self._sampler.accept(plan.rows, outputs)
+        for index, values in prompt_logprobs.items():
+            outputs[index].prompt_logprobs = values
+        return StepOutput(rows=outputs)
+
+    def _sample(self, hidden: Tensor, at: SamplePositions) -> Samples:
+        index = torch.from_numpy(at.index).to(hidden.device)
+        return self._sampler.sample(self._model.logits(hidden[index]), at)
