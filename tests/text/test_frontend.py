@@ -246,7 +246,7 @@ async def test_the_engines_state_is_passed_on(make: Any) -> None:
 async def test_errors_of_the_engine(make: Any) -> None:
     frontend = make(FakeClient(error_after=2), max_concurrent_requests=2)
     for _ in range(2):
-        with pytest.raises(GenerationError, match="^Request failed during generation: fake error$"):
+        with pytest.raises(GenerationError, match="^fake error$"):
             await frontend.generate(request(n=2))
 
 
@@ -285,5 +285,5 @@ async def test_chat(embedded_tokenizer: Tokenizer, template: ChatTemplate) -> No
 
 
 async def test_without_a_template_chat_is_refused(make: Any) -> None:
-    with pytest.raises(TemplateError, match="Template error: template not found"):
+    with pytest.raises(TemplateError, match="^template not found"):
         await make().render_chat([])

@@ -42,7 +42,7 @@ BROKEN = [
 def test_hostile_templates_fail_in_time_and_others_go_on(renderer: TemplateProcess) -> None:
     assert renderer.render("good", {"text": "é\n1"}) == "é\n1"
     started = time.monotonic()
-    with pytest.raises(TemplateError, match="^Template error: ."):
+    with pytest.raises(TemplateError, match="."):
         renderer.render("bad", {})
     assert time.monotonic() - started < 3.0
     assert renderer.render("good", {"text": "é\n2"}) == "é\n2"
@@ -50,13 +50,13 @@ def test_hostile_templates_fail_in_time_and_others_go_on(renderer: TemplateProce
 
 @pytest.mark.parametrize("renderer", ["{% for %}"], indirect=True)
 def test_syntax_errors_are_told(renderer: TemplateProcess) -> None:
-    with pytest.raises(TemplateError, match="Template error: .*Expected"):
+    with pytest.raises(TemplateError, match="Expected"):
         renderer.render("bad", {})
 
 
 @pytest.mark.parametrize("renderer", ["{{ raise_exception('only users') }}"], indirect=True)
 def test_the_templates_own_message_is_told(renderer: TemplateProcess) -> None:
-    with pytest.raises(TemplateError, match="^Template error: only users$"):
+    with pytest.raises(TemplateError, match="^only users$"):
         renderer.render("bad", {})
 
 

@@ -58,7 +58,7 @@ class ChatTemplate:
         name = "tool_use" if tools and "tool_use" in self._names else "default"
         if name not in self._names:
             raise TemplateError(
-                "Template error: none of the templates is named default: "
+                "none of the templates is named default: "
                 f"{', '.join(sorted(self._names))}"
             )
         return name
@@ -85,7 +85,7 @@ def _cut(prompt: str) -> str:
     position = prompt.rfind(CUT.rstrip())
     if position < 0:
         raise TemplateError(
-            "Template error: the final assistant message does not appear in the rendered chat"
+            "the final assistant message does not appear in the rendered chat"
         )
     return prompt[:position].rstrip()
 

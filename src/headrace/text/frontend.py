@@ -81,18 +81,6 @@ class Frontend:
         limit = self.max_total_tokens - 1
         return limit if self._max_input_tokens is None else min(limit, self._max_input_tokens)
 
-    @property
-    def info(self) -> EngineInfo:
-        return self.client.info
-
-    @property
-    def stats(self) -> EngineStats:
-        return self.client.stats
-
-    @property
-    def is_healthy(self) -> bool:
-        return self.client.is_healthy
-
     def close(self) -> None:
         """Stop the tokenizer threads and the template's process."""
         self._workers.shutdown(cancel_futures=True)
@@ -114,7 +102,7 @@ class Frontend:
         A final assistant message is continued. Raises TemplateError.
         """
         if self._template is None:
-            raise TemplateError("Template error: template not found")
+            raise TemplateError("template not found")
         return await self._in_thread(self._template.render, messages, tools, **variables)
 
     async def generate(self, request: GenerationRequest) -> list[Generation]:

@@ -44,7 +44,7 @@ class SequenceText:
         """What the event adds. The delta has `finish` when the sequence is over, be it by the
         engine's word or because a stop string was found. Raises GenerationError."""
         if event.error is not None:
-            raise GenerationError(f"Request failed during generation: {event.error}")
+            raise GenerationError(event.error)
         prompt = None if self._num_tokens else self._begin(event)
         tokens, text = self._take(event)
         self._num_tokens += len(tokens)

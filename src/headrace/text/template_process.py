@@ -44,9 +44,9 @@ class TemplateProcess:
                 is_rendered, text = json.loads(self._receive())
             except OSError as error:
                 self._finalizer()
-                raise TemplateError(f"Template error: {error}") from None
+                raise TemplateError(str(error)) from None
         if not is_rendered:
-            raise TemplateError(f"Template error: {text}")
+            raise TemplateError(text)
         return str(text)
 
     def close(self) -> None:
