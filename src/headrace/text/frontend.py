@@ -7,10 +7,11 @@ import asyncio
 import itertools
 import random
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
-from typing import Any, ParamSpec, TypeVar, cast
+from functools import partial
+from typing import Any, cast
 
 from headrace.errors import OverloadedError, TemplateError, ValidationError
 from headrace.text.chat import ChatTemplate, Message
@@ -26,9 +27,6 @@ from headrace.types import (
     SamplingParams,
     TokenEvent,
 )
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 SEED_BITS = 64
 
@@ -52,7 +50,9 @@ class Frontend:
         self._template = template
         self._max_input_tokens = max_input_tokens
         self._free_slots = max_concurrent_requests
-        self._workers = ThreadPoolExecutor(validation_workers, thread_name_prefix="tokenizer")
+        self._tokenizers = ThreadPoolExecutor(validation_workers, thread_name_prefix="tokenizer")
+        # Its own thread: a template that hangs until its deadline must not keep others waiting.
+        self._renderer = ThreadPoolExecutor(1, thread_name_prefix="chat-template")
         self._request_ids = itertools.count()
 
     @property
@@ -83,13 +83,16 @@ class Frontend:
 
     def close(self) -> None:
         """Stop the tokenizer threads and the template's process."""
-        self._workers.shutdown(cancel_futures=True)
+        self._tokenizers.shutdown(cancel_futures=True)
+        self._renderer.shutdown(cancel_futures=True)
         if self._template is not None:
             self._template.close()
 
     async def tokenize(self, text: str, add_special_tokens: bool = True) -> Encoding:
         """Ids and character offsets of a text."""
-        return await self._in_thread(self.tokenizer.encode, text, add_special_tokens)
+        loop = asyncio.get_running_loop()
+        encode = self.tokenizer.encode
+        return await loop.run_in_executor(self._tokenizers, encode, text, add_special_tokens)
 
     async def render_chat(
         self,
@@ -103,7 +106,8 @@ class Frontend:
         """
         if self._template is None:
             raise TemplateError("template not found")
-        return await self._in_thread(self._template.render, messages, tools, **variables)
+        render = partial(self._template.render, messages, tools, **variables)
+        return await asyncio.get_running_loop().run_in_executor(self._renderer, render)
 
     async def generate(self, request: GenerationRequest) -> list[Generation]:
         """All sequences of a request, in order. Raises as `stream` does."""
@@ -210,10 +214,6 @@ class Frontend:
             cache_salt=request.cache_salt,
             priority=request.priority,
         )
-
-    async def _in_thread(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._workers, lambda: function(*args, **kwargs))
 
 
 def _check(request: GenerationRequest, vocab_size: int) -> None:
