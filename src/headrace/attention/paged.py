@@ -42,8 +42,8 @@ class PagedBackend:
         shape = self.shape
         slots = num_blocks * self.block_size
         sizes = (shape.num_layers, slots, shape.num_kv_heads, shape.head_size)
-        self.keys = torch.zeros(sizes, dtype=shape.kv_dtype, device=shape.device)
-        self.values = torch.zeros_like(self.keys)
+        self.keys = zeroed(sizes, shape.kv_dtype, shape.device)
+        self.values = zeroed(sizes, shape.kv_dtype, shape.device)
 
     def forward(
         self,

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.attention import activate_flash_attention_impl, current_flash_attention_impl
 
 from headrace.attention.base import AttentionBatch, AttentionOptions, AttentionShape
+from headrace.attention.cache import zeroed
 from headrace.attention.paged import PagedBackend
 
 
@@ -50,8 +51,8 @@ class VarlenBackend:
     def allocate(self, num_blocks: int) -> None:
         shape = self.shape
         sizes = (shape.num_layers, num_blocks, self.block_size, shape.num_kv_heads, shape.head_size)
-        self.keys = torch.zeros(sizes, dtype=shape.kv_dtype, device=shape.device)
-        self.values = torch.zeros_like(self.keys)
+        self.keys = zeroed(sizes, shape.kv_dtype, shape.device)
+        self.values = zeroed(sizes, shape.kv_dtype, shape.device)
 
     def forward(
         self,
