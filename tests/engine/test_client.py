@@ -10,6 +10,7 @@ from typing import Any
 
 import psutil
 import pytest
+import uvloop
 
 from headrace.engine.client import ProcessEngineClient
 from headrace.engine.process import ChildProcess, launch
@@ -184,6 +185,15 @@ async def test_closing_fails_what_is_still_running() -> None:
         await until(lambda: client.stats.num_running == 1)
     with pytest.raises(EngineDeadError, match="shutting down"):
         await stream
+
+
+def test_it_runs_on_uvloop_as_the_server_does() -> None:
+    async def run() -> None:
+        async with running(Launcher()) as client:
+            add = make_add(1, [1, 2, 3])
+            assert await collect(client, add) == expected(add, fake_engine.VOCAB_SIZE)[0]
+
+    uvloop.run(asyncio.wait_for(run(), timeout=10))
 
 
 def test_it_is_an_engine_client() -> None:

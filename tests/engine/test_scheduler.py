@@ -3,76 +3,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from headrace.engine.fake import FakeExecutor
 from headrace.engine.scheduler import Scheduler
-from headrace.types import Add, FinishReason, RowOutput, StepOutput, StepPlan, TokenEvent
+from headrace.types import Add, FinishReason, RowOutput, StepOutput, TokenEvent
+from tests.engine.harness import Engine, prompt
 from tests.engine.oracle import expected, expected_prompt_logprobs, make_add
-
-
-class Engine:
-    """A scheduler and a fake executor, stepped by hand; collects events by request."""
-
-    def __init__(
-        self,
-        num_blocks: int = 64,
-        block_size: int = 4,
-        budget: int = 64,
-        max_num_seqs: int = 8,
-        vocab_size: int = 1000,
-        prefix_caching: bool = True,
-        poison: int | None = None,
-    ) -> None:
-        self.scheduler = Scheduler(
-            num_blocks=num_blocks,
-            block_size=block_size,
-            max_batch_prefill_tokens=budget,
-            max_num_seqs=max_num_seqs,
-            prefix_caching=prefix_caching,
-        )
-        self.executor = FakeExecutor(
-            num_blocks=num_blocks, block_size=block_size, vocab_size=vocab_size, poison=poison
-        )
-        self.vocab_size = vocab_size
-        self.events: dict[int, list[TokenEvent]] = {}
-
-    def add(self, add: Add) -> None:
-        self.events[add.request_id] = []
-        if event := self.scheduler.add(add):
-            self.events[add.request_id].append(event)
-
-    def step(self) -> StepPlan:
-        plan = self.scheduler.schedule()
-        assert plan.rows, "a step that does nothing, although there is work"
-        assert sum(plan.counts) == len(plan.token_ids) <= self.scheduler.token_budget
-        for event in self.scheduler.update(plan, self.executor.execute(plan)):
-            self.events[event.request_id].append(event)
-        self.scheduler.check()
-        return plan
-
-    def run(self, max_steps: int = 10_000) -> None:
-        for _ in range(max_steps):
-            if not self.scheduler.has_work:
-                return
-            self.step()
-        raise AssertionError("requests do not end")
-
-    def output(self, request_id: int) -> list[int]:
-        return [token for event in self.events[request_id] for token in event.token_ids]
-
-    def last(self, request_id: int) -> TokenEvent:
-        return self.events[request_id][-1]
-
-    def assert_as_alone(self, add: Add) -> None:
-        tokens, reason = expected(add, self.vocab_size)
-        assert self.output(add.request_id) == tokens[len(add.output_ids) :]
-        ends = [e for e in self.events[add.request_id] if e.finish_reason or e.error]
-        assert [e.finish_reason for e in ends] == [reason]
-        assert ends[0] is self.last(add.request_id)
-
-
-def prompt(length: int, first: int = 0) -> list[int]:
-    return list(range(first, first + length))
-
 
 # --- one request
 
@@ -134,76 +68,6 @@ def test_impossible_requests_are_refused_with_a_reason() -> None:
     engine.add(make_add(4, prompt(5), max_tokens=4))
     engine.run()
     engine.assert_as_alone(make_add(4, prompt(5), max_tokens=4))
-
-
-# --- prefix cache
-
-
-def test_identical_prefixes_that_arrive_together_are_computed_once() -> None:
-    engine = Engine(num_blocks=400, block_size=16, budget=512, max_num_seqs=64)
-    adds = [make_add(i, prompt(1000) + [5000 + i], max_tokens=4) for i in range(32)]
-    for add in adds:
-        engine.add(add)
-    engine.run()
-    for add in adds:
-        engine.assert_as_alone(add)
-    # Each has 1 token of its own and 8 after the last full block, and computes 3 new ones.
-    assert engine.executor.num_computed_tokens == 1001 + 31 * 9 + 32 * 3
-    assert engine.last(31).timings is not None
-    assert engine.last(31).timings.num_cached_tokens == 992
-
-
-def test_a_different_request_does_not_wait_behind_identical_ones() -> None:
-    engine = Engine(num_blocks=400, block_size=16, budget=512, max_num_seqs=64)
-    for i in range(4):
-        engine.add(make_add(i, prompt(200)))
-    engine.add(make_add(9, prompt(100, first=7000)))
-    assert [row.token_ids[0] for row in engine.step().started] == [0, 7000]
-    engine.run()
-
-
-def test_generated_tokens_are_shared_while_their_owner_runs() -> None:
-    engine = Engine()
-    engine.add(make_add(1, prompt(6), max_tokens=40))
-    for _ in range(20):
-        engine.step()
-    follower = make_add(2, prompt(6) + engine.output(1), max_tokens=3)
-    engine.add(follower)
-    plan = engine.step()
-    assert plan.starts[-1] == 24
-    engine.run()
-    engine.assert_as_alone(follower)
-
-
-def test_the_last_token_is_computed_even_if_all_are_cached() -> None:
-    engine = Engine()
-    for request_id in (1, 2):
-        engine.add(make_add(request_id, prompt(16), max_tokens=1))
-        plan = engine.step()
-    assert plan.starts == [12]
-    engine.assert_as_alone(make_add(2, prompt(16), max_tokens=1))
-
-
-def test_salts_share_nothing_and_caching_can_be_off() -> None:
-    for salts, caching in ((("a", "b"), True), (("a", "a"), False)):
-        engine = Engine(prefix_caching=caching)
-        for request_id, salt in enumerate(salts):
-            engine.add(make_add(request_id, prompt(16), max_tokens=1, cache_salt=salt))
-        engine.run()
-        assert engine.executor.num_computed_tokens == 32
-        assert engine.scheduler.stats().prefix_cache_hits == 0
-
-
-@pytest.mark.parametrize("length", [1, 8, 50])
-def test_prompt_logprobs_cover_the_prompt_whatever_is_cached(length: int) -> None:
-    engine = Engine(budget=16)
-    engine.add(make_add(1, prompt(length), max_tokens=2))
-    engine.run()
-    engine.add(make_add(2, prompt(length), max_tokens=3, prompt_logprobs=True))
-    engine.run()
-    assert engine.events[2][0].prompt_logprobs == expected_prompt_logprobs(prompt(length))
-    assert all(event.prompt_logprobs is None for event in engine.events[2][1:])
-    engine.assert_as_alone(make_add(2, prompt(length), max_tokens=3))
 
 
 # --- several requests

@@ -133,8 +133,7 @@ class ChannelProtocol(asyncio.Protocol, Generic[Message]):
             self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's transports have the methods but not the base class.
-        self._transport = cast(asyncio.Transport, transport)
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's does not derive from it
 
     def data_received(self, data: bytes) -> None:
         for message in self._reader.feed(data):

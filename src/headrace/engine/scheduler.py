@@ -21,6 +21,7 @@ from bisect import bisect_left, insort
 from operator import attrgetter
 
 from headrace.engine.blocks import BlockPool
+from headrace.engine.prefix_cache import PrefixCache
 from headrace.engine.request import NO_ROW, Request
 from headrace.types import Add, EngineStats, RowOutput, StepOutput, StepPlan, TokenEvent
 
@@ -47,7 +48,7 @@ class Scheduler:
         self.block_size = block_size
         self.token_budget = max_batch_prefill_tokens
         self.max_num_seqs = min(max_num_seqs, max_batch_prefill_tokens)
-        self.prefix_caching = prefix_caching
+        self.prefix_cache = PrefixCache(self.pool, block_size, is_enabled=prefix_caching)
         self.waiting: list[Request] = []
         self.prefilling: list[Request] = []
         self.decoding: list[Request] = []
@@ -56,8 +57,6 @@ class Scheduler:
         self._free_rows = list(range(self.max_num_seqs - 1, -1, -1))
         self._ended_rows: list[int] = []
         self._num_arrivals = 0
-        self._in_progress: set[bytes] = set()
-        """Digests of the blocks that this step's prompt chunks fill."""
         self._stats = EngineStats()
 
     # --- requests come and go
@@ -139,7 +138,7 @@ class Scheduler:
             num_samples=[],
         )
         num_preemptions = self._stats.num_preemptions
-        self._in_progress.clear()
+        self.prefix_cache.begin_step()
         self._schedule_decodes(plan)
         budget = self._schedule_prompts(plan, self.token_budget - len(plan.rows))
         if self._stats.num_preemptions == num_preemptions:
@@ -182,29 +181,17 @@ class Scheduler:
         """Let waiting requests run, strictly in order. Return what is left of the budget."""
         while budget and self.waiting and self.num_running < self.max_num_seqs:
             request = self.waiting[0]
-            if not self._fits(request):
+            if self.prefix_cache.num_blocks_to_allocate(request) > self.pool.num_free:
                 break
             self._dequeue(request)
             self._enqueue(request, self.prefilling)
-            if self._may_hit(request):
-                self._stats.prefix_cache_queries += len(request.token_ids)
+            self.prefix_cache.note_query(request)
             budget -= self._schedule_chunk(plan, request, budget)
         return budget
 
-    def _fits(self, request: Request) -> bool:
-        """Whether all known tokens would find a place now, next to those already running."""
-        needed = -(-len(request.token_ids) // self.block_size)
-        if self._may_hit(request):
-            for index in range((len(request.token_ids) - 1) // self.block_size):
-                block = self.pool.lookup(request.digest(index))
-                if block is None:
-                    break
-                needed -= self.pool.is_in_use(block)
-        return needed <= self.pool.num_free
-
     def _schedule_chunk(self, plan: StepPlan, request: Request, budget: int) -> int:
         """Schedule as many tokens of a request as cache, budget and blocks allow; return them."""
-        if self._take_hits(request):
+        if self.prefix_cache.take_hits(request):
             return 0
         start, known = request.num_computed, len(request.token_ids)
         end = start + budget
@@ -215,7 +202,7 @@ class Scheduler:
         end = self._allocate(request, end)
         if end == start:
             return 0
-        self._announce(request, end)
+        self.prefix_cache.announce(request, end)
         if request.row == NO_ROW:
             self._start_row(plan, request)
         plan.rows.append(request.row)
@@ -226,43 +213,6 @@ class Scheduler:
         request.num_sent_blocks = len(request.block_ids)
         plan.num_samples.append(1 if end == known else 0)
         return end - start
-
-    def _may_hit(self, request: Request) -> bool:
-        """Log-probabilities of the prompt need every position computed."""
-        return self.prefix_caching and request.prompt_logprobs is None
-
-    def _take_hits(self, request: Request) -> bool:
-        """Append cached blocks to a request that stands at a block boundary.
-
-        Returns True when the block after them is being computed by another request in this very
-        step: it is better to wait for it. The last known token is never taken from the cache, as
-        it has to be computed to sample the next.
-        """
-        size = self.block_size
-        if request.num_computed % size or not self._may_hit(request):
-            return False
-        limit = (len(request.token_ids) - 1) // size
-        for index in range(request.num_computed // size, limit):
-            digest = request.digest(index)
-            block = self.pool.lookup(digest)
-            if block is None:
-                return digest in self._in_progress
-            self.pool.share(block)
-            request.block_ids.append(block)
-            request.num_computed += size
-            request.next_full += size
-            self._stats.prefix_cache_hits += size
-            if not request.num_preemptions:
-                request.num_cached_tokens += size
-        return False
-
-    def _announce(self, request: Request, end: int) -> None:
-        """Let requests with the same tokens know what this one computes up to `end`."""
-        if self.prefix_caching:
-            size = self.block_size
-            last = min(-(-end // size), len(request.token_ids) // size)
-            for index in range(request.num_computed // size, last):
-                self._in_progress.add(request.digest(index))
 
     def _allocate(self, request: Request, end: int) -> int:
         """Get blocks for the tokens before `end`; return how far they reach."""
@@ -311,7 +261,7 @@ class Scheduler:
             if tokens:
                 events.append(self._take_tokens(request, result, now))
             if request.num_computed >= request.next_full:
-                self._cache_blocks(request)
+                self.prefix_cache.insert_full_blocks(request)
             if request.finish_reason is not None:
                 self._remove(request)
         return events
@@ -344,14 +294,6 @@ class Scheduler:
             event.prompt_logprobs = [None, *request.prompt_logprobs]
             request.prompt_logprobs = None
 
-    def _cache_blocks(self, request: Request) -> None:
-        """Offer blocks that have become full to others, while their owner still runs."""
-        size = self.block_size
-        for index in range(request.next_full // size - 1, request.num_computed // size):
-            if self.prefix_caching:
-                self.pool.insert(request.block_ids[index], request.digest(index))
-            request.next_full += size
-
     def _fail(self, request: Request, error: str, now: float) -> TokenEvent:
         """End one request. What it computed may be wrong: nobody else shall build on it."""
         self.pool.forget(request.block_ids)
@@ -368,6 +310,8 @@ class Scheduler:
         self._stats.num_waiting = len(self.waiting)
         self._stats.num_free_blocks = self.pool.num_free
         self._stats.num_cached_blocks = self.pool.num_cached
+        self._stats.prefix_cache_queries = self.prefix_cache.num_queries
+        self._stats.prefix_cache_hits = self.prefix_cache.num_hits
         return self._stats
 
     def check(self) -> None:
