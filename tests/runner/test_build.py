@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from rows import row_start
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from headrace.checkpoint.checkpoint import open_checkpoint
 from headrace.config import Settings
 from headrace.runner.build import build_executor
 from headrace.types import SamplingParams, StepPlan
+from tests.runner.rows import row_start
 
 PROMPT = [3, 14, 15, 92, 65, 35]
 
