@@ -5,10 +5,10 @@ import random
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rows import CPU, row_start
 
 from headrace.runner.batch import BatchBuffers
 from headrace.types import SamplingParams, StepPlan
+from tests.runner.rows import CPU, row_start
 
 BLOCK_SIZE, MAX_ROWS, MAX_BLOCKS = 4, 5, 8
 

@@ -7,13 +7,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rows import CPU, row_start, sample
-from toy import VOCAB_SIZE, ToyModel
 
 from headrace.runner.batch import BatchBuffers
 from headrace.runner.executor import ModelExecutor
 from headrace.runner.sampler import Sampler
 from headrace.types import RowOutput, SamplingParams, StepPlan
+from tests.runner.rows import CPU, row_start, sample
+from tests.runner.toy import VOCAB_SIZE, ToyModel
 
 NUM_ROWS, NUM_BLOCKS, MAX_LENGTH = 4, 64, 40
 

@@ -1,11 +1,12 @@
 """Against transformers' processors, against the softmax, and against itself in other batches."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rows import CPU, row_start, sample
 from torch import Tensor
 from transformers import MinNewTokensLengthLogitsProcessor, RepetitionPenaltyLogitsProcessor
 
@@ -13,6 +14,7 @@ from headrace.runner.choice import best
 from headrace.runner.sample_positions import SamplePositions
 from headrace.runner.sampler import Sampler
 from headrace.types import RowOutput, RowStart, SamplingParams
+from tests.runner.rows import CPU, row_start, sample
 
 VOCAB_SIZE = 3000
 
@@ -53,6 +55,31 @@ def test_a_row_is_bitwise_the_same_alone_and_in_any_batch(params, random) -> Non
         assert together.token_ids[i] == alone.token_ids[0]
         assert together.logprobs.get(i) == alone.logprobs.get(0)
         assert together.top_logprobs.get(i) == alone.top_logprobs.get(0)
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize("spread", [0.3, 1.0])
+def test_rows_stay_the_same_with_threads_and_a_large_vocabulary(spread: float) -> None:
+    """Where torch would split a single row's reductions between threads."""
+    fields: list[dict[str, float]] = [
+        {"typical_p": 0.9}, {"typical_p": 0.2}, {"top_p": 0.9}, {}, {"top_k": 9, "typical_p": 0.5},
+        {"top_p": 0.99, "min_p": 0.01},
+    ]  # fmt: skip
+    logits = random_logits(len(fields), 4, 60_000) * spread
+    params = [SamplingParams(max_tokens=1, num_top_logprobs=3, **extra) for extra in fields]
+    together = sample(logits, [row_start(row, p) for row, p in enumerate(params)])
+    for row, p in enumerate(params):
+        alone = sample(logits[row : row + 1], [row_start(0, p)])
+        assert alone.token_ids[0] == together.token_ids[row]
+        assert alone.top_logprobs[0] == together.top_logprobs[row]
 
 
 def test_greedy_takes_the_lowest_id_among_equals() -> None:

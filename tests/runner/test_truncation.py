@@ -13,7 +13,7 @@ from transformers import (
 
 from headrace.runner.choice import whole_entropies
 from headrace.runner.logits import leading
-from headrace.runner.truncation import Truncation, truncated_weights
+from headrace.runner.truncation import Truncation, row_sum, truncated_weights
 
 VOCAB_SIZE = 2000
 CASES: list[tuple[int, float, float, float]] = [
@@ -90,3 +90,13 @@ def test_rows_done_with_few_candidates_keep_what_all_would(spread: float, count:
     assert spread < 6 or count < 1024 or done.all(), "peaked rows are done early"
     for row in done.nonzero()[:, 0].tolist():
         assert kept[row] == kept_of_all[row], CASES[row]
+
+
+def test_sums_of_a_row_do_not_depend_on_the_others() -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    values = torch.rand(5, 100_000, generator=torch.Generator().manual_seed(3))
+    together = row_sum(values)
+    alone = torch.cat([row_sum(row) for row in values.split(1)])
+    torch.set_num_threads(threads)
+    assert torch.equal(together, alone)

@@ -1,12 +1,12 @@
 import pytest
-from rows import CPU
-from toy import ToyModel
 
 from headrace.runner.batch import BatchBuffers
 from headrace.runner.executor import ModelExecutor
 from headrace.runner.sampler import Sampler
 from headrace.runner.warm_up import warm_up_plans
 from headrace.types import EngineInfo
+from tests.runner.rows import CPU
+from tests.runner.toy import ToyModel
 
 
 @pytest.mark.parametrize(

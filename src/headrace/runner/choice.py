@@ -54,10 +54,10 @@ def choose_from_truncated(scores: Tensor, truncation: Truncation, keys: DrawKeys
     chosen = torch.empty(num_rows, dtype=torch.int64, device=scores.device)
     pending = torch.arange(num_rows, device=scores.device)
     for count in (*CANDIDATE_STAGES, vocab_size):
-        leading_scores, ids = leading(scores[pending], count)
+        leading_scores, ids = leading(scores.index_select(0, pending), count)
         weights, done = truncated_weights(
             leading_scores,
-            probabilities[pending].gather(1, ids),
+            probabilities[pending[:, None], ids],
             truncation.select(pending),
             entropies[pending],
         )

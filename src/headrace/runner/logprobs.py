@@ -24,7 +24,7 @@ class SampledLogprobs:
     @classmethod
     def take(cls, logits: Tensor, index: npt.NDArray[np.int64]) -> "SampledLogprobs":
         rows = torch.from_numpy(index).to(logits.device)
-        return cls(index, logits[rows].log_softmax(dim=1))
+        return cls(index, logits.index_select(0, rows).log_softmax(dim=1))
 
     def of(self, token_ids: npt.NDArray[np.int64]) -> dict[int, float]:
         """By sampled position, the log-probability of its token; token_ids of all positions."""

@@ -116,7 +116,7 @@ def _draw_(
     ):
         for index in _blocks(np.flatnonzero(is_chosen), logits):
             rows = torch.from_numpy(index).to(logits.device)
-            scores = logits[rows].sub_(best_logits[rows, None])
+            scores = logits.index_select(0, rows).sub_(best_logits[rows, None])
             scores.div_(parameters.column("temperature", index))
             token_ids[rows] = choose(scores, parameters.truncation(index), keys.select(rows))
 
