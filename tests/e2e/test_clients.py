@@ -33,7 +33,7 @@ def test_openai_chat(openai: OpenAI) -> None:
 
 
 def test_openai_chat_stream_equals_the_whole(openai: OpenAI) -> None:
-    options = dict(model="tgi", messages=QUESTION, temperature=0, max_tokens=24)
+    options = {"model": "tgi", "messages": QUESTION, "temperature": 0, "max_tokens": 24}
     whole = openai.chat.completions.create(**options)
     chunks = list(
         openai.chat.completions.create(

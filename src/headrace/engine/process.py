@@ -5,7 +5,7 @@ Knows nothing of what the child does; `client` watches over it.
 
 import asyncio
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 
@@ -28,18 +28,24 @@ class ChildProcess:
         return await self._process.wait()
 
 
-async def launch(command: Sequence[str]) -> ChildProcess:
+async def launch(
+    command: Sequence[str], environment: Mapping[str, str] | None = None
+) -> ChildProcess:
     """Start `command` with the number of the inherited socket as its last argument.
 
     The child gets a session of its own: a Ctrl-C at the terminal reaches this process only, which
-    then lets running requests finish. Raises OSError.
+    then lets running requests finish. `environment`: None is this process's. Raises OSError.
     """
     ours, theirs = socket.socketpair()
     with theirs:
         descriptor = theirs.fileno()
         try:
             process = await asyncio.create_subprocess_exec(
-                *command, str(descriptor), pass_fds=(descriptor,), start_new_session=True
+                *command,
+                str(descriptor),
+                pass_fds=(descriptor,),
+                start_new_session=True,
+                env=environment,
             )
         except OSError:
             ours.close()

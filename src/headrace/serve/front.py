@@ -7,8 +7,8 @@ import uvicorn
 
 from headrace.api.app import build_app
 from headrace.api.service import ServedModel
-from headrace.checkpoint.checkpoint import open_checkpoint
 from headrace.checkpoint import embedded
+from headrace.checkpoint.checkpoint import open_checkpoint
 from headrace.config import Settings
 from headrace.engine.client import ProcessEngineClient
 from headrace.observability.metrics import Metrics

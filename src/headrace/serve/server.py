@@ -9,9 +9,9 @@ import asyncio
 import ipaddress
 import logging
 import platform
-import signal
 import socket
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import uvloop
@@ -20,9 +20,9 @@ from headrace import __version__
 from headrace.checkpoint import hub
 from headrace.config import Settings, hub_access
 from headrace.engine.client import ProcessEngineClient
-from headrace.errors import EngineDeadError, StartupError
+from headrace.errors import StartupError
 from headrace.observability import logging as log_setup
-from headrace.serve.launch import EngineProcess
+from headrace.serve.launch import launch_engine
 from headrace.serve.progress import LoadDisplay
 
 log = logging.getLogger(__name__)
@@ -85,10 +85,7 @@ def locate(settings: Settings) -> Path:
 async def serve(settings: Settings, path: Path, listener: socket.socket) -> int:
     """Run engine and HTTP server until the server is told to stop."""
     with LoadDisplay() as display:
-
-        async def launch() -> EngineProcess:
-            return EngineProcess(settings, str(path))
-
+        launch = partial(launch_engine, settings, path)
         client = ProcessEngineClient(launch, on_progress=display.update)
         starting = asyncio.create_task(client.start())
         await asyncio.sleep(0)  # lets the engine process start before the imports below

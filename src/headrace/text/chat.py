@@ -58,8 +58,7 @@ class ChatTemplate:
         name = "tool_use" if tools and "tool_use" in self._names else "default"
         if name not in self._names:
             raise TemplateError(
-                "none of the templates is named default: "
-                f"{', '.join(sorted(self._names))}"
+                f"none of the templates is named default: {', '.join(sorted(self._names))}"
             )
         return name
 
@@ -84,9 +83,7 @@ def _cut(prompt: str) -> str:
         return prompt[:position]
     position = prompt.rfind(CUT.rstrip())
     if position < 0:
-        raise TemplateError(
-            "the final assistant message does not appear in the rendered chat"
-        )
+        raise TemplateError("the final assistant message does not appear in the rendered chat")
     return prompt[:position].rstrip()
 
 
