@@ -112,7 +112,9 @@ class Kernels(ABC):
         check_multiple("in_features", in_features, group_size)
         return self._empty_weight(kind, out_features, in_features, group_size, has_minimum)
 
-    def pack_blocks(self, weight: PackedWeight, row: int, block_format: str, blocks: Tensor) -> None:
+    def pack_blocks(
+        self, weight: PackedWeight, row: int, block_format: str, blocks: Tensor
+    ) -> None:
         """Fill rows from `row` with GGUF blocks [rows, bytes] uint8 (rows may be strided).
 
         A weight of 8 bits with minimum takes every format, one of 4 bits those of 4 bits.
@@ -260,9 +262,7 @@ class Kernels(ABC):
         self._check_gate(kind, out, x.shape[0], x.shape[1])
         self._gate(self._rows(rows, x.shape[0]), x, kind, out)
 
-    def quantize(
-        self, x: Tensor, out: QuantizedActivation, *, rows: Tensor | None = None
-    ) -> None:
+    def quantize(self, x: Tensor, out: QuantizedActivation, *, rows: Tensor | None = None) -> None:
         """out = x as int8, scale = max|x| / 127 for each 32 features. x [T, F]."""
         check(x, "x", torch.float32, out.rows, out.features)
         self._quantize(self._rows(rows, out.rows), x, out)

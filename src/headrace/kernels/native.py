@@ -133,7 +133,11 @@ class NativeKernels(Kernels):
     def _pack_groups(
         self, weight: PackedWeight, row: int, quants: Tensor, scales: Tensor, minima: Tensor | None
     ) -> None:
-        sources = (quants.data_ptr(), scales.data_ptr(), minima.data_ptr() if minima is not None else 0)
+        sources = (
+            quants.data_ptr(),
+            scales.data_ptr(),
+            minima.data_ptr() if minima is not None else 0,
+        )
         rows = self._rows_words(Rows(None, quants.shape[0]))
         self._module.pack_groups(*rows, *sources, *self._weight_words(weight), row)
 

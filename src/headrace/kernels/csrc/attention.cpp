@@ -145,6 +145,10 @@ void AttentionOp::attend_split(const Unit& unit, int64_t split, const float* q, 
     const auto cell = [&](int64_t token) {
         return cache_.cell(table[(start + token) / kBlockTokens], unit.kv_head);
     };
+    const auto ahead = [&](int64_t token, int64_t at) {
+        const bool is_last = token + kBlockTokens >= tokens;
+        return is_last ? 0 : (cell(token + kBlockTokens) - at) * size * kBlockTokens;
+    };
     const auto scale_columns = [&](float* scores, const float* scales, int64_t token) {
         for (int64_t i = 0; i < rows * kBlockTokens; i += kLanes) {
             float* to = scores + i / kBlockTokens * kSplit + token + i % kBlockTokens;
@@ -156,7 +160,8 @@ void AttentionOp::attend_split(const Unit& unit, int64_t split, const float* q, 
     std::fill_n(scores, rows * kSplit, 0.0f);
     for (int64_t token = from; token < tokens; token += kBlockTokens) {
         const int64_t at = cell(token);
-        const Lanes<Type> lanes{keys + at * size * kBlockTokens, kBlockTokens, kLanes};
+        const Lanes<Type> lanes{keys + at * size * kBlockTokens, kBlockTokens, kLanes,
+                                ahead(token, at)};
         multiply(q, size, rows, lanes, 2, size, scores + token, kSplit);
         if constexpr (std::is_same_v<Type, Int8>) {
             scale_columns(scores, cache_.key_scales + at * kBlockTokens, token);
@@ -187,7 +192,8 @@ void AttentionOp::attend_split(const Unit& unit, int64_t split, const float* q, 
             scale_columns(scores, cache_.value_scales + at * kBlockTokens, token);
         }
         for (int64_t d = 0; d < size; d += 2 * kLanes) {
-            const Lanes<Type> lanes{values + at * size * kBlockTokens + d, size, kLanes};
+            const Lanes<Type> lanes{values + at * size * kBlockTokens + d, size, kLanes,
+                                    ahead(token, at)};
             multiply(scores + token, kSplit, rows, lanes, d + kLanes < size ? 2 : 1, kBlockTokens,
                      part + d, size);
         }

@@ -81,7 +81,7 @@ void widened_product(const Activation& x, const Weight& weight, int64_t tile, in
                 widen_group(weight, tile + v, k + i, widened + (v * kPanelDepth + i) * kLanes);
             }
         }
-        const Lanes<Float32> lanes{widened, kLanes, kPanelDepth * kLanes};
+        const Lanes<Float32> lanes{widened, kLanes, kPanelDepth * kLanes, 0};
         multiply(x.row(row) + k, x.features, rows, lanes, vectors, depth, c, kPanelColumns);
     }
 }
@@ -90,7 +90,8 @@ template <typename Type>
 void float_product(const Activation& x, const Weight& weight, int64_t tile, int vectors,
                    int64_t row, int64_t rows, float* c) {
     const auto* data = reinterpret_cast<const typename Type::Element*>(weight.tile(tile));
-    const Lanes<Type> lanes{data, kLanes, weight.in * kLanes};
+    constexpr int64_t ahead = kPrefetchBytes / static_cast<int64_t>(sizeof *data);
+    const Lanes<Type> lanes{data, kLanes, weight.in * kLanes, ahead};
     multiply(x.row(row), x.features, rows, lanes, vectors, weight.in, c, kPanelColumns);
 }
 

@@ -37,10 +37,11 @@ struct Int8 {
 };
 
 // A matrix [depth][16 * vectors]: vector v of depth k at data + k * stride + v * vector_stride.
+// `ahead` is the distance to what will be read next, to have it fetched by then.
 template <typename Type>
 struct Lanes {
     const typename Type::Element* data;
-    int64_t stride, vector_stride;
+    int64_t stride, vector_stride, ahead;
 };
 
 // c[r][lanes] += a[r][k] * b[k][lanes], k in order.
@@ -60,7 +61,10 @@ inline void multiply_rows(const float* a, int64_t lda, Lanes<Type> b, int64_t de
     for (int64_t k = 0; k < depth; ++k) {
         F32x16 lanes[V];
         HEADRACE_UNROLL
-        for (int v = 0; v < V; ++v) lanes[v] = Type::load(b.data + v * b.vector_stride);
+        for (int v = 0; v < V; ++v) {
+            lanes[v] = Type::load(b.data + v * b.vector_stride);
+            __builtin_prefetch(b.data + v * b.vector_stride + b.ahead);
+        }
         b.data += b.stride;
         HEADRACE_UNROLL
         for (int r = 0; r < R; ++r) {
