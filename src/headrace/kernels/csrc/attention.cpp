@@ -145,9 +145,9 @@ void AttentionOp::attend_split(const Unit& unit, int64_t split, const float* q, 
     const auto cell = [&](int64_t token) {
         return cache_.cell(table[(start + token) / kBlockTokens], unit.kv_head);
     };
-    const auto ahead = [&](int64_t token, int64_t at) {
-        const bool is_last = token + kBlockTokens >= tokens;
-        return is_last ? 0 : (cell(token + kBlockTokens) - at) * size * kBlockTokens;
+    const auto key_cell = [&](int64_t token) { return keys + cell(token) * size * kBlockTokens; };
+    const auto value_cell = [&](int64_t token) {
+        return values + cell(token) * size * kBlockTokens;
     };
     const auto scale_columns = [&](float* scores, const float* scales, int64_t token) {
         for (int64_t i = 0; i < rows * kBlockTokens; i += kLanes) {
@@ -159,12 +159,12 @@ void AttentionOp::attend_split(const Unit& unit, int64_t split, const float* q, 
     alignas(64) float scores[kRows * kSplit];
     std::fill_n(scores, rows * kSplit, 0.0f);
     for (int64_t token = from; token < tokens; token += kBlockTokens) {
-        const int64_t at = cell(token);
-        const Lanes<Type> lanes{keys + at * size * kBlockTokens, kBlockTokens, kLanes,
-                                ahead(token, at)};
+        const int64_t after = token + kBlockTokens;
+        const Lanes<Type> lanes{key_cell(token), kBlockTokens, kLanes,
+                                after < tokens ? key_cell(after) : value_cell(from)};
         multiply(q, size, rows, lanes, 2, size, scores + token, kSplit);
         if constexpr (std::is_same_v<Type, Int8>) {
-            scale_columns(scores, cache_.key_scales + at * kBlockTokens, token);
+            scale_columns(scores, cache_.key_scales + cell(token) * kBlockTokens, token);
         }
     }
     if (options_.soft_cap > 0) {
@@ -187,13 +187,13 @@ void AttentionOp::attend_split(const Unit& unit, int64_t split, const float* q, 
                 totals(part, size)[r]);
     }
     for (int64_t token = from; token < tokens; token += kBlockTokens) {
-        const int64_t at = cell(token);
+        const int64_t after = token + kBlockTokens;
         if constexpr (std::is_same_v<Type, Int8>) {
-            scale_columns(scores, cache_.value_scales + at * kBlockTokens, token);
+            scale_columns(scores, cache_.value_scales + cell(token) * kBlockTokens, token);
         }
         for (int64_t d = 0; d < size; d += 2 * kLanes) {
-            const Lanes<Type> lanes{values + at * size * kBlockTokens + d, size, kLanes,
-                                    ahead(token, at)};
+            const Lanes<Type> lanes{value_cell(token) + d, size, kLanes,
+                                    value_cell(after < tokens ? after : from) + d};
             multiply(scores + token, kSplit, rows, lanes, d + kLanes < size ? 2 : 1, kBlockTokens,
                      part + d, size);
         }

@@ -81,7 +81,7 @@ void widened_product(const Activation& x, const Weight& weight, int64_t tile, in
                 widen_group(weight, tile + v, k + i, widened + (v * kPanelDepth + i) * kLanes);
             }
         }
-        const Lanes<Float32> lanes{widened, kLanes, kPanelDepth * kLanes, 0};
+        const Lanes<Float32> lanes{widened, kLanes, kPanelDepth * kLanes, widened};
         multiply(x.row(row) + k, x.features, rows, lanes, vectors, depth, c, kPanelColumns);
     }
 }
@@ -91,7 +91,7 @@ void float_product(const Activation& x, const Weight& weight, int64_t tile, int 
                    int64_t row, int64_t rows, float* c) {
     const auto* data = reinterpret_cast<const typename Type::Element*>(weight.tile(tile));
     constexpr int64_t ahead = kPrefetchBytes / static_cast<int64_t>(sizeof *data);
-    const Lanes<Type> lanes{data, kLanes, weight.in * kLanes, ahead};
+    const Lanes<Type> lanes{data, kLanes, weight.in * kLanes, data + ahead};
     multiply(x.row(row), x.features, rows, lanes, vectors, weight.in, c, kPanelColumns);
 }
 

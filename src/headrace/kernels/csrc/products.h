@@ -37,11 +37,12 @@ struct Int8 {
 };
 
 // A matrix [depth][16 * vectors]: vector v of depth k at data + k * stride + v * vector_stride.
-// `ahead` is the distance to what will be read next, to have it fetched by then.
+// What `next` points to is read after this, and in the same pattern: it is fetched meanwhile.
 template <typename Type>
 struct Lanes {
     const typename Type::Element* data;
-    int64_t stride, vector_stride, ahead;
+    int64_t stride, vector_stride;
+    const typename Type::Element* next;
 };
 
 // c[r][lanes] += a[r][k] * b[k][lanes], k in order.
@@ -63,9 +64,10 @@ inline void multiply_rows(const float* a, int64_t lda, Lanes<Type> b, int64_t de
         HEADRACE_UNROLL
         for (int v = 0; v < V; ++v) {
             lanes[v] = Type::load(b.data + v * b.vector_stride);
-            __builtin_prefetch(b.data + v * b.vector_stride + b.ahead);
+            __builtin_prefetch(b.next + v * b.vector_stride, 0, 2);
         }
         b.data += b.stride;
+        b.next += b.stride;
         HEADRACE_UNROLL
         for (int r = 0; r < R; ++r) {
             const F32x16 value = F32x16::broadcast(third[r / 3][r % 3 * lda]);
