@@ -202,3 +202,17 @@ def test_load_says_what_is_used_and_why() -> None:
     assert load("torch").reason == "plain torch: asked for"
     kernels = load("auto")
     assert kernels.reason.startswith((f"{kernels.name}: compiled", "plain torch: no compiled"))
+
+
+def test_many_turns_on_more_threads_than_units(native: Kernels) -> None:
+    """More turns than the 16 bits that tell them apart in a thread's part."""
+    native.set_num_threads(3)
+    x = torch.randn(4, 32)
+    outs = [torch.zeros(rows, dtype=torch.int32) for rows in (1, 2, 4)]
+    with native.record() as program:
+        for index in range(999):
+            out = outs[index % 3]
+            native.argmax(x[: len(out)], out)
+    for _ in range(67):
+        program.run()
+    assert [out.tolist() for out in outs] == [x[:n].argmax(1).tolist() for n in (1, 2, 4)]

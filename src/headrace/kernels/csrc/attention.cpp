@@ -109,15 +109,16 @@ bool AttentionOp::splits_apart() const {
 
 // Calls function(unit, its number, part) for parts 0..parts of all units, shared by the team.
 template <typename Function>
-void AttentionOp::for_each_unit(const Team& team, int64_t parts, Function function) const {
+void AttentionOp::for_each_unit(Team& team, int64_t parts, Function function) const {
     const int64_t head_parts = (group_ + unit_heads_ - 1) / unit_heads_;
     const int64_t heads = cache_.heads * head_parts;
     int64_t sequence = 0, passed = 0;  // query blocks of the sequences before
-    team.take(count_units() * parts, [&](int64_t number) {
+    team.share(count_units() * parts, [&](int64_t number) {
         const int64_t index = number / parts, block = index / heads;
         const auto start = [&] { return batch_.query_start[sequence]; };
         const auto end = [&] { return batch_.query_start[sequence + 1]; };
         const auto blocks = [&] { return (end() - start() + unit_queries_ - 1) / unit_queries_; };
+        if (block < passed) sequence = passed = 0;
         for (; block >= passed + blocks(); ++sequence) passed += blocks();
         Unit unit;
         unit.sequence = sequence;
@@ -260,7 +261,7 @@ bool AttentionOp::valid(const Team& team) const {
     return true;
 }
 
-void AttentionOp::run(const Team& team) const {
+void AttentionOp::run(Team& team) const {
     if (!valid(team)) return;
     const int64_t size = cache_.head_size, splits = count_splits();
     if (splits_apart()) {
@@ -277,7 +278,7 @@ void AttentionOp::run(const Team& team) const {
     });
 }
 
-void AttentionMergeOp::run(const Team& team) const {
+void AttentionMergeOp::run(Team& team) const {
     if (!first_.valid(team) || !first_.splits_apart()) return;
     const int64_t size = first_.cache_.head_size, splits = first_.count_splits();
     std::vector<float> sum(static_cast<size_t>(part_floats(size)));

@@ -30,7 +30,7 @@ class AttentionOp : public Op {
    public:
     AttentionOp(Rows rows, const float* q, int64_t q_stride, int64_t heads, Cache cache,
                 Batch batch, AttentionOptions options, float* out);
-    void run(const Team& team) const override;
+    void run(Team& team) const override;
 
     // Floats of scratch that all attention ops share.
     int64_t scratch_floats() const;
@@ -39,7 +39,7 @@ class AttentionOp : public Op {
     friend class AttentionMergeOp;
     struct Unit;
     template <typename Function>
-    void for_each_unit(const Team& team, int64_t parts, Function function) const;
+    void for_each_unit(Team& team, int64_t parts, Function function) const;
     bool valid(const Team& team) const;
     int64_t count_units() const;
     int64_t count_splits() const;
@@ -64,7 +64,7 @@ class AttentionOp : public Op {
 class AttentionMergeOp : public Op {
    public:
     explicit AttentionMergeOp(const AttentionOp& first) : Op(first.rows()), first_(first) {}
-    void run(const Team& team) const override;
+    void run(Team& team) const override;
 
    private:
     const AttentionOp& first_;

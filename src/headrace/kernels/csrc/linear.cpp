@@ -114,16 +114,11 @@ void product(const Activation& x, const Weight& weight, int64_t tile, int vector
     }
 }
 
-// Calls function(pair of columns, first row, rows) for all panels of rows x pairs. Few rows are
-// split evenly, as reading the weights in order is what counts; many are taken one by one.
+// Calls function(pair of tiles, first row, rows) for all panels of rows x pairs.
 template <typename Function>
-void for_each_panel(const Team& team, int64_t rows, int64_t pairs, Function function) {
-    if (rows <= kBlockRows) {
-        if (rows > 0) team.split(pairs, [&](int64_t pair) { function(pair, int64_t{0}, rows); });
-        return;
-    }
+void for_each_panel(Team& team, int64_t rows, int64_t pairs, Function function) {
     const int64_t chunks = (rows + kPanelRows - 1) / kPanelRows;
-    team.take(pairs * chunks, [&](int64_t unit) {
+    team.share(pairs * chunks, [&](int64_t unit) {
         const int64_t row = unit % chunks * kPanelRows;
         function(unit / chunks, row, std::min(kPanelRows, rows - row));
     });
@@ -143,7 +138,7 @@ void LinearOp::finish(const float* panel, int64_t row, int64_t rows, int64_t til
     }
 }
 
-void LinearOp::run(const Team& team) const {
+void LinearOp::run(Team& team) const {
     Panel panel;
     const int64_t tiles = weight_.tiles();
     for_each_panel(team, rows_.count(), (tiles + 1) / 2, [&](int64_t pair, int64_t row,
@@ -156,7 +151,7 @@ void LinearOp::run(const Team& team) const {
     });
 }
 
-void LinearGateOp::run(const Team& team) const {
+void LinearGateOp::run(Team& team) const {
     Panel gate, up;
     const int64_t features = weight_.out / 2;
     for_each_panel(team, rows_.count(), features / kGroup, [&](int64_t pair, int64_t row,

@@ -12,7 +12,7 @@ class LinearOp : public Op {
    public:
     LinearOp(Rows rows, Activation x, Weight weight, const float* bias, float* out, bool accumulate)
         : Op(rows), x_(x), weight_(weight), bias_(bias), out_(out), accumulate_(accumulate) {}
-    void run(const Team& team) const override;
+    void run(Team& team) const override;
 
    private:
     void finish(const float* panel, int64_t row, int64_t rows, int64_t tile) const;
@@ -30,7 +30,7 @@ class LinearGateOp : public Op {
    public:
     LinearGateOp(Rows rows, Activation x, Weight weight, Gate kind, Activation out)
         : Op(rows), x_(x), weight_(weight), kind_(kind), out_(out) {}
-    void run(const Team& team) const override;
+    void run(Team& team) const override;
 
    private:
     Activation x_;

@@ -191,9 +191,9 @@ void put(const Weight& weight, int64_t row, int64_t index, const Group& group, b
 
 }  // namespace
 
-void PackBlocksOp::run(const Team& team) const {
+void PackBlocksOp::run(Team& team) const {
     const bool is_signed = source_ == Source::kQ4_0;
-    team.split(rows_.count(), [&](int64_t row) {
+    team.share(rows_.count(), [&](int64_t row) {
         Group group;
         for (int64_t index = 0; index < weight_.in / kGroup; ++index) {
             decode(source_, blocks_ + row * row_bytes_, index, group);
@@ -202,10 +202,10 @@ void PackBlocksOp::run(const Team& team) const {
     });
 }
 
-void PackGroupsOp::run(const Team& team) const {
+void PackGroupsOp::run(Team& team) const {
     const int64_t groups = weight_.in / weight_.group;
     const float offset = weight_.kind == Kind::kInt8 && weight_.has_minimum ? 128.0f : 0.0f;
-    team.split(rows_.count(), [&](int64_t row) {
+    team.share(rows_.count(), [&](int64_t row) {
         for (int64_t k = 0; k < weight_.in; k += kGroup) {
             put_quants(weight_, first_row_ + row, k, quants_ + row * weight_.in + k);
         }
@@ -217,9 +217,9 @@ void PackGroupsOp::run(const Team& team) const {
     });
 }
 
-void PackFloatsOp::run(const Team& team) const {
+void PackFloatsOp::run(Team& team) const {
     const size_t bytes = weight_.kind == Kind::kFloat32 ? 4 : 2;
-    team.split(rows_.count(), [&](int64_t row) {
+    team.share(rows_.count(), [&](int64_t row) {
         const int64_t to_row = first_row_ + row;
         const uint8_t* from = values_ + row * row_bytes_;
         uint8_t* to = weight_.tile(to_row / kLanes) + static_cast<size_t>(to_row % kLanes) * bytes;

@@ -18,7 +18,7 @@ class PackBlocksOp : public Op {
                  int64_t first_row)
         : Op(rows), blocks_(blocks), row_bytes_(row_bytes), source_(source), weight_(weight),
           first_row_(first_row) {}
-    void run(const Team& team) const override;
+    void run(Team& team) const override;
 
    private:
     const uint8_t* blocks_;
@@ -36,7 +36,7 @@ class PackGroupsOp : public Op {
                  Weight weight, int64_t first_row)
         : Op(rows), quants_(quants), scales_(scales), minima_(minima), weight_(weight),
           first_row_(first_row) {}
-    void run(const Team& team) const override;
+    void run(Team& team) const override;
 
    private:
     const uint8_t* quants_;
@@ -52,7 +52,7 @@ class PackFloatsOp : public Op {
                  int64_t first_row)
         : Op(rows), values_(values), row_bytes_(row_bytes), weight_(weight),
           first_row_(first_row) {}
-    void run(const Team& team) const override;
+    void run(Team& team) const override;
 
    private:
     const uint8_t* values_;

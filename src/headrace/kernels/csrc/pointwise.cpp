@@ -11,11 +11,11 @@ constexpr int64_t kChunkGroups = 16;  // groups of one row that are computed bef
 
 // Shares rows x groups in units that own whole cells, so that no two threads write one cache line.
 template <typename Function>
-void for_each_cell_range(const Team& team, int64_t rows, int64_t groups, Function function) {
+void for_each_cell_range(Team& team, int64_t rows, int64_t groups, Function function) {
     const int64_t blocks = (rows + kBlockRows - 1) / kBlockRows;
     const int64_t parts = std::max<int64_t>(1, std::min<int64_t>(
         groups, blocks < 4 * team.num_threads() ? team.num_threads() : 1));
-    team.split(blocks * parts, [&](int64_t unit) {
+    team.share(blocks * parts, [&](int64_t unit) {
         const int64_t block = unit / parts, part = unit % parts;
         const int64_t last_row = std::min(rows, (block + 1) * kBlockRows);
         for (int64_t row = block * kBlockRows; row < last_row; ++row) {
@@ -79,8 +79,8 @@ void integer_row_group(const Weight& table, int64_t row, int64_t group, float* t
 
 }  // namespace
 
-void EmbeddingOp::run(const Team& team) const {
-    team.split(rows_.count(), [&](int64_t row) {
+void EmbeddingOp::run(Team& team) const {
+    team.share(rows_.count(), [&](int64_t row) {
         const int64_t id = ids_[row];
         if (id < 0 || id >= table_.out) return team.fail("a token id is outside the embedding");
         float* to = out_ + row * table_.in;
@@ -130,7 +130,7 @@ void NormOp::normalize(int64_t row, int64_t first, int64_t last) const {
     }
 }
 
-void NormOp::run(const Team& team) const {
+void NormOp::run(Team& team) const {
     const int64_t rows = rows_.count();
     if (index_) {
         for (int64_t row = 0; row < rows; ++row) {
@@ -145,7 +145,7 @@ void NormOp::run(const Team& team) const {
     });
 }
 
-void GateOp::run(const Team& team) const {
+void GateOp::run(Team& team) const {
     const int64_t features = out_.features;
     const auto gate = [&](int64_t row, int64_t first, int64_t last) {
         float values[kGroup];
@@ -158,15 +158,15 @@ void GateOp::run(const Team& team) const {
     for_each_cell_range(team, rows_.count(), out_.groups(), gate);
 }
 
-void QuantizeOp::run(const Team& team) const {
+void QuantizeOp::run(Team& team) const {
     for_each_cell_range(team, rows_.count(), out_.groups(),
                         [&](int64_t row, int64_t first, int64_t last) {
         store_groups(out_, row, first, last, x_ + row * out_.features + first * kGroup);
     });
 }
 
-void ArgmaxOp::run(const Team& team) const {
-    team.split(rows_.count(), [&](int64_t row) {
+void ArgmaxOp::run(Team& team) const {
+    team.share(rows_.count(), [&](int64_t row) {
         const float* x = x_ + row * features_;
         F32x16 lanes = F32x16::broadcast(x[0]);
         int64_t i = 0;

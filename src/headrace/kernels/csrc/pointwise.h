@@ -19,7 +19,7 @@ class EmbeddingOp : public Op {
    public:
     EmbeddingOp(Rows rows, const int32_t* ids, Weight table, float scale, float* out)
         : Op(rows), ids_(ids), table_(table), scale_(scale), out_(out) {}
-    void run(const Team& team) const override;
+    void run(Team& team) const override;
 
    private:
     const int32_t* ids_;
@@ -37,7 +37,7 @@ class NormOp : public Op {
            const float* weight, const float* bias, float eps, Activation out)
         : Op(rows), x_(x), x_rows_(x_rows), index_(index), kind_(kind), weight_(weight),
           bias_(bias), eps_(eps), out_(out) {}
-    void run(const Team& team) const override;
+    void run(Team& team) const override;
 
    private:
     void normalize(int64_t row, int64_t first, int64_t last) const;
@@ -56,7 +56,7 @@ class GateOp : public Op {
    public:
     GateOp(Rows rows, const float* x, Gate kind, Activation out)
         : Op(rows), x_(x), kind_(kind), out_(out) {}
-    void run(const Team& team) const override;
+    void run(Team& team) const override;
 
    private:
     const float* x_;
@@ -68,7 +68,7 @@ class GateOp : public Op {
 class QuantizeOp : public Op {
    public:
     QuantizeOp(Rows rows, const float* x, Activation out) : Op(rows), x_(x), out_(out) {}
-    void run(const Team& team) const override;
+    void run(Team& team) const override;
 
    private:
     const float* x_;
@@ -80,7 +80,7 @@ class ArgmaxOp : public Op {
    public:
     ArgmaxOp(Rows rows, const float* x, int64_t features, int32_t* out)
         : Op(rows), x_(x), features_(features), out_(out) {}
-    void run(const Team& team) const override;
+    void run(Team& team) const override;
 
    private:
     const float* x_;

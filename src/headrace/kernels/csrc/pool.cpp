@@ -41,6 +41,8 @@ class Pool {
         const std::lock_guard<std::mutex> run_lock(run_mutex_);
         stop_workers();
         num_threads_ = num_threads;
+        parts_ = std::vector<Part>(static_cast<size_t>(num_threads));
+        for (Part& part : parts_) part.reset(static_cast<uint16_t>(turn_.load() - 1));
         start_workers();
     }
 
@@ -49,9 +51,13 @@ class Pool {
     const char* run(const Program& program) {
         const std::lock_guard<std::mutex> run_lock(run_mutex_);
         program_ = &program;
+        first_turn_ = turn_.load(std::memory_order_relaxed);
         error_.store(nullptr, std::memory_order_relaxed);
+        is_open_.store(true);
         if (num_threads_ > 1) wake();
         work(0);
+        is_open_.store(false);
+        wait_for([&] { return inside_.load() == 0; });
         return error_.load(std::memory_order_relaxed);
     }
 
@@ -85,7 +91,7 @@ class Pool {
     }
 
     void serve(int thread, uint32_t seen) {
-        for (;; ++seen) {
+        while (!stopping_) {
             const auto called = [&] { return epoch_.load() != seen; };
             if (!spin_until(called, kSpin)) {
                 std::unique_lock<std::mutex> lock(sleep_mutex_);
@@ -93,49 +99,61 @@ class Pool {
                 awake_.wait(lock, called);
                 sleepers_.fetch_sub(1);
             }
-            if (stopping_) return;
-            work(thread);
+            seen = epoch_.load();
+            // Either this thread sees the program closed, or the caller sees this thread inside.
+            inside_.fetch_add(1);
+            if (is_open_.load()) work(thread);
+            inside_.fetch_sub(1);
         }
+    }
+
+    // Past the spin somebody else needs this core, perhaps the very thread waited for.
+    template <typename Ready>
+    static void wait_for(Ready ready) {
+        if (ready()) return;
+        while (!spin_until(ready, kSpin)) std::this_thread::yield();
     }
 
     void work(int thread) {
-        const Team team(thread, num_threads_, &next_, &error_);
         const Program& program = *program_;
-        for (size_t i = 0, count = program.size(); i < count; ++i) {
-            program[i]->run(team);
-            barrier();
+        for (;;) {
+            const uint64_t turn = turn_.load(std::memory_order_acquire);
+            if (turn - first_turn_ >= program.size()) return;
+            Team team(thread, num_threads_, static_cast<uint16_t>(turn), parts_.data(), &error_);
+            program[turn - first_turn_]->run(team);
+            finish(turn, team.units(), team.done());
+            wait_for([&] { return turn_.load(std::memory_order_acquire) != turn; });
         }
     }
 
-    // The last to arrive resets the counters and opens the next phase.
-    void barrier() {
-        if (num_threads_ == 1) return;
-        const uint32_t phase = phase_.load(std::memory_order_relaxed);
-        if (arrived_.fetch_add(1, std::memory_order_acq_rel) == num_threads_ - 1) {
-            next_.store(0, std::memory_order_relaxed);
-            arrived_.store(0, std::memory_order_relaxed);
-            phase_.store(phase + 1, std::memory_order_release);
-            return;
+    // Whoever completes the last unit begins the next turn. A thread with nothing done may be late,
+    // and the counter another turn's: it must not touch it.
+    void finish(uint64_t turn, int64_t units, int64_t done) {
+        if (units == 0) {
+            turn_.compare_exchange_strong(turn, turn + 1);
+        } else if (done > 0 && finished_.fetch_add(done) + done == units) {
+            finished_.store(0);
+            turn_.store(turn + 1);
         }
-        const auto open = [&] { return phase_.load(std::memory_order_acquire) != phase; };
-        // Past the spin somebody else needs this core, perhaps the very thread waited for.
-        while (!spin_until(open, kSpin)) std::this_thread::yield();
     }
 
     std::mutex run_mutex_;
     int num_threads_ = 1;
     std::vector<std::thread> workers_;
+    std::vector<Part> parts_ = std::vector<Part>(1);
     std::vector<float> scratch_;
     const Program* program_ = nullptr;
+    uint64_t first_turn_ = 0;
     std::atomic<const char*> error_{nullptr};
     std::atomic<bool> stopping_{false};
     std::mutex sleep_mutex_;
     std::condition_variable awake_;
     std::atomic<int> sleepers_{0};
     alignas(64) std::atomic<uint32_t> epoch_{0};
-    alignas(64) std::atomic<int64_t> next_{0};
-    alignas(64) std::atomic<int> arrived_{0};
-    alignas(64) std::atomic<uint32_t> phase_{0};
+    alignas(64) std::atomic<int> inside_{0};
+    std::atomic<bool> is_open_{false};
+    alignas(64) std::atomic<int64_t> finished_{0};
+    alignas(64) std::atomic<uint64_t> turn_{1};
 };
 
 // Never destroyed: its threads may still sleep when the interpreter leaves.

@@ -1,7 +1,9 @@
 // The threads, and the recorded programs they run together.
 //
-// A program is a list of ops with fixed pointers. All threads enter it once, share each op's work
-// and meet at a barrier before the next. How work is shared never changes an op's arithmetic.
+// A program is a list of ops with fixed pointers. Threads enter it once and share each op's units;
+// the next op begins when all units are done, not when all threads have arrived: a thread that the
+// system keeps from running holds up the others by no more than the unit it is in. How work is
+// shared never changes an op's arithmetic.
 #pragma once
 
 #include <algorithm>
@@ -27,44 +29,88 @@ class Rows {
     int32_t constant_, capacity_;
 };
 
+// One thread's part of the running op's units, next..end, in one word with the op's turn. Owners
+// claim from the front, idle threads from the end, each by one compare-and-swap.
+class alignas(64) Part {
+   public:
+    static constexpr int64_t kMaxUnits = (1 << 24) - 1;
+
+    void reset(uint16_t turn) { word_.store(pack(turn, 0, 0)); }
+
+    // Claims a unit of turn `turn`, whose part is first..last if nobody has looked at it yet.
+    // Returns -1 if there is none left, or a later turn has begun. Parts are looked at in every
+    // turn, empty ones too, so that turns compare well when they wrap.
+    int64_t claim(uint16_t turn, int64_t first, int64_t last, bool is_owner) {
+        uint64_t word = word_.load(std::memory_order_relaxed);
+        for (;;) {
+            const auto lead = static_cast<int16_t>(static_cast<uint16_t>(word >> 48) - turn);
+            if (lead > 0) return -1;
+            int64_t next = lead < 0 ? first : static_cast<int64_t>(word >> 24 & kMaxUnits);
+            int64_t end = lead < 0 ? last : static_cast<int64_t>(word & kMaxUnits);
+            int64_t unit = -1;
+            if (next < end) {
+                unit = is_owner ? next++ : --end;
+            } else if (lead == 0) {
+                return -1;
+            }
+            const uint64_t claimed = pack(turn, next, end);
+            if (word_.compare_exchange_weak(word, claimed, std::memory_order_relaxed)) return unit;
+        }
+    }
+
+   private:
+    static uint64_t pack(uint16_t turn, int64_t next, int64_t end) {
+        return static_cast<uint64_t>(turn) << 48 | static_cast<uint64_t>(next) << 24 |
+               static_cast<uint64_t>(end);
+    }
+
+    std::atomic<uint64_t> word_{0};
+};
+
 // What one thread knows of its part in the running op.
 class Team {
    public:
-    Team(int thread, int num_threads, std::atomic<int64_t>* next, std::atomic<const char*>* error)
-        : thread_(thread), num_threads_(num_threads), next_(next), error_(error) {}
+    Team(int thread, int num_threads, uint16_t turn, Part* parts, std::atomic<const char*>* error)
+        : thread_(thread), num_threads_(num_threads), turn_(turn), parts_(parts), error_(error) {}
 
-    int thread() const { return thread_; }
     int num_threads() const { return num_threads_; }
 
-    // Contiguous equal shares: least overhead, best for short work.
+    // Calls function(unit) for this thread's share of 0..units, at most once in an op: first its
+    // own contiguous part, then what slower threads have left.
     template <typename Function>
-    void split(int64_t units, Function function) const {
-        const int64_t last = units * (thread_ + 1) / num_threads_;
-        for (int64_t unit = units * thread_ / num_threads_; unit < last; ++unit) function(unit);
-    }
-
-    // One at a time from a common counter: evens out threads of unequal speed.
-    template <typename Function>
-    void take(int64_t units, Function function) const {
-        if (num_threads_ == 1) return split(units, function);
-        int64_t unit;
-        while ((unit = next_->fetch_add(1, std::memory_order_relaxed)) < units) function(unit);
+    void share(int64_t units, Function function) {
+        units_ = units;
+        for (int i = 0; i < num_threads_; ++i) {
+            const int64_t owner = (thread_ + i) % num_threads_;
+            const int64_t first = units * owner / num_threads_;
+            const int64_t last = units * (owner + 1) / num_threads_;
+            int64_t unit;
+            while ((unit = parts_[owner].claim(turn_, first, last, i == 0)) >= 0) {
+                function(unit);
+                ++done_;
+            }
+        }
     }
 
     // Reports bad data found while running; the program's caller gets the message.
     void fail(const char* message) const { error_->store(message, std::memory_order_relaxed); }
 
+    int64_t units() const { return units_; }
+    int64_t done() const { return done_; }
+
    private:
     int thread_, num_threads_;
-    std::atomic<int64_t>* next_;
+    uint16_t turn_;
+    Part* parts_;
     std::atomic<const char*>* error_;
+    int64_t units_ = 0, done_ = 0;
 };
 
 class Op {
    public:
     explicit Op(Rows rows) : rows_(rows) {}
     virtual ~Op() = default;
-    virtual void run(const Team& team) const = 0;
+    virtual void run(Team& team) const = 0;
     const Rows& rows() const { return rows_; }
 
    protected:

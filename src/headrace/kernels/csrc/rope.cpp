@@ -89,9 +89,9 @@ void RopeWriteOp::write(const float* head, int64_t slot, int64_t kv_head, bool i
     });
 }
 
-void RopeWriteOp::run(const Team& team) const {
+void RopeWriteOp::run(Team& team) const {
     const int64_t kv_heads = cache_.heads, all_heads = heads_ + 2 * kv_heads;
-    team.split(rows_.count() * all_heads, [&](int64_t unit) {
+    team.share(rows_.count() * all_heads, [&](int64_t unit) {
         const int64_t row = unit / all_heads, head = unit % all_heads;
         const int64_t position = positions_[row], slot = slots_[row];
         if (rotary_.width && (position < 0 || position >= rotary_.positions)) {

@@ -21,7 +21,7 @@ class RopeWriteOp : public Op {
                 const int64_t* slots, Rotary rotary, Cache cache)
         : Op(rows), qkv_(qkv), heads_(heads), positions_(positions), slots_(slots),
           rotary_(rotary), cache_(cache) {}
-    void run(const Team& team) const override;
+    void run(Team& team) const override;
 
    private:
     void rotate(float* head, int64_t position, const float* norm) const;
