@@ -1,0 +1,12 @@
+"""Kernels for CPUs: compiled ones where a module was built for this CPU, else their torch twins."""
+
+from headrace.kernels.base import Kernels as Kernels
+from headrace.kernels.base import Program as Program
+from headrace.kernels.dispatch import load as load
+from headrace.kernels.tensors import BLOCK_FORMATS as BLOCK_FORMATS
+from headrace.kernels.tensors import BLOCK_SIZE as BLOCK_SIZE
+from headrace.kernels.tensors import Activation as Activation
+from headrace.kernels.tensors import LayerCache as LayerCache
+from headrace.kernels.tensors import PackedWeight as PackedWeight
+from headrace.kernels.tensors import QuantizedActivation as QuantizedActivation
+from headrace.kernels.tensors import Rotary as Rotary

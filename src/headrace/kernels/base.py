@@ -1,0 +1,489 @@
+"""The ops of a decoder on CPU: their contract and the checks, whoever computes them.
+
+Every op works on rows; `rows`, an int32 tensor of one element read when the op runs, says on how
+many (None: on all that the buffers hold). A row's result never depends on other rows, on their
+number or on the number of threads. All floats are float32 unless a shape line says otherwise.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from headrace.kernels.tensors import (
+    BLOCK_FORMATS,
+    BLOCK_SIZE,
+    CACHE_DTYPES,
+    FLOAT_DTYPES,
+    GATE_KINDS,
+    GROUP_SIZE,
+    NORM_KINDS,
+    WEIGHT_KINDS,
+    Activation,
+    GateKind,
+    LayerCache,
+    NormKind,
+    PackedWeight,
+    QuantizedActivation,
+    Rotary,
+    Rows,
+    WeightKind,
+    check,
+    check_activation,
+    check_choice,
+    check_equal,
+    check_multiple,
+    check_rows,
+)
+
+MAX_HEAD_SIZE = 512
+
+
+class Program(Protocol):
+    """Ops recorded over fixed buffers, to be run again with whatever these then hold."""
+
+    def run(self) -> None:
+        """Run all ops in order. Raises ValueError for data outside the buffers' limits."""
+        ...
+
+
+class Kernels(ABC):
+    """One implementation of the ops. All raise ValueError for shapes that do not fit."""
+
+    name: str
+    reason: str
+    """For people: what is in use, and why."""
+
+    # Programs and threads
+
+    @contextmanager
+    @abstractmethod
+    def record(self) -> Iterator[Program]:
+        """Inside the block ops are added to the program instead of being run."""
+
+    @abstractmethod
+    def set_num_threads(self, num_threads: int) -> None:
+        """Threads that share each op, the calling one included; results do not depend on it."""
+
+    # Storage
+
+    def activation(self, rows: int, features: int, *, exact: bool = False) -> Activation:
+        """A buffer for a linear's input: quantized, or with `exact` float32."""
+        if exact:
+            return torch.zeros(rows, features)
+        check_multiple("features", features, GROUP_SIZE)
+        return self._quantized(rows, features)
+
+    def empty_cache(
+        self, num_blocks: int, num_kv_heads: int, head_size: int, dtype: torch.dtype
+    ) -> LayerCache:
+        """A zeroed cache of float32, float16, bfloat16 or int8 (scaled per token and head)."""
+        check_choice(dtype, "cache dtype", CACHE_DTYPES)
+        self._check_head_size(head_size)
+        keys = torch.zeros(num_blocks, num_kv_heads, head_size, BLOCK_SIZE, dtype=dtype)
+        values = torch.zeros(num_blocks, num_kv_heads, BLOCK_SIZE, head_size, dtype=dtype)
+        if dtype != torch.int8:
+            return LayerCache(keys, values)
+        scales = torch.zeros(2, num_blocks, num_kv_heads, BLOCK_SIZE)
+        return LayerCache(keys, values, scales[0], scales[1])
+
+    def empty_weight(
+        self,
+        kind: WeightKind,
+        out_features: int,
+        in_features: int,
+        *,
+        group_size: int = GROUP_SIZE,
+        has_minimum: bool = False,
+    ) -> PackedWeight:
+        """Room for a weight, to be filled with the pack methods; unfilled rows are zero.
+
+        Integer kinds need in_features and group_size in multiples of 32.
+        """
+        check_choice(kind, "weight kind", WEIGHT_KINDS)
+        check_multiple("out_features", out_features, 1)
+        check_multiple("in_features", in_features, 1)
+        if kind in FLOAT_DTYPES:
+            return self._empty_weight(kind, out_features, in_features, 0, False)
+        check_multiple("group_size", group_size, GROUP_SIZE)
+        check_multiple("in_features", in_features, group_size)
+        return self._empty_weight(kind, out_features, in_features, group_size, has_minimum)
+
+    def pack_blocks(
+        self, weight: PackedWeight, row: int, block_format: str, blocks: Tensor
+    ) -> None:
+        """Fill rows from `row` with GGUF blocks [rows, bytes] uint8 (rows may be strided).
+
+        A weight of 8 bits with minimum takes every format, one of 4 bits those of 4 bits.
+        """
+        check_choice(block_format, "block format", tuple(BLOCK_FORMATS))
+        form = BLOCK_FORMATS[block_format]
+        if weight.group_size != GROUP_SIZE:
+            raise ValueError(f"{block_format} needs a quantized weight with groups of 32")
+        if form.kind == "int8" and weight.kind == "int4":
+            raise ValueError(f"{block_format} does not fit into 4 bits")
+        if form.has_minimum and not weight.has_minimum:
+            raise ValueError(f"{block_format} needs a weight with minimum")
+        check_rows(blocks, "blocks")
+        check_multiple("in_features", weight.in_features, form.block_weights)
+        row_bytes = weight.in_features // form.block_weights * form.block_bytes
+        check_equal("blocks: bytes per row", blocks.shape[1] * blocks.element_size(), row_bytes)
+        self._check_row_range(weight, row, blocks.shape[0])
+        self._pack_blocks(weight, row, block_format, blocks)
+
+    def pack_groups(
+        self,
+        weight: PackedWeight,
+        row: int,
+        quants: Tensor,
+        scales: Tensor,
+        minima: Tensor | None = None,
+    ) -> None:
+        """Fill rows from `row` with w = quants * scales + minima.
+
+        quants [rows, in] uint8; scales, minima [rows, in / group_size]. minima go with
+        `has_minimum`; without them quants stand for -8..7 (4 bits) or -128..127. Kept are float16
+        scales and the float16 value of quant 0 (4 bits) or of quant 128 (8 bits).
+        """
+        if not weight.is_integer:
+            raise ValueError("groups need a weight of kind int4 or int8")
+        check(quants, "quants", torch.uint8, None, weight.in_features)
+        num_rows, num_groups = quants.shape[0], weight.in_features // weight.group_size
+        if weight.kind == "int4" and int(quants.max()) > 15:
+            raise ValueError("quants: above 15 in a weight of 4 bits")
+        check(scales, "scales", torch.float32, num_rows, num_groups)
+        if (minima is not None) != weight.has_minimum:
+            raise ValueError("minima: needed if, and only if, the weight has a minimum")
+        if minima is not None:
+            check(minima, "minima", torch.float32, num_rows, num_groups)
+        for name, values in (("scales", scales), ("minima", minima)):
+            if values is not None and not bool((values.abs() <= 65504).all()):
+                raise ValueError(f"{name}: outside the range of float16")
+        self._check_row_range(weight, row, num_rows)
+        self._pack_groups(weight, row, quants, scales, minima)
+
+    def pack_floats(self, weight: PackedWeight, row: int, values: Tensor) -> None:
+        """Fill rows from `row` of a float weight with values [rows, in] of any float dtype."""
+        if weight.is_integer:
+            raise ValueError("floats need a weight of a float kind")
+        values = values.to(FLOAT_DTYPES[weight.kind])
+        check_rows(values, "values")
+        check_equal("values: row length", values.shape[1], weight.in_features)
+        self._check_row_range(weight, row, values.shape[0])
+        self._pack_floats(weight, row, values)
+
+    # Ops
+
+    def embedding(
+        self,
+        ids: Tensor,
+        table: PackedWeight,
+        out: Tensor,
+        *,
+        scale: float = 1.0,
+        rows: Tensor | None = None,
+    ) -> None:
+        """out[r] = table[ids[r]] * scale. ids [T] int32, out [T, H]."""
+        check(out, "out", torch.float32, None, table.in_features)
+        check(ids, "ids", torch.int32, out.shape[0])
+        self._embedding(self._rows(rows, out.shape[0]), ids, table, scale, out)
+
+    def norm(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        out: Activation,
+        *,
+        eps: float,
+        kind: NormKind = "rms",
+        bias: Tensor | None = None,
+        index: Tensor | None = None,
+        rows: Tensor | None = None,
+    ) -> None:
+        """out[r] = norm(x[index[r]]) * weight + bias (index None: x[r]).
+
+        x [X, H], weight and bias [H], index [R] int32, out [R, H] quantized or float32.
+        """
+        check_choice(kind, "norm kind", NORM_KINDS)
+        num_rows, features = check_activation(out, "out")
+        check(x, "x", torch.float32, num_rows if index is None else None, features)
+        check(weight, "weight", torch.float32, features)
+        if bias is not None:
+            check(bias, "bias", torch.float32, features)
+        if index is not None:
+            check(index, "index", torch.int32, num_rows)
+        self._norm(self._rows(rows, num_rows), x, index, kind, weight, bias, eps, out)
+
+    def linear(
+        self,
+        x: Activation,
+        weight: PackedWeight,
+        out: Tensor,
+        *,
+        bias: Tensor | None = None,
+        accumulate: bool = False,
+        rows: Tensor | None = None,
+    ) -> None:
+        """out = x @ weight.T + bias, or with `accumulate` added to out (the residual stream).
+
+        x [T, K], quantized only with integer weights; out [T, N]; bias [N].
+        """
+        num_rows = self._check_product(x, weight)
+        check(out, "out", torch.float32, num_rows, weight.out_features)
+        if bias is not None:
+            check(bias, "bias", torch.float32, weight.out_features)
+        self._linear(self._rows(rows, num_rows), x, weight, bias, out, accumulate)
+
+    def linear_gate(
+        self,
+        x: Activation,
+        weight: PackedWeight,
+        out: Activation,
+        *,
+        kind: GateKind,
+        rows: Tensor | None = None,
+    ) -> None:
+        """out = act(x @ gate.T) * (x @ up.T), gate and up being the halves of the weight's rows.
+
+        x [T, K], weight [2F, K], out [T, F], F a multiple of 32.
+        """
+        num_rows = self._check_product(x, weight)
+        self._check_gate(kind, out, num_rows, weight.out_features)
+        self._linear_gate(self._rows(rows, num_rows), x, weight, kind, out)
+
+    def gate(
+        self, x: Tensor, out: Activation, *, kind: GateKind, rows: Tensor | None = None
+    ) -> None:
+        """out[r][f] = act(x[r][f]) * x[r][F + f]. x [T, 2F], out [T, F], F a multiple of 32."""
+        check(x, "x", torch.float32, None, None)
+        self._check_gate(kind, out, x.shape[0], x.shape[1])
+        self._gate(self._rows(rows, x.shape[0]), x, kind, out)
+
+    def quantize(self, x: Tensor, out: QuantizedActivation, *, rows: Tensor | None = None) -> None:
+        """out = x as int8, scale = max|x| / 127 for each 32 features. x [T, F]."""
+        check(x, "x", torch.float32, out.rows, out.features)
+        self._quantize(self._rows(rows, out.rows), x, out)
+
+    def argmax(self, x: Tensor, out: Tensor, *, rows: Tensor | None = None) -> None:
+        """out[r] = the first index of the largest of x[r]. x [R, V], out [R] int32."""
+        check(x, "x", torch.float32, None, None)
+        check_multiple("x: columns", x.shape[1], 1)
+        check(out, "out", torch.int32, x.shape[0])
+        self._argmax(self._rows(rows, x.shape[0]), x, out)
+
+    def rope_write(
+        self,
+        qkv: Tensor,
+        positions: Tensor,
+        slot_mapping: Tensor,
+        cache: LayerCache,
+        *,
+        num_heads: int,
+        rotary: Rotary | None = None,
+        query_norm: Tensor | None = None,
+        key_norm: Tensor | None = None,
+        eps: float = 1e-6,
+        rows: Tensor | None = None,
+    ) -> None:
+        """Normalise and rotate queries and keys in place; write keys and values to the cache.
+
+        qkv [T, (num_heads + 2 kv heads) * D]: all queries, all keys, all values. positions [T]
+        int32, slot_mapping [T] int64 (block id * 32 + offset). Rotation pairs feature i with
+        i + width / 2 (Hugging Face's order). query_norm, key_norm [D]: RMS norm of each head.
+        """
+        self._check_cache(cache, num_heads)
+        width = (num_heads + 2 * cache.num_kv_heads) * cache.head_size
+        check(qkv, "qkv", torch.float32, None, width)
+        check(positions, "positions", torch.int32, qkv.shape[0])
+        check(slot_mapping, "slot_mapping", torch.int64, qkv.shape[0])
+        if rotary is not None:
+            check(rotary.cos, "cos", torch.float32, None, None)
+            check(rotary.sin, "sin", torch.float32, *rotary.cos.shape)
+            if 2 * rotary.cos.shape[1] > cache.head_size:
+                raise ValueError("cos: rotates more features than a head has")
+        for name, norm in (("query_norm", query_norm), ("key_norm", key_norm)):
+            if norm is not None:
+                check(norm, name, torch.float32, cache.head_size)
+        rows_ = self._rows(rows, qkv.shape[0])
+        norms = (query_norm, key_norm, eps)
+        self._rope_write(rows_, qkv, positions, slot_mapping, cache, num_heads, rotary, norms)
+
+    def attention(
+        self,
+        qkv: Tensor,
+        cache: LayerCache,
+        query_start: Tensor,
+        context_lens: Tensor,
+        block_table: Tensor,
+        out: Tensor,
+        *,
+        num_heads: int,
+        scale: float,
+        window: int | None = None,
+        soft_cap: float | None = None,
+        rows: Tensor | None = None,
+    ) -> None:
+        """Causal attention of each token over its sequence's context, which ends with it.
+
+        The first num_heads * D columns of qkv [T, any] are the queries; out [T, num_heads * D];
+        query_start [S + 1], context_lens [S], block_table [S, B] int32. `rows` counts sequences.
+        window: each token sees at most so many tokens, itself included.
+        """
+        self._check_cache(cache, num_heads)
+        width = num_heads * cache.head_size
+        check(out, "out", torch.float32, None, width)
+        check(qkv, "qkv", torch.float32, out.shape[0], None)
+        if qkv.shape[1] < width:
+            raise ValueError("qkv: narrower than the queries")
+        check(context_lens, "context_lens", torch.int32, None)
+        num_sequences = context_lens.shape[0]
+        check(query_start, "query_start", torch.int32, num_sequences + 1)
+        check(block_table, "block_table", torch.int32, num_sequences, None)
+        if window is not None and window < 1:
+            raise ValueError("window: must be at least 1")
+        if soft_cap is not None and soft_cap <= 0:
+            raise ValueError("soft_cap: must be positive")
+        batch = (query_start, context_lens, block_table)
+        options = (scale, window, soft_cap)
+        rows_ = self._rows(rows, num_sequences)
+        self._attention(rows_, qkv, cache, batch, num_heads, options, out)
+
+    # Checks
+
+    @staticmethod
+    def _rows(control: Tensor | None, capacity: int) -> Rows:
+        if control is not None:
+            check(control, "rows", torch.int32, 1)
+        return Rows(control, capacity)
+
+    @staticmethod
+    def _check_row_range(weight: PackedWeight, row: int, count: int) -> None:
+        if row < 0 or row + count > weight.out_features:
+            raise ValueError(f"rows {row}..{row + count} of a weight of {weight.out_features} rows")
+
+    @staticmethod
+    def _check_product(x: Activation, weight: PackedWeight) -> int:
+        num_rows, features = check_activation(x, "x")
+        check_equal("x: features", features, weight.in_features)
+        if isinstance(x, QuantizedActivation) and not weight.is_integer:
+            raise ValueError(f"x: a {weight.kind} weight takes float32 activations")
+        return num_rows
+
+    @staticmethod
+    def _check_gate(kind: str, out: Activation, num_rows: int, features: int) -> None:
+        check_choice(kind, "gate kind", GATE_KINDS)
+        check_multiple("gate and up together", features, 2 * GROUP_SIZE)
+        out_rows, out_features = check_activation(out, "out")
+        check_equal("out: rows", out_rows, num_rows)
+        check_equal("out: features", out_features, features // 2)
+
+    @staticmethod
+    def _check_head_size(head_size: int) -> None:
+        check_multiple("head size", head_size, 16)
+        if head_size > MAX_HEAD_SIZE:
+            raise ValueError(f"head size: {head_size} is above {MAX_HEAD_SIZE}")
+
+    def _check_cache(self, cache: LayerCache, num_heads: int) -> None:
+        dtype, blocks, heads, size = cache.keys.dtype, *cache.keys.shape[:3]
+        check_choice(dtype, "cache dtype", CACHE_DTYPES)
+        self._check_head_size(size)
+        check_multiple("num_heads", num_heads, heads)
+        check(cache.keys, "keys", dtype, blocks, heads, size, BLOCK_SIZE)
+        check(cache.values, "values", dtype, blocks, heads, BLOCK_SIZE, size)
+        if dtype == torch.int8:
+            for scales in (cache.key_scales, cache.value_scales):
+                if scales is None:
+                    raise ValueError("an int8 cache needs scales")
+                check(scales, "scales", torch.float32, blocks, heads, BLOCK_SIZE)
+
+    # What an implementation provides, with checked arguments
+
+    @abstractmethod
+    def _quantized(self, rows: int, features: int) -> QuantizedActivation: ...
+
+    @abstractmethod
+    def _empty_weight(
+        self, kind: WeightKind, out: int, in_: int, group_size: int, has_minimum: bool
+    ) -> PackedWeight: ...
+
+    @abstractmethod
+    def _pack_blocks(self, weight: PackedWeight, row: int, form: str, blocks: Tensor) -> None: ...
+
+    @abstractmethod
+    def _pack_groups(
+        self, weight: PackedWeight, row: int, quants: Tensor, scales: Tensor, minima: Tensor | None
+    ) -> None: ...
+
+    @abstractmethod
+    def _pack_floats(self, weight: PackedWeight, row: int, values: Tensor) -> None: ...
+
+    @abstractmethod
+    def _embedding(
+        self, rows: Rows, ids: Tensor, table: PackedWeight, scale: float, out: Tensor
+    ) -> None: ...
+
+    @abstractmethod
+    def _norm(
+        self,
+        rows: Rows,
+        x: Tensor,
+        index: Tensor | None,
+        kind: NormKind,
+        weight: Tensor,
+        bias: Tensor | None,
+        eps: float,
+        out: Activation,
+    ) -> None: ...
+
+    @abstractmethod
+    def _linear(
+        self,
+        rows: Rows,
+        x: Activation,
+        weight: PackedWeight,
+        bias: Tensor | None,
+        out: Tensor,
+        accumulate: bool,
+    ) -> None: ...
+
+    @abstractmethod
+    def _linear_gate(
+        self, rows: Rows, x: Activation, weight: PackedWeight, kind: GateKind, out: Activation
+    ) -> None: ...
+
+    @abstractmethod
+    def _gate(self, rows: Rows, x: Tensor, kind: GateKind, out: Activation) -> None: ...
+
+    @abstractmethod
+    def _quantize(self, rows: Rows, x: Tensor, out: QuantizedActivation) -> None: ...
+
+    @abstractmethod
+    def _argmax(self, rows: Rows, x: Tensor, out: Tensor) -> None: ...
+
+    @abstractmethod
+    def _rope_write(
+        self,
+        rows: Rows,
+        qkv: Tensor,
+        positions: Tensor,
+        slot_mapping: Tensor,
+        cache: LayerCache,
+        num_heads: int,
+        rotary: Rotary | None,
+        norms: tuple[Tensor | None, Tensor | None, float],
+    ) -> None: ...
+
+    @abstractmethod
+    def _attention(
+        self,
+        rows: Rows,
+        qkv: Tensor,
+        cache: LayerCache,
+        batch: tuple[Tensor, Tensor, Tensor],
+        num_heads: int,
+        options: tuple[float, int | None, float | None],
+        out: Tensor,
+    ) -> None: ...

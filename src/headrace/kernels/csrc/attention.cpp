@@ -1,0 +1,295 @@
+#include "attention.h"
+
+#include <cmath>
+#include <limits>
+
+#include "math.h"
+
+namespace headrace {
+namespace {
+
+constexpr int64_t kSplit = 256;
+constexpr int64_t kRows = kFmaRows;  // query heads x tokens of a unit at most
+constexpr int64_t kApartUnits = 8;   // with so few units, splits are shared out as well
+constexpr float kNone = -std::numeric_limits<float>::infinity();
+
+// What one unit keeps of one or more splits: sums [rows][head size], maxima [rows], totals [rows].
+int64_t part_floats(int64_t head_size) { return kRows * (head_size + 2); }
+float* maxima(float* part, int64_t head_size) { return part + kRows * head_size; }
+float* totals(float* part, int64_t head_size) { return part + kRows * (head_size + 1); }
+
+// Adds a later split to `sum`: both are weighted by e to their maximum.
+void merge(const float* part, int64_t rows, int64_t head_size, float* sum) {
+    float* part_maxima = maxima(const_cast<float*>(part), head_size);
+    float* part_totals = totals(const_cast<float*>(part), head_size);
+    for (int64_t r = 0; r < rows; ++r) {
+        if (part_maxima[r] == kNone) continue;
+        float& maximum = maxima(sum, head_size)[r];
+        float& total = totals(sum, head_size)[r];
+        const bool first = maximum == kNone;
+        const float largest = std::max(maximum, part_maxima[r]);
+        const float old_weight = first ? 0.0f : exp(maximum - largest);
+        const float new_weight = exp(part_maxima[r] - largest);
+        for (int64_t i = r * head_size; i < (r + 1) * head_size; i += kLanes) {
+            const F32x16 old = F32x16::load(sum + i) * F32x16::broadcast(old_weight);
+            fma(F32x16::load(part + i), F32x16::broadcast(new_weight), old).store(sum + i);
+        }
+        total = std::fma(part_totals[r], new_weight, total * old_weight);
+        maximum = largest;
+    }
+}
+
+void clear(float* part, int64_t head_size) {
+    std::fill(part, part + kRows * head_size, 0.0f);
+    std::fill_n(maxima(part, head_size), kRows, kNone);
+    std::fill_n(totals(part, head_size), kRows, 0.0f);
+}
+
+// Turns scores [256] into weights in place, zero outside first..last; returns maximum and total.
+void softmax(float* scores, int first, int last, float& maximum, float& total) {
+    const F32x16 none = F32x16::broadcast(kNone);
+    F32x16 largest = none, sum = F32x16::zero();
+    for (int i = 0; i < kSplit; i += kLanes) {
+        largest = max(largest, select(F32x16::load(scores + i), none, first - i, last - i));
+    }
+    maximum = reduce_max(largest);
+    const F32x16 shift = F32x16::broadcast(maximum);
+    for (int i = 0; i < kSplit; i += kLanes) {
+        const F32x16 weight = exp(F32x16::load(scores + i) - shift);
+        const F32x16 kept = select(weight, F32x16::zero(), first - i, last - i);
+        kept.store(scores + i);
+        sum = sum + kept;
+    }
+    total = reduce_add(sum);
+}
+
+}  // namespace
+
+// Some successive query tokens of one sequence and some query heads of one key head.
+struct AttentionOp::Unit {
+    int64_t sequence, first_query, queries;  // first_query: row of q
+    int64_t kv_head, first_head, heads;      // first_head: query head
+    int64_t position;                        // of the first query
+
+    int64_t rows() const { return queries * heads; }
+    int64_t last_position() const { return position + queries - 1; }
+};
+
+AttentionOp::AttentionOp(Rows rows, const float* q, int64_t q_stride, int64_t heads, Cache cache,
+                         Batch batch, AttentionOptions options, float* out)
+    : Op(rows), q_(q), q_stride_(q_stride), heads_(heads), cache_(cache), batch_(batch),
+      options_(options), out_(out), group_(heads / cache.heads),
+      unit_heads_(std::min(group_, kRows)), unit_queries_(kRows / unit_heads_) {}
+
+int64_t AttentionOp::scratch_floats() const {
+    const int64_t splits = (batch_.table_width * kBlockTokens + kSplit - 1) / kSplit;
+    return kApartUnits * splits * part_floats(cache_.head_size);
+}
+
+int64_t AttentionOp::count_units() const {
+    int64_t query_blocks = 0;
+    for (int32_t s = 0; s < rows_.count(); ++s) {
+        const int64_t queries = batch_.query_start[s + 1] - batch_.query_start[s];
+        query_blocks += (queries + unit_queries_ - 1) / unit_queries_;
+    }
+    return query_blocks * cache_.heads * ((group_ + unit_heads_ - 1) / unit_heads_);
+}
+
+int64_t AttentionOp::count_splits() const {
+    int64_t longest = 0;
+    for (int32_t s = 0; s < rows_.count(); ++s) {
+        longest = std::max<int64_t>(longest, batch_.context_lens[s]);
+    }
+    return (longest + kSplit - 1) / kSplit;
+}
+
+bool AttentionOp::splits_apart() const {
+    return count_units() <= kApartUnits && count_splits() > 1;
+}
+
+// Calls function(unit, its number, part) for parts 0..parts of all units, shared by the team.
+template <typename Function>
+void AttentionOp::for_each_unit(Team& team, int64_t parts, Function function) const {
+    const int64_t head_parts = (group_ + unit_heads_ - 1) / unit_heads_;
+    const int64_t heads = cache_.heads * head_parts;
+    int64_t sequence = 0, passed = 0;  // query blocks of the sequences before
+    team.share(count_units() * parts, [&](int64_t number) {
+        const int64_t index = number / parts, block = index / heads;
+        const auto start = [&] { return batch_.query_start[sequence]; };
+        const auto end = [&] { return batch_.query_start[sequence + 1]; };
+        const auto blocks = [&] { return (end() - start() + unit_queries_ - 1) / unit_queries_; };
+        if (block < passed) sequence = passed = 0;
+        for (; block >= passed + blocks(); ++sequence) passed += blocks();
+        Unit unit;
+        unit.sequence = sequence;
+        unit.first_query = start() + (block - passed) * unit_queries_;
+        unit.queries = std::min<int64_t>(unit_queries_, end() - unit.first_query);
+        unit.kv_head = index % heads / head_parts;
+        const int64_t skipped = index % head_parts * unit_heads_;
+        unit.first_head = unit.kv_head * group_ + skipped;
+        unit.heads = std::min(unit_heads_, group_ - skipped);
+        unit.position = batch_.context_lens[sequence] - (end() - unit.first_query);
+        function(unit, index, number % parts);
+    });
+}
+
+// Scores, weights and weighted sum of one split.
+template <typename Type>
+void AttentionOp::attend_split(const Unit& unit, int64_t split, const float* q, float* part) const {
+    const int64_t size = cache_.head_size, rows = unit.rows(), start = split * kSplit;
+    const int64_t tokens = std::min(kSplit, unit.last_position() + 1 - start);
+    const int64_t oldest = options_.window ? unit.position + 1 - options_.window : 0;
+    const int64_t from = std::max<int64_t>(0, oldest - start) / kBlockTokens * kBlockTokens;
+    const int32_t* table = batch_.block_table + unit.sequence * batch_.table_width;
+    const auto* keys = static_cast<const typename Type::Element*>(cache_.keys);
+    const auto* values = static_cast<const typename Type::Element*>(cache_.values);
+    const auto cell = [&](int64_t token) {
+        return cache_.cell(table[(start + token) / kBlockTokens], unit.kv_head);
+    };
+    const auto key_cell = [&](int64_t token) { return keys + cell(token) * size * kBlockTokens; };
+    const auto value_cell = [&](int64_t token) {
+        return values + cell(token) * size * kBlockTokens;
+    };
+    const auto scale_columns = [&](float* scores, const float* scales, int64_t token) {
+        for (int64_t i = 0; i < rows * kBlockTokens; i += kLanes) {
+            float* to = scores + i / kBlockTokens * kSplit + token + i % kBlockTokens;
+            (F32x16::load(to) * F32x16::load(scales + i % kBlockTokens)).store(to);
+        }
+    };
+
+    alignas(64) float scores[kRows * kSplit];
+    std::fill_n(scores, rows * kSplit, 0.0f);
+    for (int64_t token = from; token < tokens; token += kBlockTokens) {
+        const int64_t after = token + kBlockTokens;
+        const Lanes<Type> lanes{key_cell(token), kBlockTokens, kLanes,
+                                after < tokens ? key_cell(after) : value_cell(from)};
+        multiply(q, size, rows, lanes, 2, size, scores + token, kSplit);
+        if constexpr (std::is_same_v<Type, Int8>) {
+            scale_columns(scores, cache_.key_scales + cell(token) * kBlockTokens, token);
+        }
+    }
+    if (options_.soft_cap > 0) {
+        const F32x16 cap = F32x16::broadcast(options_.soft_cap);
+        const F32x16 inverse = F32x16::broadcast(1.0f / options_.soft_cap);
+        for (int64_t i = 0; i < rows * kSplit; i += kLanes) {
+            (tanh(F32x16::load(scores + i) * inverse) * cap).store(scores + i);
+        }
+    }
+    clear(part, size);
+    for (int64_t r = 0; r < rows; ++r) {
+        const int64_t position = unit.position + r / unit.heads - start;
+        const int64_t first = options_.window ? position + 1 - options_.window : 0;
+        if (position < 0 || first >= kSplit) {
+            std::fill_n(scores + r * kSplit, kSplit, 0.0f);
+            continue;
+        }
+        softmax(scores + r * kSplit, static_cast<int>(std::max<int64_t>(first, 0)),
+                static_cast<int>(std::min(kSplit, position + 1)), maxima(part, size)[r],
+                totals(part, size)[r]);
+    }
+    for (int64_t token = from; token < tokens; token += kBlockTokens) {
+        const int64_t after = token + kBlockTokens;
+        if constexpr (std::is_same_v<Type, Int8>) {
+            scale_columns(scores, cache_.value_scales + cell(token) * kBlockTokens, token);
+        }
+        for (int64_t d = 0; d < size; d += 2 * kLanes) {
+            const Lanes<Type> lanes{value_cell(token) + d, size, kLanes,
+                                    value_cell(after < tokens ? after : from) + d};
+            multiply(scores + token, kSplit, rows, lanes, d + kLanes < size ? 2 : 1, kBlockTokens,
+                     part + d, size);
+        }
+    }
+}
+
+// Splits first..last of a unit, merged in order into `sum`.
+void AttentionOp::attend(const Team& team, const Unit& unit, int64_t first, int64_t last,
+                         float* sum) const {
+    const int64_t size = cache_.head_size;
+    const int32_t* table = batch_.block_table + unit.sequence * batch_.table_width;
+    const int64_t oldest =
+        options_.window ? std::max<int64_t>(0, unit.position + 1 - options_.window) : 0;
+    first = std::max(first, oldest / kSplit);
+    last = std::min(last, unit.last_position() / kSplit + 1);
+    clear(sum, size);
+    for (int64_t i = std::max(first * kSplit, oldest) / kBlockTokens;
+         i <= unit.last_position() / kBlockTokens; ++i) {
+        if (table[i] < 0 || table[i] >= cache_.blocks) {
+            return team.fail("a block id is outside the cache");
+        }
+    }
+    constexpr int64_t kMaxHeadSize = 512;
+    alignas(64) float q[kRows * kMaxHeadSize], part[kRows * (kMaxHeadSize + 2)];
+    const F32x16 scale = F32x16::broadcast(options_.scale);
+    for (int64_t r = 0; r < unit.rows(); ++r) {
+        const float* from = q_ + (unit.first_query + r / unit.heads) * q_stride_ +
+                            (unit.first_head + r % unit.heads) * size;
+        for (int64_t i = 0; i < size; i += kLanes) {
+            (F32x16::load(from + i) * scale).store(q + r * size + i);
+        }
+    }
+    for (int64_t split = first; split < last; ++split) {
+        with_cache_type(cache_.type, [&](auto type) {
+            attend_split<decltype(type)>(unit, split, q, part);
+        });
+        merge(part, unit.rows(), size, sum);
+    }
+}
+
+void AttentionOp::store(const Unit& unit, const float* sum) const {
+    const int64_t size = cache_.head_size;
+    const float* total = totals(const_cast<float*>(sum), size);
+    for (int64_t r = 0; r < unit.rows(); ++r) {
+        float* to = out_ + ((unit.first_query + r / unit.heads) * heads_ + unit.first_head +
+                            r % unit.heads) * size;
+        const F32x16 inverse = F32x16::broadcast(1.0f / total[r]);
+        for (int64_t i = 0; i < size; i += kLanes) {
+            (F32x16::load(sum + r * size + i) * inverse).store(to + i);
+        }
+    }
+}
+
+bool AttentionOp::valid(const Team& team) const {
+    for (int32_t s = 0; s < rows_.count(); ++s) {
+        const int64_t start = batch_.query_start[s], end = batch_.query_start[s + 1];
+        const int64_t context = batch_.context_lens[s];
+        if (start < 0 || end < start || end > batch_.max_tokens || context < end - start ||
+            context > batch_.table_width * kBlockTokens) {
+            team.fail("query_start and context_lens do not fit the batch and its block table");
+            return false;
+        }
+    }
+    return true;
+}
+
+void AttentionOp::run(Team& team) const {
+    if (!valid(team)) return;
+    const int64_t size = cache_.head_size, splits = count_splits();
+    if (splits_apart()) {
+        for_each_unit(team, splits, [&](const Unit& unit, int64_t index, int64_t split) {
+            float* part = scratch() + (index * splits + split) * part_floats(size);
+            attend(team, unit, split, split + 1, part);
+        });
+        return;
+    }
+    std::vector<float> sum(static_cast<size_t>(part_floats(size)));
+    for_each_unit(team, 1, [&](const Unit& unit, int64_t, int64_t) {
+        attend(team, unit, 0, splits, sum.data());
+        store(unit, sum.data());
+    });
+}
+
+void AttentionMergeOp::run(Team& team) const {
+    if (!first_.valid(team) || !first_.splits_apart()) return;
+    const int64_t size = first_.cache_.head_size, splits = first_.count_splits();
+    std::vector<float> sum(static_cast<size_t>(part_floats(size)));
+    first_.for_each_unit(team, 1, [&](const AttentionOp::Unit& unit, int64_t index, int64_t) {
+        clear(sum.data(), size);
+        for (int64_t split = 0; split < splits; ++split) {
+            merge(scratch() + (index * splits + split) * part_floats(size), unit.rows(), size,
+                  sum.data());
+        }
+        first_.store(unit, sum.data());
+    });
+}
+
+}  // namespace headrace

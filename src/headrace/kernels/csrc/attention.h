@@ -1,0 +1,73 @@
+// Paged attention: decode and chunked prefill are one op.
+//
+// A token's context is cut into splits of 256 positions, counted from position 0. Each split is
+// attended by itself (scores, maximum, exponentials, weighted sum) and splits are merged in order.
+// A token's result therefore depends on its own query and context only, not on the chunk it is
+// computed in, nor on which thread computes which split (flash-decoding, Dao et al. 2023).
+#pragma once
+
+#include "cache.h"
+#include "pool.h"
+
+namespace headrace {
+
+struct Batch {
+    const int32_t* query_start;   // [S + 1]
+    const int32_t* context_lens;  // [S]
+    const int32_t* block_table;   // [S][table_width]
+    int64_t table_width, max_tokens;
+};
+
+struct AttentionOptions {
+    float scale;
+    int64_t window;  // 0: none
+    float soft_cap;  // 0: none
+};
+
+// out [T, heads * head size] from q [T, q_stride], the queries first in each row. `rows` counts
+// sequences.
+class AttentionOp : public Op {
+   public:
+    AttentionOp(Rows rows, const float* q, int64_t q_stride, int64_t heads, Cache cache,
+                Batch batch, AttentionOptions options, float* out);
+    void run(Team& team) const override;
+
+    // Floats of scratch that all attention ops share.
+    int64_t scratch_floats() const;
+
+   private:
+    friend class AttentionMergeOp;
+    struct Unit;
+    template <typename Function>
+    void for_each_unit(Team& team, int64_t parts, Function function) const;
+    bool valid(const Team& team) const;
+    int64_t count_units() const;
+    int64_t count_splits() const;
+    bool splits_apart() const;
+    template <typename Type>
+    void attend_split(const Unit& unit, int64_t split, const float* q, float* part) const;
+    void attend(const Team& team, const Unit& unit, int64_t first, int64_t last, float* part) const;
+    void store(const Unit& unit, const float* sums) const;
+
+    const float* q_;
+    int64_t q_stride_, heads_;
+    Cache cache_;
+    Batch batch_;
+    AttentionOptions options_;
+    float* out_;
+    int64_t group_;         // query heads of one key head
+    int64_t unit_heads_;    // of which one unit takes so many
+    int64_t unit_queries_;  // of so many successive tokens
+};
+
+// Second half for few long sequences, whose splits were computed apart; else nothing is left to do.
+class AttentionMergeOp : public Op {
+   public:
+    explicit AttentionMergeOp(const AttentionOp& first) : Op(first.rows()), first_(first) {}
+    void run(Team& team) const override;
+
+   private:
+    const AttentionOp& first_;
+};
+
+}  // namespace headrace

@@ -1,0 +1,68 @@
+// How activations and weights lie in memory. Everything else agrees through this file.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "simd.h"
+
+namespace headrace {
+
+constexpr int kGroup = 32;     // activations that share a scale
+constexpr int kBlockRows = 8;  // rows of one activation block
+
+// Eight rows of one group, quantized: x = q * scale. The order [k / 4][row][k % 4] makes every
+// address in the products a constant offset.
+struct alignas(64) Cell {
+    int8_t q[kGroup / 4][kBlockRows][4];
+    float scale[kBlockRows];
+    float scaled_sum[kBlockRows];  // scale * sum(q)
+    int32_t start4[kBlockRows];    // -8 * sum(q): where products with offset nibbles start
+    int32_t start8[kBlockRows];    // -128 * sum(q): the same for offset bytes
+};
+static_assert(sizeof(Cell) == 384, "the Python side allocates by this size");
+
+// Activations [rows, features], either plain float32 or cells [ceil(rows / 8)][features / 32].
+struct Activation {
+    void* data;
+    int64_t features;
+    bool quantized;
+
+    int64_t groups() const { return features / kGroup; }
+    float* row(int64_t row) const { return static_cast<float*>(data) + row * features; }
+    Cell* cells(int64_t block) const { return static_cast<Cell*>(data) + block * groups(); }
+};
+
+enum class Kind : int { kInt4, kInt8, kFloat16, kBFloat16, kFloat32 };
+
+inline bool is_integer(Kind kind) { return kind <= Kind::kInt8; }
+
+// A weight [out, in] in tiles of 16 outputs, rows past `out` zero.
+//   int4:  per 32 inputs 4 lines of 64 bytes; byte i of lane o in line j holds input 4j + i in its
+//          low and input 16 + 4j + i in its high half (GGUF's order, so packing moves bytes only)
+//   int8:  per 32 inputs 8 lines; byte i of lane o in line j is input 4j + i, plus 128
+//   then per `group` inputs 16 float16 scales and, if has_minimum, 16 float16 minima, so that
+//          w = q * scale + minimum, or (q - 8) * scale and (q - 128) * scale without; int8 with
+//          minimum is (q - 128) * scale + minimum
+//   float: [in][16]
+struct Weight {
+    uint8_t* data;
+    int64_t out, in;
+    Kind kind;
+    int64_t group;
+    bool has_minimum;
+
+    int64_t tiles() const { return (out + kLanes - 1) / kLanes; }
+    int64_t quant_bytes() const { return in * (kind == Kind::kInt4 ? 8 : 16); }
+    int64_t scale_bytes() const { return has_minimum ? 64 : 32; }
+    int64_t tile_bytes() const {
+        if (!is_integer(kind)) return in * kLanes * (kind == Kind::kFloat32 ? 4 : 2);
+        return (quant_bytes() + in / group * scale_bytes() + 63) / 64 * 64;
+    }
+    uint8_t* tile(int64_t index) const { return data + index * tile_bytes(); }
+    uint16_t* scales(int64_t index) const {
+        return reinterpret_cast<uint16_t*>(tile(index) + quant_bytes());
+    }
+};
+
+}  // namespace headrace

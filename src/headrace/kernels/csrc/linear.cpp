@@ -1,0 +1,169 @@
+#include "linear.h"
+
+#include "pointwise.h"
+#include "products.h"
+#include "quantize.h"
+
+namespace headrace {
+namespace {
+
+constexpr int64_t kPanelRows = 64;
+constexpr int64_t kPanelColumns = 2 * kLanes;
+constexpr int64_t kPanelDepth = 256;  // inputs of an integer weight widened to float at a time
+
+// One unit of work: the product of up to 64 rows with two tiles of a weight.
+struct alignas(64) Panel {
+    float values[kPanelRows * kPanelColumns];
+};
+
+template <Kind kKind, bool kMinimum>
+void integer_tile(const Activation& x, const Weight& weight, int64_t tile, int64_t row,
+                  int64_t rows, float* c) {
+    for (int64_t r = 0; r < rows;) {
+        const int first = static_cast<int>((row + r) % kBlockRows);
+        const Cell* cells = x.cells((row + r) / kBlockRows);
+        const int count = static_cast<int>(std::min<int64_t>(
+            {rows - r, kBlockRows - first, kRowTile}));
+        with_constant<kRowTile>(count, [&](auto n) {
+            multiply_tile<n.value, kKind, kMinimum>(weight, tile, cells, first,
+                                                    c + r * kPanelColumns, kPanelColumns);
+        });
+        r += count;
+    }
+}
+
+void integer_product(const Activation& x, const Weight& weight, int64_t tile, int64_t row,
+                     int64_t rows, float* c) {
+    if (weight.kind == Kind::kInt4) {
+        auto* product = weight.has_minimum ? integer_tile<Kind::kInt4, true>
+                                           : integer_tile<Kind::kInt4, false>;
+        product(x, weight, tile, row, rows, c);
+    } else {
+        auto* product = weight.has_minimum ? integer_tile<Kind::kInt8, true>
+                                           : integer_tile<Kind::kInt8, false>;
+        product(x, weight, tile, row, rows, c);
+    }
+}
+
+// Inputs first..first + 32 of a tile as floats [32][16].
+void widen_group(const Weight& weight, int64_t tile, int64_t first, float* to) {
+    const bool nibbles = weight.kind == Kind::kInt4;
+    const int64_t step = weight.scale_bytes() / 2;
+    const uint16_t* scales = weight.scales(tile) + first / weight.group * step;
+    const F32x16 scale = load_f16(scales);
+    const F32x16 offset = F32x16::broadcast(nibbles ? (weight.has_minimum ? 0.0f : -8.0f) : -128.0f);
+    const F32x16 minimum = weight.has_minimum ? load_f16(scales + kLanes) : F32x16::zero();
+    const uint8_t* lines = weight.tile(tile) + first * (nibbles ? 8 : 16);
+    const auto widen = [&](U8x64 line, int k) {
+        for (int i = 0; i < 4; ++i) {
+            fma(byte_of_lanes(line, i) + offset, scale, minimum).store(to + (k + i) * kLanes);
+        }
+    };
+    for (int line = 0; line < (nibbles ? 4 : 8); ++line) {
+        const U8x64 bytes = U8x64::load(lines + line * 64);
+        if (nibbles) {
+            widen(low_nibbles(bytes), 4 * line);
+            widen(high_nibbles(bytes), 16 + 4 * line);
+        } else {
+            widen(bytes, 4 * line);
+        }
+    }
+}
+
+// An integer weight with float activations.
+void widened_product(const Activation& x, const Weight& weight, int64_t tile, int vectors,
+                     int64_t row, int64_t rows, float* c) {
+    alignas(64) float widened[2 * kPanelDepth * kLanes];
+    for (int64_t k = 0; k < weight.in; k += kPanelDepth) {
+        const int64_t depth = std::min(kPanelDepth, weight.in - k);
+        for (int v = 0; v < vectors; ++v) {
+            for (int64_t i = 0; i < depth; i += kGroup) {
+                widen_group(weight, tile + v, k + i, widened + (v * kPanelDepth + i) * kLanes);
+            }
+        }
+        const Lanes<Float32> lanes{widened, kLanes, kPanelDepth * kLanes, widened};
+        multiply(x.row(row) + k, x.features, rows, lanes, vectors, depth, c, kPanelColumns);
+    }
+}
+
+template <typename Type>
+void float_product(const Activation& x, const Weight& weight, int64_t tile, int vectors,
+                   int64_t row, int64_t rows, float* c) {
+    const auto* data = reinterpret_cast<const typename Type::Element*>(weight.tile(tile));
+    constexpr int64_t ahead = kPrefetchBytes / static_cast<int64_t>(sizeof *data);
+    const Lanes<Type> lanes{data, kLanes, weight.in * kLanes, data + ahead};
+    multiply(x.row(row), x.features, rows, lanes, vectors, weight.in, c, kPanelColumns);
+}
+
+// panel = rows row..row + rows of x times the one or two tiles from `tile`.
+void product(const Activation& x, const Weight& weight, int64_t tile, int vectors, int64_t row,
+             int64_t rows, Panel& panel) {
+    float* c = panel.values;
+    if (x.quantized) {
+        for (int v = 0; v < vectors; ++v) {
+            integer_product(x, weight, tile + v, row, rows, c + v * kLanes);
+        }
+        return;
+    }
+    std::memset(c, 0, static_cast<size_t>(rows * kPanelColumns) * sizeof(float));
+    switch (weight.kind) {
+        case Kind::kFloat16: return float_product<Float16>(x, weight, tile, vectors, row, rows, c);
+        case Kind::kBFloat16: return float_product<BFloat16>(x, weight, tile, vectors, row, rows, c);
+        case Kind::kFloat32: return float_product<Float32>(x, weight, tile, vectors, row, rows, c);
+        default: return widened_product(x, weight, tile, vectors, row, rows, c);
+    }
+}
+
+// Calls function(pair of tiles, first row, rows) for all panels of rows x pairs.
+template <typename Function>
+void for_each_panel(Team& team, int64_t rows, int64_t pairs, Function function) {
+    const int64_t chunks = (rows + kPanelRows - 1) / kPanelRows;
+    team.share(pairs * chunks, [&](int64_t unit) {
+        const int64_t row = unit % chunks * kPanelRows;
+        function(unit / chunks, row, std::min(kPanelRows, rows - row));
+    });
+}
+
+}  // namespace
+
+void LinearOp::finish(const float* panel, int64_t row, int64_t rows, int64_t tile) const {
+    const int64_t column = tile * kLanes;
+    const int64_t count = std::min<int64_t>(kLanes, weight_.out - column);
+    const F32x16 bias = bias_ ? load_partial(bias_ + column, count) : F32x16::zero();
+    for (int64_t r = 0; r < rows; ++r) {
+        F32x16 sum = F32x16::load(panel + r * kPanelColumns);
+        float* to = out_ + (row + r) * weight_.out + column;
+        if (bias_) sum = sum + bias;
+        store_partial(accumulate_ ? load_partial(to, count) + sum : sum, to, count);
+    }
+}
+
+void LinearOp::run(Team& team) const {
+    Panel panel;
+    const int64_t tiles = weight_.tiles();
+    for_each_panel(team, rows_.count(), (tiles + 1) / 2, [&](int64_t pair, int64_t row,
+                                                            int64_t rows) {
+        const int vectors = pair * 2 + 1 < tiles ? 2 : 1;
+        product(x_, weight_, pair * 2, vectors, row, rows, panel);
+        for (int v = 0; v < vectors; ++v) {
+            finish(panel.values + v * kLanes, row, rows, pair * 2 + v);
+        }
+    });
+}
+
+void LinearGateOp::run(Team& team) const {
+    Panel gate, up;
+    const int64_t features = weight_.out / 2;
+    for_each_panel(team, rows_.count(), features / kGroup, [&](int64_t pair, int64_t row,
+                                                              int64_t rows) {
+        product(x_, weight_, pair * 2, 2, row, rows, gate);
+        product(x_, weight_, features / kLanes + pair * 2, 2, row, rows, up);
+        for (int64_t r = 0; r < rows; ++r) {
+            float* values = gate.values + r * kPanelColumns;
+            gate_rows(kind_, values, up.values + r * kPanelColumns, kPanelColumns, values);
+            store_groups(out_, row + r, pair, pair + 1, values);
+        }
+    });
+}
+
+}  // namespace headrace

@@ -1,0 +1,326 @@
+// The Python module of one instruction set. Arguments are plain numbers: addresses, sizes, flags.
+// All checking of tensors is done by the caller (headrace/kernels/base.py); here only the number
+// and kind of arguments are checked. A program of None runs the op at once.
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include "attention.h"
+#include "linear.h"
+#include "pack.h"
+#include "pointwise.h"
+#include "rope.h"
+
+#define HEADRACE_QUOTED_(name) #name
+#define HEADRACE_QUOTED(name) HEADRACE_QUOTED_(name)
+#define HEADRACE_INIT_(name) PyInit_##name
+#define HEADRACE_INIT(name) HEADRACE_INIT_(name)
+
+namespace headrace {
+namespace {
+
+constexpr const char* kCapsule = "headrace.Program";
+
+// Reads positional arguments one after another; the first error sticks.
+class Arguments {
+   public:
+    Arguments(PyObject* const* values, Py_ssize_t count) : values_(values), count_(count) {}
+
+    int64_t integer() {
+        PyObject* value = next();
+        return value ? PyLong_AsLongLong(value) : 0;
+    }
+    int size() { return static_cast<int>(integer()); }
+    bool flag() { return integer() != 0; }
+    float number() {
+        PyObject* value = next();
+        return value ? static_cast<float>(PyFloat_AsDouble(value)) : 0.0f;
+    }
+    // 0 is null.
+    template <typename Type>
+    Type* address() {
+        PyObject* value = next();
+        return value ? static_cast<Type*>(PyLong_AsVoidPtr(value)) : nullptr;
+    }
+    Program* program() {
+        PyObject* value = next();
+        if (!value || value == Py_None) return nullptr;
+        return static_cast<Program*>(PyCapsule_GetPointer(value, kCapsule));
+    }
+    Rows rows() {
+        const auto* control = address<int32_t>();
+        const int constant = size();
+        return Rows(control, constant, size());
+    }
+    Activation activation() {
+        void* data = address<void>();
+        const int64_t features = integer();
+        return {data, features, flag()};
+    }
+    Weight weight() {
+        auto* data = address<uint8_t>();
+        const int64_t out = integer(), in = integer();
+        const Kind kind = static_cast<Kind>(size());
+        const int64_t group = integer();
+        return {data, out, in, kind, group, flag()};
+    }
+    Cache cache() {
+        void *keys = address<void>(), *values = address<void>();
+        float *key_scales = address<float>(), *value_scales = address<float>();
+        const CacheType type = static_cast<CacheType>(size());
+        const int64_t blocks = integer(), heads = integer();
+        return {keys, values, key_scales, value_scales, type, blocks, heads, integer()};
+    }
+
+    // To be asked after the last argument.
+    bool complete() const {
+        if (PyErr_Occurred()) return false;
+        if (read_ == count_) return true;
+        PyErr_SetString(PyExc_TypeError, "too many arguments");
+        return false;
+    }
+
+   private:
+    PyObject* next() {
+        if (PyErr_Occurred()) return nullptr;
+        if (read_ < count_) return values_[read_++];
+        PyErr_SetString(PyExc_TypeError, "too few arguments");
+        return nullptr;
+    }
+
+    PyObject* const* values_;
+    Py_ssize_t count_, read_ = 0;
+};
+
+PyObject* run_released(const Program& program) {
+    const char* error;
+    Py_BEGIN_ALLOW_THREADS
+    error = run(program);
+    Py_END_ALLOW_THREADS
+    if (error) {
+        PyErr_SetString(PyExc_ValueError, error);
+        return nullptr;
+    }
+    Py_RETURN_NONE;
+}
+
+PyObject* finish(Program* program, Program ops) {
+    if (!program) return run_released(ops);
+    for (auto& op : ops) program->push_back(std::move(op));
+    Py_RETURN_NONE;
+}
+
+template <typename AnyOp>
+PyObject* finish_one(const Arguments& arguments, Program* program, AnyOp op) {
+    if (!arguments.complete()) return nullptr;
+    Program ops;
+    ops.push_back(std::make_unique<AnyOp>(op));
+    return finish(program, std::move(ops));
+}
+
+PyObject* embedding(PyObject*, PyObject* const* values, Py_ssize_t count) {
+    Arguments a(values, count);
+    Program* program = a.program();
+    const Rows rows = a.rows();
+    const auto* ids = a.address<int32_t>();
+    const Weight table = a.weight();
+    const float scale = a.number();
+    return finish_one(a, program, EmbeddingOp(rows, ids, table, scale, a.address<float>()));
+}
+
+PyObject* norm(PyObject*, PyObject* const* values, Py_ssize_t count) {
+    Arguments a(values, count);
+    Program* program = a.program();
+    const Rows rows = a.rows();
+    const auto* x = a.address<float>();
+    const int64_t x_rows = a.integer();
+    const auto* index = a.address<int32_t>();
+    const Norm kind = static_cast<Norm>(a.size());
+    const auto* weight = a.address<float>();
+    const auto* bias = a.address<float>();
+    const float eps = a.number();
+    return finish_one(a, program,
+                      NormOp(rows, x, x_rows, index, kind, weight, bias, eps, a.activation()));
+}
+
+PyObject* linear(PyObject*, PyObject* const* values, Py_ssize_t count) {
+    Arguments a(values, count);
+    Program* program = a.program();
+    const Rows rows = a.rows();
+    const Activation x = a.activation();
+    const Weight weight = a.weight();
+    const auto* bias = a.address<float>();
+    auto* out = a.address<float>();
+    return finish_one(a, program, LinearOp(rows, x, weight, bias, out, a.flag()));
+}
+
+PyObject* linear_gate(PyObject*, PyObject* const* values, Py_ssize_t count) {
+    Arguments a(values, count);
+    Program* program = a.program();
+    const Rows rows = a.rows();
+    const Activation x = a.activation();
+    const Weight weight = a.weight();
+    const Gate kind = static_cast<Gate>(a.size());
+    return finish_one(a, program, LinearGateOp(rows, x, weight, kind, a.activation()));
+}
+
+PyObject* gate(PyObject*, PyObject* const* values, Py_ssize_t count) {
+    Arguments a(values, count);
+    Program* program = a.program();
+    const Rows rows = a.rows();
+    const auto* x = a.address<float>();
+    const Gate kind = static_cast<Gate>(a.size());
+    return finish_one(a, program, GateOp(rows, x, kind, a.activation()));
+}
+
+PyObject* quantize(PyObject*, PyObject* const* values, Py_ssize_t count) {
+    Arguments a(values, count);
+    Program* program = a.program();
+    const Rows rows = a.rows();
+    const auto* x = a.address<float>();
+    return finish_one(a, program, QuantizeOp(rows, x, a.activation()));
+}
+
+PyObject* argmax(PyObject*, PyObject* const* values, Py_ssize_t count) {
+    Arguments a(values, count);
+    Program* program = a.program();
+    const Rows rows = a.rows();
+    const auto* x = a.address<float>();
+    const int64_t features = a.integer();
+    return finish_one(a, program, ArgmaxOp(rows, x, features, a.address<int32_t>()));
+}
+
+PyObject* rope_write(PyObject*, PyObject* const* values, Py_ssize_t count) {
+    Arguments a(values, count);
+    Program* program = a.program();
+    const Rows rows = a.rows();
+    auto* qkv = a.address<float>();
+    const int64_t heads = a.integer();
+    const auto* positions = a.address<int32_t>();
+    const auto* slots = a.address<int64_t>();
+    Rotary rotary;
+    rotary.cos = a.address<float>();
+    rotary.sin = a.address<float>();
+    rotary.positions = a.integer();
+    rotary.width = a.integer();
+    rotary.query_norm = a.address<float>();
+    rotary.key_norm = a.address<float>();
+    rotary.eps = a.number();
+    return finish_one(a, program,
+                      RopeWriteOp(rows, qkv, heads, positions, slots, rotary, a.cache()));
+}
+
+PyObject* attention(PyObject*, PyObject* const* values, Py_ssize_t count) {
+    Arguments a(values, count);
+    Program* program = a.program();
+    const Rows rows = a.rows();
+    const auto* q = a.address<float>();
+    const int64_t q_stride = a.integer(), heads = a.integer();
+    const Cache cache = a.cache();
+    Batch batch;
+    batch.query_start = a.address<int32_t>();
+    batch.context_lens = a.address<int32_t>();
+    batch.block_table = a.address<int32_t>();
+    batch.table_width = a.integer();
+    batch.max_tokens = a.integer();
+    AttentionOptions options;
+    options.scale = a.number();
+    options.window = a.integer();
+    options.soft_cap = a.number();
+    auto* out = a.address<float>();
+    if (!a.complete()) return nullptr;
+    auto op = std::make_unique<AttentionOp>(rows, q, q_stride, heads, cache, batch, options, out);
+    reserve_scratch(static_cast<size_t>(op->scratch_floats()));
+    Program ops;
+    const AttentionOp& first = *op;
+    ops.push_back(std::move(op));
+    ops.push_back(std::make_unique<AttentionMergeOp>(first));
+    return finish(program, std::move(ops));
+}
+
+PyObject* pack_blocks(PyObject*, PyObject* const* values, Py_ssize_t count) {
+    Arguments a(values, count);
+    const Rows rows = a.rows();
+    const auto* blocks = a.address<uint8_t>();
+    const int64_t row_bytes = a.integer();
+    const Source source = static_cast<Source>(a.size());
+    const Weight weight = a.weight();
+    return finish_one(a, nullptr,
+                      PackBlocksOp(rows, blocks, row_bytes, source, weight, a.integer()));
+}
+
+PyObject* pack_groups(PyObject*, PyObject* const* values, Py_ssize_t count) {
+    Arguments a(values, count);
+    const Rows rows = a.rows();
+    const auto* quants = a.address<uint8_t>();
+    const auto* scales = a.address<float>();
+    const auto* minima = a.address<float>();
+    const Weight weight = a.weight();
+    return finish_one(a, nullptr, PackGroupsOp(rows, quants, scales, minima, weight, a.integer()));
+}
+
+PyObject* pack_floats(PyObject*, PyObject* const* values, Py_ssize_t count) {
+    Arguments a(values, count);
+    const Rows rows = a.rows();
+    const auto* floats = a.address<uint8_t>();
+    const int64_t row_bytes = a.integer();
+    const Weight weight = a.weight();
+    return finish_one(a, nullptr, PackFloatsOp(rows, floats, row_bytes, weight, a.integer()));
+}
+
+PyObject* new_program(PyObject*, PyObject*) {
+    const auto destroy = [](PyObject* capsule) {
+        delete static_cast<Program*>(PyCapsule_GetPointer(capsule, kCapsule));
+    };
+    return PyCapsule_New(new Program, kCapsule, destroy);
+}
+
+PyObject* run_program(PyObject*, PyObject* capsule) {
+    const auto* program = static_cast<Program*>(PyCapsule_GetPointer(capsule, kCapsule));
+    return program ? run_released(*program) : nullptr;
+}
+
+PyObject* set_threads(PyObject*, PyObject* count) {
+    const long threads = PyLong_AsLong(count);
+    if (PyErr_Occurred()) return nullptr;
+    Py_BEGIN_ALLOW_THREADS
+    set_num_threads(static_cast<int>(threads));
+    Py_END_ALLOW_THREADS
+    Py_RETURN_NONE;
+}
+
+PyCFunction fast(PyObject* (*function)(PyObject*, PyObject* const*, Py_ssize_t)) {
+    return reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function));
+}
+
+PyMethodDef methods[] = {
+    {"embedding", fast(embedding), METH_FASTCALL, nullptr},
+    {"norm", fast(norm), METH_FASTCALL, nullptr},
+    {"linear", fast(linear), METH_FASTCALL, nullptr},
+    {"linear_gate", fast(linear_gate), METH_FASTCALL, nullptr},
+    {"gate", fast(gate), METH_FASTCALL, nullptr},
+    {"quantize", fast(quantize), METH_FASTCALL, nullptr},
+    {"argmax", fast(argmax), METH_FASTCALL, nullptr},
+    {"rope_write", fast(rope_write), METH_FASTCALL, nullptr},
+    {"attention", fast(attention), METH_FASTCALL, nullptr},
+    {"pack_blocks", fast(pack_blocks), METH_FASTCALL, nullptr},
+    {"pack_groups", fast(pack_groups), METH_FASTCALL, nullptr},
+    {"pack_floats", fast(pack_floats), METH_FASTCALL, nullptr},
+    {"new_program", new_program, METH_NOARGS, nullptr},
+    {"run_program", run_program, METH_O, nullptr},
+    {"set_num_threads", set_threads, METH_O, nullptr},
+    {nullptr, nullptr, 0, nullptr},
+};
+
+PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT, HEADRACE_QUOTED(HEADRACE_MODULE), nullptr, -1, methods,
+    nullptr, nullptr, nullptr, nullptr,
+};
+
+}  // namespace
+}  // namespace headrace
+
+PyMODINIT_FUNC HEADRACE_INIT(HEADRACE_MODULE)() {
+    PyObject* module = PyModule_Create(&headrace::definition);
+    if (module) PyModule_AddStringConstant(module, "isa", headrace::kIsa);
+    return module;
+}

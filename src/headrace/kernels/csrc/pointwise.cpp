@@ -1,0 +1,181 @@
+#include "pointwise.h"
+
+#include <cmath>
+
+#include "quantize.h"
+
+namespace headrace {
+namespace {
+
+constexpr int64_t kChunkGroups = 16;  // groups of one row that are computed before being stored
+
+// Shares rows x groups in units that own whole cells, so that no two threads write one cache line.
+template <typename Function>
+void for_each_cell_range(Team& team, int64_t rows, int64_t groups, Function function) {
+    const int64_t blocks = (rows + kBlockRows - 1) / kBlockRows;
+    const int64_t parts = std::max<int64_t>(1, std::min<int64_t>(
+        groups, blocks < 4 * team.num_threads() ? team.num_threads() : 1));
+    team.share(blocks * parts, [&](int64_t unit) {
+        const int64_t block = unit / parts, part = unit % parts;
+        const int64_t last_row = std::min(rows, (block + 1) * kBlockRows);
+        for (int64_t row = block * kBlockRows; row < last_row; ++row) {
+            function(row, groups * part / parts, groups * (part + 1) / parts);
+        }
+    });
+}
+
+// Sum over a row of function(lanes), in a fixed order: four chains, then the tail.
+template <typename Function>
+float sum_lanes(const float* x, int64_t count, Function function) {
+    F32x16 sums[4] = {F32x16::zero(), F32x16::zero(), F32x16::zero(), F32x16::zero()};
+    const int64_t whole = count / kLanes;
+    for (int64_t i = 0; i < whole; ++i) {
+        sums[i % 4] = sums[i % 4] + function(F32x16::load(x + i * kLanes));
+    }
+    if (const int tail = static_cast<int>(count % kLanes)) {
+        const F32x16 value = function(load_partial(x + whole * kLanes, tail));
+        sums[0] = sums[0] + select(value, F32x16::zero(), 0, tail);
+    }
+    return reduce_add((sums[0] + sums[1]) + (sums[2] + sums[3]));
+}
+
+float weight_at(const Weight& table, int64_t row, int64_t k) {
+    const int64_t tile = row / kLanes, lane = row % kLanes;
+    const auto* bytes = table.tile(tile);
+    const auto* halves = reinterpret_cast<const uint16_t*>(bytes);
+    switch (table.kind) {
+        case Kind::kFloat32: return reinterpret_cast<const float*>(bytes)[k * kLanes + lane];
+        case Kind::kFloat16: return half_to_float(halves[k * kLanes + lane]);
+        default: {
+            const uint32_t bits = static_cast<uint32_t>(halves[k * kLanes + lane]) << 16;
+            float value;
+            std::memcpy(&value, &bits, sizeof value);
+            return value;
+        }
+    }
+}
+
+// 32 inputs of one row of an integer table.
+void integer_row_group(const Weight& table, int64_t row, int64_t group, float* to) {
+    const int64_t tile = row / kLanes, lane = row % kLanes;
+    const bool nibbles = table.kind == Kind::kInt4;
+    const uint16_t* scales = table.scales(tile) + lane +
+                             group * kGroup / table.group * (table.scale_bytes() / 2);
+    const float scale = half_to_float(scales[0]);
+    const float minimum = table.has_minimum ? half_to_float(scales[kLanes]) : 0.0f;
+    const float offset = nibbles ? (table.has_minimum ? 0.0f : 8.0f) : 128.0f;
+    const uint8_t* lines = table.tile(tile) + group * (nibbles ? 256 : 512) + lane * 4;
+    for (int k = 0; k < kGroup; ++k) {
+        int value;
+        if (nibbles) {
+            const uint8_t byte = lines[k % 16 / 4 * 64 + k % 4];
+            value = k < 16 ? byte & 15 : byte >> 4;
+        } else {
+            value = lines[k / 4 * 64 + k % 4];
+        }
+        to[k] = std::fma(static_cast<float>(value) - offset, scale, minimum);
+    }
+}
+
+}  // namespace
+
+void EmbeddingOp::run(Team& team) const {
+    team.share(rows_.count(), [&](int64_t row) {
+        const int64_t id = ids_[row];
+        if (id < 0 || id >= table_.out) return team.fail("a token id is outside the embedding");
+        float* to = out_ + row * table_.in;
+        if (is_integer(table_.kind)) {
+            for (int64_t group = 0; group < table_.in / kGroup; ++group) {
+                integer_row_group(table_, id, group, to + group * kGroup);
+            }
+        } else {
+            for (int64_t k = 0; k < table_.in; ++k) to[k] = weight_at(table_, id, k);
+        }
+        if (scale_ != 1.0f) {
+            for (int64_t k = 0; k < table_.in; ++k) to[k] *= scale_;
+        }
+    });
+}
+
+// Features first..last of output row `row`. Each thread that shares a row sums it whole.
+void NormOp::normalize(int64_t row, int64_t first, int64_t last) const {
+    const int64_t count = out_.features;
+    const float* x = x_ + (index_ ? index_[row] : row) * count;
+    const float mean =
+        kind_ == Norm::kLayer
+            ? sum_lanes(x, count, [](F32x16 a) { return a; }) / static_cast<float>(count)
+            : 0.0f;
+    const F32x16 center = F32x16::broadcast(mean);
+    const float squares = sum_lanes(x, count, [&](F32x16 a) {
+        return (a - center) * (a - center);
+    });
+    const float inverse = 1.0f / std::sqrt(squares / static_cast<float>(count) + eps_);
+    const auto apply = [&](int64_t i, int64_t lanes) {
+        const F32x16 value = (load_partial(x + i, lanes) - center) * F32x16::broadcast(inverse) *
+                             load_partial(weight_ + i, lanes);
+        return bias_ ? value + load_partial(bias_ + i, lanes) : value;
+    };
+    if (!out_.quantized) {
+        for (int64_t i = first; i < last; i += kLanes) {
+            const int64_t lanes = std::min<int64_t>(kLanes, last - i);
+            store_partial(apply(i, lanes), out_.row(row) + i, lanes);
+        }
+        return;
+    }
+    float values[kChunkGroups * kGroup];
+    for (int64_t from = first; from < last; from += kChunkGroups * kGroup) {
+        const int64_t to = std::min(last, from + kChunkGroups * kGroup);
+        for (int64_t i = from; i < to; i += kLanes) apply(i, kLanes).store(values + (i - from));
+        store_groups(out_, row, from / kGroup, to / kGroup, values);
+    }
+}
+
+void NormOp::run(Team& team) const {
+    const int64_t rows = rows_.count();
+    if (index_) {
+        for (int64_t row = 0; row < rows; ++row) {
+            if (index_[row] < 0 || index_[row] >= x_rows_) {
+                return team.fail("a row index is outside the norm's input");
+            }
+        }
+    }
+    const int64_t groups = (out_.features + kGroup - 1) / kGroup;
+    for_each_cell_range(team, rows, groups, [&](int64_t row, int64_t first, int64_t last) {
+        normalize(row, first * kGroup, std::min(last * kGroup, out_.features));
+    });
+}
+
+void GateOp::run(Team& team) const {
+    const int64_t features = out_.features;
+    const auto gate = [&](int64_t row, int64_t first, int64_t last) {
+        float values[kGroup];
+        for (int64_t group = first; group < last; ++group) {
+            const float* from = x_ + row * 2 * features + group * kGroup;
+            gate_rows(kind_, from, from + features, kGroup, values);
+            store_groups(out_, row, group, group + 1, values);
+        }
+    };
+    for_each_cell_range(team, rows_.count(), out_.groups(), gate);
+}
+
+void QuantizeOp::run(Team& team) const {
+    for_each_cell_range(team, rows_.count(), out_.groups(),
+                        [&](int64_t row, int64_t first, int64_t last) {
+        store_groups(out_, row, first, last, x_ + row * out_.features + first * kGroup);
+    });
+}
+
+void ArgmaxOp::run(Team& team) const {
+    team.share(rows_.count(), [&](int64_t row) {
+        const float* x = x_ + row * features_;
+        F32x16 lanes = F32x16::broadcast(x[0]);
+        int64_t i = 0;
+        for (; i + kLanes <= features_; i += kLanes) lanes = max(lanes, F32x16::load(x + i));
+        float largest = reduce_max(lanes);
+        for (; i < features_; ++i) largest = std::max(largest, x[i]);
+        const int64_t index = std::find(x, x + features_, largest) - x;
+        out_[row] = static_cast<int32_t>(std::min(index, features_ - 1));  // all NaN: some id
+    });
+}
+
+}  // namespace headrace

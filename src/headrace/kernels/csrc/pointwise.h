@@ -1,0 +1,91 @@
+// Ops whose rows need little arithmetic: embedding, norm, gate, quantize, argmax.
+#pragma once
+
+#include "math.h"
+#include "pool.h"
+#include "layout.h"
+
+namespace headrace {
+
+// to[i] = activate(gate[i]) * up[i]; count is a multiple of 16.
+inline void gate_rows(Gate kind, const float* gate, const float* up, int64_t count, float* to) {
+    for (int64_t i = 0; i < count; i += kLanes) {
+        (activate(kind, F32x16::load(gate + i)) * F32x16::load(up + i)).store(to + i);
+    }
+}
+
+// out[r] = table[ids[r]] * scale.
+class EmbeddingOp : public Op {
+   public:
+    EmbeddingOp(Rows rows, const int32_t* ids, Weight table, float scale, float* out)
+        : Op(rows), ids_(ids), table_(table), scale_(scale), out_(out) {}
+    void run(Team& team) const override;
+
+   private:
+    const int32_t* ids_;
+    Weight table_;
+    float scale_;
+    float* out_;
+};
+
+enum class Norm { kRms, kLayer };
+
+// out[r] = norm(x[index ? index[r] : r]) * weight (+ bias).
+class NormOp : public Op {
+   public:
+    NormOp(Rows rows, const float* x, int64_t x_rows, const int32_t* index, Norm kind,
+           const float* weight, const float* bias, float eps, Activation out)
+        : Op(rows), x_(x), x_rows_(x_rows), index_(index), kind_(kind), weight_(weight),
+          bias_(bias), eps_(eps), out_(out) {}
+    void run(Team& team) const override;
+
+   private:
+    void normalize(int64_t row, int64_t first, int64_t last) const;
+
+    const float* x_;
+    int64_t x_rows_;
+    const int32_t* index_;
+    Norm kind_;
+    const float *weight_, *bias_;
+    float eps_;
+    Activation out_;
+};
+
+// out[r][f] = activate(x[r][f]) * x[r][features + f].
+class GateOp : public Op {
+   public:
+    GateOp(Rows rows, const float* x, Gate kind, Activation out)
+        : Op(rows), x_(x), kind_(kind), out_(out) {}
+    void run(Team& team) const override;
+
+   private:
+    const float* x_;
+    Gate kind_;
+    Activation out_;
+};
+
+// out = x, quantized.
+class QuantizeOp : public Op {
+   public:
+    QuantizeOp(Rows rows, const float* x, Activation out) : Op(rows), x_(x), out_(out) {}
+    void run(Team& team) const override;
+
+   private:
+    const float* x_;
+    Activation out_;
+};
+
+// out[r] = the least index of the largest of x[r].
+class ArgmaxOp : public Op {
+   public:
+    ArgmaxOp(Rows rows, const float* x, int64_t features, int32_t* out)
+        : Op(rows), x_(x), features_(features), out_(out) {}
+    void run(Team& team) const override;
+
+   private:
+    const float* x_;
+    int64_t features_;
+    int32_t* out_;
+};
+
+}  // namespace headrace

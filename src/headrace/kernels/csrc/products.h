@@ -1,0 +1,167 @@
+// The two inner products everything is made of: float rows times a matrix of lanes, and int8 rows
+// times a tile of packed weights. A row's result depends on its own values only: sums run over
+// the depth in order, whatever the number of rows beside it.
+#pragma once
+
+#include <type_traits>
+
+#include "layout.h"
+
+namespace headrace {
+
+// Calls function with `n`, 1 <= n <= Max, as a compile-time constant.
+template <int Max, typename Function>
+inline void with_constant(int n, Function function) {
+    if constexpr (Max > 1) {
+        if (n < Max) return with_constant<Max - 1>(n, function);
+    }
+    function(std::integral_constant<int, Max>{});
+}
+
+// Element types of a matrix of lanes.
+struct Float32 {
+    using Element = float;
+    static F32x16 load(const float* from) { return F32x16::load(from); }
+};
+struct Float16 {
+    using Element = uint16_t;
+    static F32x16 load(const uint16_t* from) { return load_f16(from); }
+};
+struct BFloat16 {
+    using Element = uint16_t;
+    static F32x16 load(const uint16_t* from) { return load_bf16(from); }
+};
+struct Int8 {
+    using Element = int8_t;
+    static F32x16 load(const int8_t* from) { return load_i8(from); }
+};
+
+// A matrix [depth][16 * vectors]: vector v of depth k at data + k * stride + v * vector_stride.
+// What `next` points to is read after this, and in the same pattern: it is fetched meanwhile.
+template <typename Type>
+struct Lanes {
+    const typename Type::Element* data;
+    int64_t stride, vector_stride;
+    const typename Type::Element* next;
+};
+
+// c[r][lanes] += a[r][k] * b[k][lanes], k in order.
+template <int R, int V, typename Type>
+inline void multiply_rows(const float* a, int64_t lda, Lanes<Type> b, int64_t depth, float* c,
+                          int64_t ldc) {
+    F32x16 acc[R][V];
+    HEADRACE_UNROLL
+    for (int r = 0; r < R; ++r) {
+        HEADRACE_UNROLL
+        for (int v = 0; v < V; ++v) acc[r][v] = F32x16::load(c + r * ldc + v * kLanes);
+    }
+    // One pointer for three rows: with 0, 1 and 2 strides the address is free.
+    const float* third[(R + 2) / 3];
+    HEADRACE_UNROLL
+    for (int i = 0; i < (R + 2) / 3; ++i) third[i] = a + 3 * i * lda;
+    for (int64_t k = 0; k < depth; ++k) {
+        F32x16 lanes[V];
+        HEADRACE_UNROLL
+        for (int v = 0; v < V; ++v) {
+            lanes[v] = Type::load(b.data + v * b.vector_stride);
+            __builtin_prefetch(b.next + v * b.vector_stride, 0, 2);
+        }
+        b.data += b.stride;
+        b.next += b.stride;
+        HEADRACE_UNROLL
+        for (int r = 0; r < R; ++r) {
+            const F32x16 value = F32x16::broadcast(third[r / 3][r % 3 * lda]);
+            HEADRACE_UNROLL
+            for (int v = 0; v < V; ++v) acc[r][v] = fma(value, lanes[v], acc[r][v]);
+        }
+        for (const float*& pointer : third) ++pointer;
+    }
+    HEADRACE_UNROLL
+    for (int r = 0; r < R; ++r) {
+        HEADRACE_UNROLL
+        for (int v = 0; v < V; ++v) acc[r][v].store(c + r * ldc + v * kLanes);
+    }
+}
+
+// The same for any number of rows and one or two vectors.
+template <typename Type>
+inline void multiply(const float* a, int64_t lda, int64_t rows, Lanes<Type> b, int vectors,
+                     int64_t depth, float* c, int64_t ldc) {
+    for (int64_t row = 0; row < rows; row += kFmaRows) {
+        const int count = static_cast<int>(rows - row < kFmaRows ? rows - row : kFmaRows);
+        const float* from = a + row * lda;
+        float* to = c + row * ldc;
+        with_constant<kFmaRows>(count, [&](auto r) {
+            if (vectors == 2) {
+                multiply_rows<r.value, 2>(from, lda, b, depth, to, ldc);
+            } else {
+                multiply_rows<r.value, 1>(from, lda, b, depth, to, ldc);
+            }
+        });
+    }
+}
+
+constexpr int64_t kPrefetchBytes = 2560;
+
+// c[r][16] = rows r of `cells`, from row `first` of its block, times one integer tile. Per group
+// of 32 the sum is exact; group sums are scaled and added in order.
+template <int R, Kind kKind, bool kMinimum>
+inline void multiply_tile(const Weight& weight, int64_t tile, const Cell* cells, int first,
+                          float* c, int64_t ldc) {
+    constexpr int kQuants = kKind == Kind::kInt4 ? 4 : 8;  // lines per 32 inputs
+    const uint8_t* quants = weight.tile(tile);
+    const uint16_t* scales = weight.scales(tile);
+    const uint8_t* ahead = quants + kPrefetchBytes;
+    const int64_t cells_per_scale = weight.group / kGroup;
+    F32x16 acc[R];
+    for (F32x16& sum : acc) sum = F32x16::zero();
+    for (int64_t group = weight.in / weight.group; group > 0; --group) {
+        const F32x16 scale = load_f16(scales);
+        F32x16 minimum = scale;
+        if constexpr (kMinimum) minimum = load_f16(scales + kLanes);
+        scales += kMinimum ? 2 * kLanes : kLanes;
+        for (int64_t i = 0; i < cells_per_scale; ++i, ++cells) {
+            const int8_t* q = cells->q[0][first];
+            I32x16 sum[R];
+            HEADRACE_UNROLL
+            for (int r = 0; r < R; ++r) {
+                if constexpr (kKind == Kind::kInt8) {
+                    sum[r] = bytes_start(cells->start8 + first + r);
+                } else if constexpr (kMinimum) {
+                    sum[r] = I32x16::broadcast(0);
+                } else {
+                    sum[r] = I32x16::broadcast(cells->start4[first + r]);
+                }
+            }
+            for (int line = 0; line < kQuants; ++line, quants += 64, ahead += 64) {
+                __builtin_prefetch(ahead);
+                const U8x64 w = U8x64::load(quants);
+                if constexpr (kKind == Kind::kInt8) {
+                    HEADRACE_UNROLL
+                    for (int r = 0; r < R; ++r) sum[r] = dot_bytes(sum[r], w, q + 32 * line + 4 * r);
+                } else {
+                    const U8x64 low = low_nibbles(w), high = high_nibbles(w);
+                    HEADRACE_UNROLL
+                    for (int r = 0; r < R; ++r) {
+                        sum[r] = dot_nibbles(sum[r], low, q + 32 * line + 4 * r);
+                        sum[r] = dot_nibbles(sum[r], high, q + 32 * (line + 4) + 4 * r);
+                    }
+                }
+            }
+            if (kMinimum || i == 0) __builtin_prefetch(ahead), ahead += 64;
+            HEADRACE_UNROLL
+            for (int r = 0; r < R; ++r) {
+                const F32x16 x_scale = F32x16::broadcast(cells->scale[first + r]);
+                acc[r] = fma(to_float(sum[r]), scale * x_scale, acc[r]);
+                if constexpr (kMinimum) {
+                    const F32x16 x_sum = F32x16::broadcast(cells->scaled_sum[first + r]);
+                    acc[r] = fma(minimum, x_sum, acc[r]);
+                }
+            }
+        }
+    }
+    HEADRACE_UNROLL
+    for (int r = 0; r < R; ++r) acc[r].store(c + r * ldc);
+}
+
+}  // namespace headrace

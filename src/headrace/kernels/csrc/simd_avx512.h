@@ -1,0 +1,104 @@
+// AVX-512 F/BW/VL/DQ with VNNI: one 512-bit register per vector.
+#pragma once
+
+// gcc 12 takes the header's deliberately undefined operands for mistakes (PR 105593).
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#include <immintrin.h>
+#pragma GCC diagnostic pop
+#else
+#include <immintrin.h>
+#endif
+
+namespace headrace {
+
+constexpr const char* kIsa = "avx512_vnni";
+constexpr int kRowTile = 8;
+constexpr int kFmaRows = 12;
+
+struct F32x16 {
+    __m512 v;
+    static F32x16 zero() { return {_mm512_setzero_ps()}; }
+    static F32x16 load(const float* from) { return {_mm512_loadu_ps(from)}; }
+    static F32x16 broadcast(float value) { return {_mm512_set1_ps(value)}; }
+    void store(float* to) const { _mm512_storeu_ps(to, v); }
+};
+
+inline F32x16 operator+(F32x16 a, F32x16 b) { return {_mm512_add_ps(a.v, b.v)}; }
+inline F32x16 operator-(F32x16 a, F32x16 b) { return {_mm512_sub_ps(a.v, b.v)}; }
+inline F32x16 operator*(F32x16 a, F32x16 b) { return {_mm512_mul_ps(a.v, b.v)}; }
+inline F32x16 operator/(F32x16 a, F32x16 b) { return {_mm512_div_ps(a.v, b.v)}; }
+inline F32x16 fma(F32x16 a, F32x16 b, F32x16 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+inline F32x16 max(F32x16 a, F32x16 b) { return {_mm512_max_ps(a.v, b.v)}; }
+inline F32x16 min(F32x16 a, F32x16 b) { return {_mm512_min_ps(a.v, b.v)}; }
+inline F32x16 abs(F32x16 a) { return {_mm512_abs_ps(a.v)}; }
+inline F32x16 round_even(F32x16 a) {
+    return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+}
+// a * 2^n for whole n in -126..127.
+inline F32x16 scale_by_power(F32x16 a, F32x16 n) { return {_mm512_scalef_ps(a.v, n.v)}; }
+inline float reduce_add(F32x16 a) { return _mm512_reduce_add_ps(a.v); }
+inline float reduce_max(F32x16 a) { return _mm512_reduce_max_ps(a.v); }
+
+// Lanes first <= lane < last of a, the others of b.
+inline F32x16 select(F32x16 a, F32x16 b, int first, int last) {
+    const auto below = [](int n) { return n <= 0 ? 0u : n >= 16 ? 0xffffu : (1u << n) - 1; };
+    return {_mm512_mask_mov_ps(b.v, static_cast<__mmask16>(below(last) & ~below(first)), a.v)};
+}
+
+inline F32x16 load_f16(const uint16_t* from) {
+    return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)))};
+}
+inline F32x16 load_bf16(const uint16_t* from) {
+    const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+    return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16))};
+}
+inline F32x16 load_i8(const int8_t* from) {
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+    return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes))};
+}
+inline void store_f16(F32x16 a, uint16_t* to) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to),
+                        _mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+// Whole values in -128..127.
+inline void store_i8(F32x16 a, int8_t* to) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(a.v)));
+}
+
+struct I32x16 {
+    __m512i v;
+    static I32x16 broadcast(int32_t value) { return {_mm512_set1_epi32(value)}; }
+};
+
+inline F32x16 to_float(I32x16 a) { return {_mm512_cvtepi32_ps(a.v)}; }
+
+struct U8x64 {
+    __m512i v;
+    static U8x64 load(const uint8_t* from) { return {_mm512_loadu_si512(from)}; }
+};
+
+inline U8x64 low_nibbles(U8x64 a) { return {_mm512_and_si512(a.v, _mm512_set1_epi8(15))}; }
+inline U8x64 high_nibbles(U8x64 a) {
+    return {_mm512_and_si512(_mm512_srli_epi16(a.v, 4), _mm512_set1_epi8(15))};
+}
+
+// Assembly, because gcc 12 splits the broadcast from the product and loses an execution slot.
+inline I32x16 dot_nibbles(I32x16 acc, U8x64 w, const int8_t* a) {
+    __asm__("vpdpbusd %2%{1to16%}, %1, %0"
+            : "+v"(acc.v)
+            : "v"(w.v), "m"(*reinterpret_cast<const int32_t(*)>(a)));
+    return acc;
+}
+inline I32x16 bytes_start(const int32_t* offset) { return {_mm512_set1_epi32(*offset)}; }
+inline I32x16 dot_bytes(I32x16 acc, U8x64 w, const int8_t* a) { return dot_nibbles(acc, w, a); }
+
+// Byte `index` (0..3) of every lane.
+inline F32x16 byte_of_lanes(U8x64 a, int index) {
+    const __m512i shifted = _mm512_srli_epi32(a.v, static_cast<unsigned>(index) * 8);
+    return {_mm512_cvtepi32_ps(_mm512_and_si512(shifted, _mm512_set1_epi32(255)))};
+}
+
+}  // namespace headrace

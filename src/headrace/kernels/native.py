@@ -1,0 +1,283 @@
+"""The compiled kernels: turns tensors into addresses and numbers for one extension module.
+
+Knows the modules' calling convention (csrc/module.cpp) and the size of their layouts.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from headrace.kernels.base import Kernels
+from headrace.kernels.tensors import (
+    BLOCK_FORMATS,
+    CACHE_DTYPES,
+    GATE_KINDS,
+    GROUP_SIZE,
+    NORM_KINDS,
+    WEIGHT_KINDS,
+    Activation,
+    GateKind,
+    LayerCache,
+    NormKind,
+    PackedWeight,
+    QuantizedActivation,
+    Rotary,
+    Rows,
+    WeightKind,
+)
+
+TILE_ROWS = 16
+CELL_ROWS = 8
+CELL_BYTES = 384
+BITS: dict[WeightKind, int] = {"int4": 4, "int8": 8, "float16": 16, "bfloat16": 16, "float32": 32}
+
+
+class NativeProgram:
+    """A recorded program; holds on to every tensor whose address it contains."""
+
+    def __init__(self, module: ModuleType) -> None:
+        self.handle = module.new_program()
+        self.tensors: list[Tensor] = []
+        self._run = module.run_program
+
+    def run(self) -> None:
+        self._run(self.handle)
+
+
+class NativeKernels(Kernels):
+    """Ops of one extension module, run at once or recorded."""
+
+    def __init__(self, module: ModuleType, reason: str) -> None:
+        self.name = module.isa
+        self.reason = reason
+        self._module = module
+        self._program: NativeProgram | None = None
+
+    @contextmanager
+    def record(self) -> Iterator[NativeProgram]:
+        self._program = program = NativeProgram(self._module)
+        try:
+            yield program
+        finally:
+            self._program = None
+
+    def set_num_threads(self, num_threads: int) -> None:
+        if not 1 <= num_threads <= 1024:
+            raise ValueError(f"number of threads: {num_threads} is not in 1..1024")
+        self._module.set_num_threads(num_threads)
+
+    # Arguments
+
+    def _call(self, op: str, *arguments: Any) -> None:
+        handle = self._program.handle if self._program else None
+        getattr(self._module, op)(handle, *arguments)
+
+    def _address(self, tensor: Tensor | None) -> int:
+        if tensor is None:
+            return 0
+        if self._program is not None:
+            self._program.tensors.append(tensor)
+        return tensor.data_ptr()
+
+    def _rows_words(self, rows: Rows) -> tuple[int, ...]:
+        return self._address(rows.control), rows.capacity, rows.capacity
+
+    def _activation_words(self, x: Activation) -> tuple[int, ...]:
+        if isinstance(x, QuantizedActivation):
+            return self._address(x.storage), x.features, 1
+        return self._address(x), x.shape[1], 0
+
+    def _weight_words(self, weight: PackedWeight) -> tuple[int, ...]:
+        return (
+            self._address(weight.storage[0]),
+            weight.out_features,
+            weight.in_features,
+            WEIGHT_KINDS.index(weight.kind),
+            weight.group_size,
+            weight.has_minimum,
+        )
+
+    def _cache_words(self, cache: LayerCache) -> tuple[int, ...]:
+        parts = (cache.keys, cache.values, cache.key_scales, cache.value_scales)
+        sizes = (cache.num_blocks, cache.num_kv_heads, cache.head_size)
+        dtype = CACHE_DTYPES.index(cache.keys.dtype)
+        return *(self._address(part) for part in parts), dtype, *sizes
+
+    # Storage
+
+    def _quantized(self, rows: int, features: int) -> QuantizedActivation:
+        blocks = -(-rows // CELL_ROWS)
+        storage = torch.zeros(blocks, features // GROUP_SIZE, CELL_BYTES, dtype=torch.uint8)
+        return QuantizedActivation(rows, features, storage)
+
+    def _empty_weight(
+        self, kind: WeightKind, out: int, in_: int, group_size: int, has_minimum: bool
+    ) -> PackedWeight:
+        tile_bytes = TILE_ROWS * in_ * BITS[kind] // 8
+        if group_size:
+            scale_bytes = in_ // group_size * TILE_ROWS * (4 if has_minimum else 2)
+            tile_bytes = -(-(tile_bytes + scale_bytes) // 64) * 64
+        storage = torch.zeros(-(-out // TILE_ROWS) * tile_bytes, dtype=torch.uint8)
+        return PackedWeight(out, in_, kind, group_size, has_minimum, (storage,))
+
+    def _pack_blocks(self, weight: PackedWeight, row: int, form: str, blocks: Tensor) -> None:
+        source = (blocks.data_ptr(), blocks.stride(0) * blocks.element_size())
+        format_index = list(BLOCK_FORMATS).index(form)
+        rows = self._rows_words(Rows(None, blocks.shape[0]))
+        self._module.pack_blocks(*rows, *source, format_index, *self._weight_words(weight), row)
+
+    def _pack_groups(
+        self, weight: PackedWeight, row: int, quants: Tensor, scales: Tensor, minima: Tensor | None
+    ) -> None:
+        sources = (
+            quants.data_ptr(),
+            scales.data_ptr(),
+            minima.data_ptr() if minima is not None else 0,
+        )
+        rows = self._rows_words(Rows(None, quants.shape[0]))
+        self._module.pack_groups(*rows, *sources, *self._weight_words(weight), row)
+
+    def _pack_floats(self, weight: PackedWeight, row: int, values: Tensor) -> None:
+        source = (values.data_ptr(), values.stride(0) * values.element_size())
+        rows = self._rows_words(Rows(None, values.shape[0]))
+        self._module.pack_floats(*rows, *source, *self._weight_words(weight), row)
+
+    # Ops
+
+    def _embedding(
+        self, rows: Rows, ids: Tensor, table: PackedWeight, scale: float, out: Tensor
+    ) -> None:
+        table_words = self._weight_words(table)
+        ids_address, out_address = self._address(ids), self._address(out)
+        self._call(
+            "embedding", *self._rows_words(rows), ids_address, *table_words, scale, out_address
+        )
+
+    def _norm(
+        self,
+        rows: Rows,
+        x: Tensor,
+        index: Tensor | None,
+        kind: NormKind,
+        weight: Tensor,
+        bias: Tensor | None,
+        eps: float,
+        out: Activation,
+    ) -> None:
+        self._call(
+            "norm",
+            *self._rows_words(rows),
+            self._address(x),
+            x.shape[0],
+            self._address(index),
+            NORM_KINDS.index(kind),
+            self._address(weight),
+            self._address(bias),
+            eps,
+            *self._activation_words(out),
+        )
+
+    def _linear(
+        self,
+        rows: Rows,
+        x: Activation,
+        weight: PackedWeight,
+        bias: Tensor | None,
+        out: Tensor,
+        accumulate: bool,
+    ) -> None:
+        self._call(
+            "linear",
+            *self._rows_words(rows),
+            *self._activation_words(x),
+            *self._weight_words(weight),
+            self._address(bias),
+            self._address(out),
+            accumulate,
+        )
+
+    def _linear_gate(
+        self, rows: Rows, x: Activation, weight: PackedWeight, kind: GateKind, out: Activation
+    ) -> None:
+        self._call(
+            "linear_gate",
+            *self._rows_words(rows),
+            *self._activation_words(x),
+            *self._weight_words(weight),
+            GATE_KINDS.index(kind),
+            *self._activation_words(out),
+        )
+
+    def _gate(self, rows: Rows, x: Tensor, kind: GateKind, out: Activation) -> None:
+        words = self._rows_words(rows)
+        kind_index = GATE_KINDS.index(kind)
+        self._call("gate", *words, self._address(x), kind_index, *self._activation_words(out))
+
+    def _quantize(self, rows: Rows, x: Tensor, out: QuantizedActivation) -> None:
+        words = self._rows_words(rows)
+        self._call("quantize", *words, self._address(x), *self._activation_words(out))
+
+    def _argmax(self, rows: Rows, x: Tensor, out: Tensor) -> None:
+        words = self._rows_words(rows)
+        self._call("argmax", *words, self._address(x), x.shape[1], self._address(out))
+
+    def _rope_write(
+        self,
+        rows: Rows,
+        qkv: Tensor,
+        positions: Tensor,
+        slot_mapping: Tensor,
+        cache: LayerCache,
+        num_heads: int,
+        rotary: Rotary | None,
+        norms: tuple[Tensor | None, Tensor | None, float],
+    ) -> None:
+        query_norm, key_norm, eps = norms
+        rotary_words = (0, 0, 0, 0)
+        if rotary is not None:
+            tables = self._address(rotary.cos), self._address(rotary.sin)
+            rotary_words = (*tables, rotary.cos.shape[0], 2 * rotary.cos.shape[1])
+        self._call(
+            "rope_write",
+            *self._rows_words(rows),
+            self._address(qkv),
+            num_heads,
+            self._address(positions),
+            self._address(slot_mapping),
+            *rotary_words,
+            self._address(query_norm),
+            self._address(key_norm),
+            eps,
+            *self._cache_words(cache),
+        )
+
+    def _attention(
+        self,
+        rows: Rows,
+        qkv: Tensor,
+        cache: LayerCache,
+        batch: tuple[Tensor, Tensor, Tensor],
+        num_heads: int,
+        options: tuple[float, int | None, float | None],
+        out: Tensor,
+    ) -> None:
+        scale, window, soft_cap = options
+        self._call(
+            "attention",
+            *self._rows_words(rows),
+            self._address(qkv),
+            qkv.shape[1],
+            num_heads,
+            *self._cache_words(cache),
+            *(self._address(part) for part in batch),
+            batch[2].shape[1],
+            out.shape[0],
+            scale,
+            window or 0,
+            soft_cap or 0.0,
+            self._address(out),
+        )

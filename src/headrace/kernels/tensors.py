@@ -1,0 +1,188 @@
+"""The values kernels work on, and the checks that keep bad shapes away from raw addresses.
+
+Knows shapes and dtypes; knows neither how an implementation lays out its storage nor any op.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+GROUP_SIZE = 32
+"""Activations that share a scale; inputs of quantized weights come in multiples of it."""
+BLOCK_SIZE = 32
+"""Tokens of a KV-cache block."""
+
+WeightKind = Literal["int4", "int8", "float16", "bfloat16", "float32"]
+GateKind = Literal["silu", "gelu", "gelu_tanh"]
+NormKind = Literal["rms", "layer"]
+
+WEIGHT_KINDS: tuple[WeightKind, ...] = ("int4", "int8", "float16", "bfloat16", "float32")
+GATE_KINDS: tuple[GateKind, ...] = ("silu", "gelu", "gelu_tanh")
+NORM_KINDS: tuple[NormKind, ...] = ("rms", "layer")
+FLOAT_DTYPES: dict[WeightKind, torch.dtype] = {
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "float32": torch.float32,
+}
+CACHE_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.int8)
+
+
+@dataclass(frozen=True, slots=True)
+class BlockFormat:
+    """One of GGUF's block formats and the packed kind that holds it."""
+
+    kind: WeightKind
+    has_minimum: bool
+    block_weights: int
+    block_bytes: int
+
+
+# The order is that of `Source` in csrc/pack.h. Formats that need more than 4 bits, and those whose
+# scales cover 16 weights, are held in 8 bits.
+BLOCK_FORMATS: dict[str, BlockFormat] = {
+    "Q4_0": BlockFormat("int4", False, 32, 18),
+    "Q4_1": BlockFormat("int4", True, 32, 20),
+    "Q5_0": BlockFormat("int8", False, 32, 22),
+    "Q5_1": BlockFormat("int8", True, 32, 24),
+    "Q8_0": BlockFormat("int8", False, 32, 34),
+    "Q2_K": BlockFormat("int8", False, 256, 84),
+    "Q3_K": BlockFormat("int8", False, 256, 110),
+    "Q4_K": BlockFormat("int4", True, 256, 144),
+    "Q5_K": BlockFormat("int8", True, 256, 176),
+    "Q6_K": BlockFormat("int8", False, 256, 210),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PackedWeight:
+    """A weight [out_features, in_features] in the layout of the kernels that made it."""
+
+    out_features: int
+    in_features: int
+    kind: WeightKind
+    group_size: int
+    """Inputs that share a scale; 0 for float kinds."""
+    has_minimum: bool
+    """w = q * scale + minimum; without, quants are offset by 8 or 128."""
+    storage: tuple[Tensor, ...]
+
+    @property
+    def is_integer(self) -> bool:
+        return self.kind in ("int4", "int8")
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(part.nbytes for part in self.storage)
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizedActivation:
+    """Activations [rows, features] as int8 with one scale for 32 features."""
+
+    rows: int
+    features: int
+    storage: Tensor
+
+
+Activation = Tensor | QuantizedActivation
+"""Input of a linear: quantized, or float32 [rows, features] for exact activations."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerCache:
+    """One layer's paged KV cache; a block holds 32 tokens.
+
+    keys [blocks, kv heads, head size, 32], values [blocks, kv heads, 32, head size]; for int8
+    also scales [blocks, kv heads, 32] float32. Must start zeroed.
+    """
+
+    keys: Tensor
+    values: Tensor
+    key_scales: Tensor | None = None
+    value_scales: Tensor | None = None
+
+    @property
+    def num_blocks(self) -> int:
+        return self.keys.shape[0]
+
+    @property
+    def num_kv_heads(self) -> int:
+        return self.keys.shape[1]
+
+    @property
+    def head_size(self) -> int:
+        return self.keys.shape[2]
+
+
+@dataclass(frozen=True, slots=True)
+class Rotary:
+    """cos and sin [positions, width / 2] float32; only the first `width` features are rotated."""
+
+    cos: Tensor
+    sin: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """How many rows an op works on: `control[0]` when it runs, or always `capacity`."""
+
+    control: Tensor | None
+    capacity: int
+
+    def count(self) -> int:
+        """Raises ValueError if the control tensor holds more rows than the buffers."""
+        if self.control is None:
+            return self.capacity
+        count = int(self.control[0])
+        if not 0 <= count <= self.capacity:
+            raise ValueError("a row count exceeds what its buffers hold")
+        return count
+
+
+def check(tensor: Tensor, name: str, dtype: torch.dtype, *shape: int | None) -> None:
+    """Raise ValueError unless `tensor` is a contiguous CPU tensor of this dtype and shape.
+
+    None in `shape` admits any size.
+    """
+    right_shape = tensor.dim() == len(shape) and all(
+        wanted is None or wanted == size for wanted, size in zip(shape, tensor.shape, strict=True)
+    )
+    if not right_shape or tensor.dtype != dtype or tensor.device.type != "cpu":
+        wanted_shape = [size if size is not None else "any" for size in shape]
+        raise ValueError(
+            f"{name}: expected {dtype} {wanted_shape} on the CPU, "
+            f"got {tensor.dtype} {list(tensor.shape)} on {tensor.device}"
+        )
+    if not tensor.is_contiguous():
+        raise ValueError(f"{name}: must be contiguous")
+
+
+def check_rows(tensor: Tensor, name: str) -> None:
+    """Raise ValueError unless `tensor` is a CPU matrix whose rows are contiguous."""
+    if tensor.dim() != 2 or tensor.stride(1) != 1 or tensor.device.type != "cpu":
+        raise ValueError(f"{name}: expected a matrix with contiguous rows on the CPU")
+
+
+def check_choice(value: object, name: str, choices: tuple[object, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name}: {value!r} is none of {', '.join(map(str, choices))}")
+
+
+def check_activation(x: Activation, name: str) -> tuple[int, int]:
+    """Return (rows, features); raise ValueError if it is neither quantized nor float32."""
+    if isinstance(x, QuantizedActivation):
+        return x.rows, x.features
+    check(x, name, torch.float32, None, None)
+    return x.shape[0], x.shape[1]
+
+
+def check_equal(name: str, got: int, wanted: int) -> None:
+    if got != wanted:
+        raise ValueError(f"{name}: expected {wanted}, got {got}")
+
+
+def check_multiple(name: str, value: int, of: int) -> None:
+    if value <= 0 or value % of:
+        raise ValueError(f"{name}: {value} is not a positive multiple of {of}")

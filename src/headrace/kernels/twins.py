@@ -1,0 +1,344 @@
+"""The plain-torch twins of the compiled kernels: same rounding, any machine, slowly.
+
+Quantized activations are held as the float values that the integers stand for.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from headrace.kernels.base import Kernels
+from headrace.kernels.block_formats import decode
+from headrace.kernels.tensors import (
+    BLOCK_SIZE,
+    FLOAT_DTYPES,
+    GROUP_SIZE,
+    Activation,
+    GateKind,
+    LayerCache,
+    NormKind,
+    PackedWeight,
+    QuantizedActivation,
+    Rotary,
+    Rows,
+    WeightKind,
+)
+
+GATES: dict[GateKind, Callable[[Tensor], Tensor]] = {
+    "silu": functional.silu,
+    "gelu": functional.gelu,
+    "gelu_tanh": lambda x: functional.gelu(x, approximate="tanh"),
+}
+
+
+class TorchProgram:
+    """A list of closures."""
+
+    def __init__(self) -> None:
+        self.ops: list[Callable[[], None]] = []
+
+    def run(self) -> None:
+        for op in self.ops:
+            op()
+
+
+def round_to_int8(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Whole values in -127..127 and scales [..., 1], of the last dimension's vectors."""
+    largest = x.abs().amax(-1, keepdim=True)
+    inverse = torch.where(largest > 0, 127.0 / largest, 0.0)
+    return (x * inverse).round(), largest / 127.0
+
+
+def fake_quantize(x: Tensor) -> Tensor:
+    """What int8 activations with a scale per 32 features stand for. x [..., features]."""
+    quants, scales = round_to_int8(x.unflatten(-1, (-1, GROUP_SIZE)))
+    return (quants * scales).flatten(-2)
+
+
+def values_of(weight: PackedWeight, index: Tensor | None = None) -> Tensor:
+    """The weight's rows (those of `index`) as float32."""
+    parts = [part if index is None else part[index] for part in weight.storage]
+    if not weight.is_integer:
+        return parts[0].float()
+    quants, scales, minima = parts
+    grouped = quants.float().unflatten(1, (-1, weight.group_size))
+    return (grouped * scales.float()[..., None] + minima.float()[..., None]).flatten(1)
+
+
+def put(x: Tensor, out: Activation) -> None:
+    """Store rows of x as the activation `out`, quantized if that is."""
+    if isinstance(out, QuantizedActivation):
+        out.storage[: x.shape[0]] = fake_quantize(x)
+    else:
+        out[: x.shape[0]] = x
+
+
+def floats(x: Activation) -> Tensor:
+    return x.storage if isinstance(x, QuantizedActivation) else x
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * weight
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """x [T, heads, D]; cos, sin [T, width / 2]."""
+    half = cos.shape[1]
+    a, b, rest = x.split([half, half, x.shape[-1] - 2 * half], -1)
+    cos, sin = cos[:, None], sin[:, None]
+    return torch.cat([a * cos - b * sin, b * cos + a * sin, rest], -1)
+
+
+def check_range(index: Tensor, size: int, message: str) -> None:
+    if index.numel() and not 0 <= int(index.min()) <= int(index.max()) < size:
+        raise ValueError(message)
+
+
+class TorchKernels(Kernels):
+    """Ops in torch. See `Kernels` for what each does."""
+
+    name = "torch"
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        self._program: TorchProgram | None = None
+
+    @contextmanager
+    def record(self) -> Iterator[TorchProgram]:
+        self._program = program = TorchProgram()
+        try:
+            yield program
+        finally:
+            self._program = None
+
+    def set_num_threads(self, num_threads: int) -> None:
+        torch.set_num_threads(num_threads)
+
+    def _do(self, op: Callable[[], None]) -> None:
+        if self._program is not None:
+            self._program.ops.append(op)
+        else:
+            op()
+
+    # Storage
+
+    def _quantized(self, rows: int, features: int) -> QuantizedActivation:
+        return QuantizedActivation(rows, features, torch.zeros(rows, features))
+
+    def _empty_weight(
+        self, kind: WeightKind, out: int, in_: int, group_size: int, has_minimum: bool
+    ) -> PackedWeight:
+        if not group_size:
+            values = torch.zeros(out, in_, dtype=FLOAT_DTYPES[kind])
+            return PackedWeight(out, in_, kind, 0, False, (values,))
+        quants = torch.zeros(out, in_, dtype=torch.int8)
+        scales, minima = torch.zeros(2, out, in_ // group_size, dtype=torch.float16)
+        storage = (quants, scales, minima)
+        return PackedWeight(out, in_, kind, group_size, has_minimum, storage)
+
+    def _pack_blocks(self, weight: PackedWeight, row: int, form: str, blocks: Tensor) -> None:
+        for part, decoded in zip(weight.storage, decode(form, blocks), strict=True):
+            part[row : row + blocks.shape[0]] = decoded
+
+    def _pack_groups(
+        self, weight: PackedWeight, row: int, quants: Tensor, scales: Tensor, minima: Tensor | None
+    ) -> None:
+        offset = 128 if weight.kind == "int8" else 0 if weight.has_minimum else 8
+        last = row + quants.shape[0]
+        weight.storage[0][row:last] = (quants.to(torch.int16) - offset).to(torch.int8)
+        weight.storage[1][row:last] = scales
+        if minima is not None:
+            weight.storage[2][row:last] = minima + offset * scales
+
+    def _pack_floats(self, weight: PackedWeight, row: int, values: Tensor) -> None:
+        weight.storage[0][row : row + values.shape[0]] = values
+
+    # Ops
+
+    def _embedding(
+        self, rows: Rows, ids: Tensor, table: PackedWeight, scale: float, out: Tensor
+    ) -> None:
+        def op() -> None:
+            count = rows.count()
+            check_range(ids[:count], table.out_features, "a token id is outside the embedding")
+            out[:count] = values_of(table, ids[:count].long()) * scale
+
+        self._do(op)
+
+    def _norm(
+        self,
+        rows: Rows,
+        x: Tensor,
+        index: Tensor | None,
+        kind: NormKind,
+        weight: Tensor,
+        bias: Tensor | None,
+        eps: float,
+        out: Activation,
+    ) -> None:
+        def op() -> None:
+            count = rows.count()
+            if index is not None:
+                check_range(index[:count], x.shape[0], "a row index is outside the norm's input")
+            values = x[:count] if index is None else x[index[:count].long()]
+            if kind == "layer":
+                put(functional.layer_norm(values, weight.shape, weight, bias, eps), out)
+            else:
+                result = rms_norm(values, weight, eps)
+                put(result if bias is None else result + bias, out)
+
+        self._do(op)
+
+    def _linear(
+        self,
+        rows: Rows,
+        x: Activation,
+        weight: PackedWeight,
+        bias: Tensor | None,
+        out: Tensor,
+        accumulate: bool,
+    ) -> None:
+        def op() -> None:
+            count = rows.count()
+            result = functional.linear(floats(x)[:count], values_of(weight), bias)
+            out[:count] = out[:count] + result if accumulate else result
+
+        self._do(op)
+
+    def _linear_gate(
+        self, rows: Rows, x: Activation, weight: PackedWeight, kind: GateKind, out: Activation
+    ) -> None:
+        def op() -> None:
+            both = functional.linear(floats(x)[: rows.count()], values_of(weight))
+            gate, up = both.chunk(2, -1)
+            put(GATES[kind](gate) * up, out)
+
+        self._do(op)
+
+    def _gate(self, rows: Rows, x: Tensor, kind: GateKind, out: Activation) -> None:
+        def op() -> None:
+            gate, up = x[: rows.count()].chunk(2, -1)
+            put(GATES[kind](gate) * up, out)
+
+        self._do(op)
+
+    def _quantize(self, rows: Rows, x: Tensor, out: QuantizedActivation) -> None:
+        self._do(lambda: put(x[: rows.count()], out))
+
+    def _argmax(self, rows: Rows, x: Tensor, out: Tensor) -> None:
+        def op() -> None:
+            count = rows.count()
+            out[:count] = x[:count].argmax(-1)
+
+        self._do(op)
+
+    def _rope_write(
+        self,
+        rows: Rows,
+        qkv: Tensor,
+        positions: Tensor,
+        slot_mapping: Tensor,
+        cache: LayerCache,
+        num_heads: int,
+        rotary: Rotary | None,
+        norms: tuple[Tensor | None, Tensor | None, float],
+    ) -> None:
+        def op() -> None:
+            count = rows.count()
+            slots, at = slot_mapping[:count], positions[:count].long()
+            check_range(slots, cache.num_blocks * BLOCK_SIZE, "a slot is outside the cache")
+            heads = qkv[:count].unflatten(1, (-1, cache.head_size))
+            sizes = [num_heads, cache.num_kv_heads, cache.num_kv_heads]
+            query, key, value = heads.split(sizes, 1)
+            for part, norm in ((query, norms[0]), (key, norms[1])):
+                if norm is not None:
+                    part.copy_(rms_norm(part, norm, norms[2]))
+                if rotary is not None:
+                    limit = rotary.cos.shape[0]
+                    check_range(at, limit, "a position is outside the rotary table")
+                    part.copy_(rotate(part, rotary.cos[at], rotary.sin[at]))
+            self._write(cache, slots, key, value)
+
+        self._do(op)
+
+    @staticmethod
+    def _write(cache: LayerCache, slots: Tensor, key: Tensor, value: Tensor) -> None:
+        """Put key and value [T, kv heads, D] at their slots."""
+        block, offset = slots // BLOCK_SIZE, slots % BLOCK_SIZE
+        if cache.key_scales is not None and cache.value_scales is not None:
+            key, key_scales = round_to_int8(key)
+            value, value_scales = round_to_int8(value)
+            cache.key_scales[block, :, offset] = key_scales[..., 0]
+            cache.value_scales[block, :, offset] = value_scales[..., 0]
+        cache.keys[block, :, :, offset] = key.to(cache.keys.dtype)
+        cache.values[block, :, offset] = value.to(cache.values.dtype)
+
+    @staticmethod
+    def _read(cache: LayerCache, blocks: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values [kv heads, tokens, D] of these blocks, as float32."""
+        keys = cache.keys[blocks].float().transpose(2, 3)
+        values = cache.values[blocks].float()
+        if cache.key_scales is not None and cache.value_scales is not None:
+            keys = keys * cache.key_scales[blocks][..., None]
+            values = values * cache.value_scales[blocks][..., None]
+        return keys.transpose(0, 1).flatten(1, 2), values.transpose(0, 1).flatten(1, 2)
+
+    def _attention(
+        self,
+        rows: Rows,
+        qkv: Tensor,
+        cache: LayerCache,
+        batch: tuple[Tensor, Tensor, Tensor],
+        num_heads: int,
+        options: tuple[float, int | None, float | None],
+        out: Tensor,
+    ) -> None:
+        query_start, context_lens, block_table = batch
+
+        def op() -> None:
+            count = rows.count()
+            starts, contexts = query_start.tolist(), context_lens.tolist()
+            check_batch(starts[: count + 1], contexts[:count], out.shape[0], block_table.shape[1])
+            for s in range(count):
+                first, last, context = starts[s], starts[s + 1], contexts[s]
+                blocks = block_table[s, : -(-context // BLOCK_SIZE)].long()
+                check_range(blocks, cache.num_blocks, "a block id is outside the cache")
+                keys, values = self._read(cache, blocks)
+                query = qkv[first:last, : num_heads * cache.head_size]
+                query = query.unflatten(1, (num_heads, -1)).transpose(0, 1)
+                result = attend(query, keys[:, :context], values[:, :context], options)
+                out[first:last] = result.transpose(0, 1).flatten(1)
+
+        self._do(op)
+
+
+def check_batch(starts: list[int], contexts: list[int], num_tokens: int, width: int) -> None:
+    for first, last, context in zip(starts, starts[1:], contexts, strict=False):
+        fits = 0 <= first <= last <= num_tokens and last - first <= context <= width * BLOCK_SIZE
+        if not fits:
+            raise ValueError(
+                "query_start and context_lens do not fit the batch and its block table"
+            )
+
+
+def attend(
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    options: tuple[float, int | None, float | None],
+) -> Tensor:
+    """query [heads, T, D], keys and values [kv heads, context, D]; returns [heads, T, D]."""
+    scale, window, soft_cap = options
+    group = query.shape[0] // keys.shape[0]
+    keys, values = keys.repeat_interleave(group, 0), values.repeat_interleave(group, 0)
+    scores = query @ keys.transpose(1, 2) * scale
+    if soft_cap is not None:
+        scores = soft_cap * torch.tanh(scores / soft_cap)
+    num_tokens, context = scores.shape[1:]
+    positions = torch.arange(context - num_tokens, context)[:, None]
+    distance = positions - torch.arange(context)
+    hidden = (distance < 0) if window is None else (distance < 0) | (distance >= window)
+    return scores.masked_fill(hidden, -torch.inf).softmax(-1) @ values

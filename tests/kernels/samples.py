@@ -1,0 +1,189 @@
+"""Random weights and batches for the kernel tests."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from headrace.kernels.base import Kernels
+from headrace.kernels.tensors import (
+    BLOCK_SIZE,
+    FLOAT_DTYPES,
+    Activation,
+    LayerCache,
+    PackedWeight,
+    Rotary,
+    WeightKind,
+)
+
+
+@dataclass(frozen=True)
+class Dense:
+    """A weight in checkpoint form, and the float64 values it stands for."""
+
+    kind: WeightKind
+    group_size: int
+    parts: tuple[Tensor, ...]
+    values: Tensor
+
+    def pack(self, kernels: Kernels) -> PackedWeight:
+        out, in_ = self.values.shape
+        if self.kind in FLOAT_DTYPES:
+            weight = kernels.empty_weight(self.kind, out, in_)
+            kernels.pack_floats(weight, 0, self.parts[0])
+            return weight
+        has_minimum = len(self.parts) == 3
+        weight = kernels.empty_weight(
+            self.kind, out, in_, group_size=self.group_size, has_minimum=has_minimum
+        )
+        kernels.pack_groups(weight, 0, *self.parts)
+        return weight
+
+
+def dense(kind: WeightKind, out: int, in_: int) -> Dense:
+    values = (torch.randn(out, in_) / in_**0.5).to(FLOAT_DTYPES[kind])
+    return Dense(kind, 0, (values,), values.double())
+
+
+def grouped(kind: WeightKind, out: int, in_: int, group_size: int, has_minimum: bool) -> Dense:
+    """Scales and zero points that float16 holds exactly, so that `values` is exact."""
+    levels, middle = (16, 8) if kind == "int4" else (256, 128)
+    quants = torch.randint(0, levels, (out, in_), dtype=torch.uint8)
+    scales = (torch.rand(out, in_ // group_size) / levels + 0.01).half().float()
+    zeros = torch.full_like(scales, middle)
+    if has_minimum:
+        zeros = torch.randint(middle - 4, middle + 4, scales.shape).float()
+        scales = (scales * 512).round() / 512
+    shifted = quants.double().unflatten(1, (-1, group_size)) - zeros[..., None]
+    values = (shifted * scales.double()[..., None]).flatten(1)
+    parts = (quants, scales, -zeros * scales) if has_minimum else (quants, scales)
+    return Dense(kind, group_size, parts, values)
+
+
+def quantized(kernels: Kernels, x: Tensor) -> Activation:
+    out = kernels.activation(*x.shape)
+    kernels.quantize(x, out)  # type: ignore[arg-type]
+    return out
+
+
+def activations(rows: int, features: int) -> Tensor:
+    """Random values none of which lies on the edge between two int8 values."""
+    quants = torch.randint(-126, 127, (rows, features // 32, 32)) + torch.rand(32) * 0.8 - 0.4
+    quants[..., 5] = 127
+    return (quants * (torch.rand(rows, features // 32, 1) + 0.01)).flatten(1)
+
+
+def fake_quantized(x: Tensor) -> Tensor:
+    """Independent statement of the activation format, in float64."""
+    groups = x.double().unflatten(-1, (-1, 32))
+    scale = groups.abs().amax(-1, keepdim=True) / 127
+    return (torch.where(scale > 0, groups / scale, 0.0).round() * scale).flatten(-2)
+
+
+def exact_values(kernels: Kernels, x: Activation) -> Tensor:
+    """What an activation stands for, read back through an identity weight."""
+    if isinstance(x, Tensor):
+        return x
+    identity = kernels.empty_weight("int8", x.features, x.features)
+    quants = (torch.eye(x.features) + 128).to(torch.uint8)
+    kernels.pack_groups(identity, 0, quants, torch.ones(x.features, x.features // 32))
+    out = torch.zeros(x.rows, x.features)
+    kernels.linear(x, identity, out)
+    return out
+
+
+@dataclass
+class Ragged:
+    """Sequences with earlier context in a paged cache of shuffled blocks."""
+
+    query_lens: list[int]
+    context_lens: list[int]
+    block_table: Tensor
+    qkv: Tensor
+    """Of all positions of all sequences, one sequence after another."""
+    heads: tuple[int, int, int]
+
+    @property
+    def num_blocks(self) -> int:
+        return int(self.block_table.max()) + 1
+
+    def slots(self, sequence: int) -> Tensor:
+        positions = torch.arange(self.context_lens[sequence])
+        blocks = self.block_table[sequence].long()[positions // BLOCK_SIZE]
+        return blocks * BLOCK_SIZE + positions % BLOCK_SIZE
+
+
+def ragged(query_lens: list[int], context_lens: list[int], heads: tuple[int, int, int]) -> Ragged:
+    num_heads, num_kv_heads, head_size = heads
+    width = -(-max(context_lens) // BLOCK_SIZE)
+    table = torch.randperm(len(context_lens) * width).view(len(context_lens), width).int()
+    qkv = torch.randn(sum(context_lens), (num_heads + 2 * num_kv_heads) * head_size)
+    return Ragged(query_lens, context_lens, table, qkv, heads)
+
+
+def rotary(head_size: int, positions: int = 1024) -> Rotary:
+    angles = torch.outer(torch.arange(positions), 10000 ** -torch.arange(0, 1, 2 / head_size))
+    return Rotary(angles.cos(), angles.sin())
+
+
+def fill(kernels: Kernels, batch: Ragged, dtype: torch.dtype) -> tuple[Tensor, LayerCache]:
+    """Write all contexts; returns qkv with rotated queries, and the cache."""
+    num_heads, num_kv_heads, head_size = batch.heads
+    cache = kernels.empty_cache(batch.num_blocks, num_kv_heads, head_size, dtype)
+    slots = torch.cat([batch.slots(s) for s in range(len(batch.context_lens))])
+    positions = torch.cat([torch.arange(n) for n in batch.context_lens]).int()
+    qkv, table = batch.qkv.clone(), rotary(head_size)
+    kernels.rope_write(qkv, positions, slots, cache, num_heads=num_heads, rotary=table)
+    return qkv, cache
+
+
+def attend(
+    kernels: Kernels,
+    batch: Ragged,
+    filled: tuple[Tensor, LayerCache],
+    chunk: int | None = None,
+    **options: Any,
+) -> Tensor:
+    """Attention of each sequence's last query_lens tokens: [all of them, heads * D].
+
+    chunk None: all sequences in one call; else one sequence at a time, so many queries per call.
+    """
+    lens = list(enumerate(zip(batch.query_lens, batch.context_lens, strict=True)))
+    if chunk is None:
+        parts = [(s, context - queries, context) for s, (queries, context) in lens]
+        return attend_parts(kernels, batch, filled, parts, **options)
+    outs = [
+        attend_parts(kernels, batch, filled, [(s, first, min(first + chunk, context))], **options)
+        for s, (queries, context) in lens
+        for first in range(context - queries, context, chunk)
+    ]
+    return torch.cat(outs)
+
+
+def attend_parts(
+    kernels: Kernels,
+    batch: Ragged,
+    filled: tuple[Tensor, LayerCache],
+    parts: list[tuple[int, int, int]],
+    **options: Any,
+) -> Tensor:
+    """One call; parts are (sequence, first query position, last)."""
+    num_heads, _, head_size = batch.heads
+    qkv, cache = filled
+    starts = [0, *torch.tensor(batch.context_lens).cumsum(0).tolist()]
+    rows = torch.cat([qkv[starts[s] + first : starts[s] + last] for s, first, last in parts])
+    counts = torch.tensor([0, *(last - first for _, first, last in parts)])
+    out = torch.zeros(rows.shape[0], num_heads * head_size)
+    kernels.attention(
+        rows,
+        cache,
+        counts.cumsum(0).int(),
+        torch.tensor([last for *_, last in parts]).int(),
+        batch.block_table[[s for s, *_ in parts]],
+        out,
+        num_heads=num_heads,
+        scale=head_size**-0.5,
+        **options,
+    )
+    return out

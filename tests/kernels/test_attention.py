@@ -1,0 +1,126 @@
+"""Rotary embedding, cache writes and paged attention, against plain formulas and the twins."""
+
+import pytest
+import torch
+from samples import Ragged, attend, fill, ragged, rotary
+from torch import Tensor
+
+from headrace.kernels.base import Kernels
+
+HEADS = [(9, 3, 64), (4, 4, 80), (8, 2, 128), (2, 1, 256), (16, 1, 96), (13, 1, 16)]
+DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.int8]
+TOLERANCE = {torch.float32: 3e-6, torch.float16: 4e-3, torch.bfloat16: 3e-2, torch.int8: 5e-2}
+
+
+def reference(batch: Ragged, window: int | None, soft_cap: float | None) -> Tensor:
+    """One position at a time in float64, without a cache."""
+    num_heads, num_kv_heads, size = batch.heads
+    outs, start = [], 0
+    table = rotary(size)
+    for queries, context in zip(batch.query_lens, batch.context_lens, strict=True):
+        heads = batch.qkv[start : start + context].double().unflatten(1, (-1, size))
+        start += context
+        cos, sin = table.cos[:context, None].double(), table.sin[:context, None].double()
+        a, b = heads.chunk(2, -1)
+        rotated = torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
+        for position in range(context - queries, context):
+            first = 0 if window is None else max(0, position + 1 - window)
+            for head in range(num_heads):
+                kv_head = head // (num_heads // num_kv_heads)
+                keys = rotated[first : position + 1, num_heads + kv_head]
+                values = heads[first : position + 1, num_heads + num_kv_heads + kv_head]
+                scores = keys @ rotated[position, head] * size**-0.5
+                if soft_cap is not None:
+                    scores = soft_cap * torch.tanh(scores / soft_cap)
+                outs.append(scores.softmax(0) @ values)
+    return torch.stack(outs).view(sum(batch.query_lens), -1)
+
+
+@pytest.mark.parametrize("heads", HEADS, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_head_shapes_and_dtypes(
+    kernels: Kernels, heads: tuple[int, int, int], dtype: torch.dtype
+) -> None:
+    batch = ragged([1, 5, 1, 33], [1, 40, 300, 33], heads)
+    out = attend(kernels, batch, fill(kernels, batch, dtype))
+    assert float((out - reference(batch, None, None)).abs().max()) < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize(
+    ("window", "soft_cap"), [(1, None), (20, None), (256, None), (400, 5.0), (None, 1.5)]
+)
+def test_window_and_soft_cap(kernels: Kernels, window: int | None, soft_cap: float | None) -> None:
+    batch = ragged([1, 10, 30], [290, 600, 30], (6, 2, 32))
+    filled = fill(kernels, batch, torch.float32)
+    out = attend(kernels, batch, filled, window=window, soft_cap=soft_cap)
+    assert float((out - reference(batch, window, soft_cap)).abs().max()) < 5e-6
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_native_and_twin_write_the_same_cache(
+    native: Kernels, twins: Kernels, dtype: torch.dtype
+) -> None:
+    batch = ragged([1, 5], [40, 70], (4, 2, 64))
+    caches = [fill(kernels, batch, dtype)[1] for kernels in (native, twins)]
+    step = 1 if dtype == torch.int8 else {torch.float32: 2e-7, torch.float16: 1e-3}.get(dtype, 8e-3)
+    for part in ("keys", "values"):
+        a, b = (getattr(cache, part).double() for cache in caches)
+        assert float((a - b).abs().max()) <= step * max(1.0, float(b.abs().max()))
+        assert float((a != b).double().mean()) < 1e-2 or dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_native_and_twin_attend_alike(native: Kernels, twins: Kernels, dtype: torch.dtype) -> None:
+    batch = ragged([1, 5, 40], [310, 70, 40], (9, 3, 64))
+    filled = fill(native, batch, dtype)
+    outs = [attend(kernels, batch, filled, window=290) for kernels in (native, twins)]
+    assert torch.allclose(*outs, rtol=1e-5, atol=3e-6)
+
+
+def test_partial_rotary_and_head_norms(kernels: Kernels) -> None:
+    num_heads, num_kv_heads, size, width = 3, 1, 32, 16
+    qkv = torch.randn(5, 5 * size)
+    norms = torch.rand(2, size) + 0.5
+    table = rotary(width)
+    cache = kernels.empty_cache(1, num_kv_heads, size, torch.float32)
+    result = qkv.clone()
+    kernels.rope_write(
+        result,
+        torch.tensor([0, 3, 9, 9, 500]).int(),
+        torch.arange(5),
+        cache,
+        num_heads=num_heads,
+        rotary=table,
+        query_norm=norms[0],
+        key_norm=norms[1],
+        eps=1e-5,
+    )
+    heads = qkv.double().unflatten(1, (-1, size))
+    wanted = heads.clone()
+    for head in range(4):
+        x = heads[:, head]
+        x = x / (x.square().mean(-1, keepdim=True) + 1e-5).sqrt() * norms[int(head == 3)]
+        angles = torch.tensor([0, 3, 9, 9, 500])
+        cos, sin = table.cos[angles].double(), table.sin[angles].double()
+        a, b = x[:, :8], x[:, 8:16]
+        wanted[:, head] = torch.cat([a * cos - b * sin, b * cos + a * sin, x[:, 16:]], 1)
+    assert torch.allclose(result.double(), wanted.flatten(1), atol=1e-6)
+    assert torch.allclose(cache.keys[0, 0, :, :5].T.double(), wanted[:, 3], atol=1e-6)
+    assert torch.equal(cache.values[0, 0, :5], qkv[:, -size:])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("heads", [(9, 3, 64), (2, 2, 80), (26, 1, 32)], ids=str)
+@pytest.mark.parametrize("window", [None, 70])
+def test_results_do_not_depend_on_chunks_batch_blocks_or_threads(
+    native: Kernels, dtype: torch.dtype, heads: tuple[int, int, int], window: int | None
+) -> None:
+    batch = ragged([300, 1, 40], [300, 530, 290], heads)
+    filled = fill(native, batch, dtype)
+    whole = attend(native, batch, filled, window=window)
+    for threads, chunk in [(1, 1), (2, 1), (3, 7), (2, 32), (3, 300)]:
+        native.set_num_threads(threads)
+        assert torch.equal(attend(native, batch, filled, chunk, window=window), whole)
+    table = torch.randperm(batch.block_table.numel()).view(batch.block_table.shape).int()
+    moved = Ragged(batch.query_lens, batch.context_lens, table, batch.qkv, heads)
+    assert torch.equal(attend(native, moved, fill(native, moved, dtype), window=window), whole)

@@ -1,0 +1,121 @@
+"""Products with packed weights, against float64 and against the twins."""
+
+import pytest
+import torch
+from samples import Dense, activations, dense, exact_values, fake_quantized, grouped, quantized
+
+from headrace.kernels.base import Kernels
+from headrace.kernels.tensors import WeightKind
+
+INTEGER_WEIGHTS = [
+    ("int4", 32, True),
+    ("int4", 32, False),
+    ("int4", 64, True),
+    ("int4", 128, True),
+    ("int4", 128, False),
+    ("int8", 32, False),
+    ("int8", 32, True),
+    ("int8", 128, True),
+]
+ROWS = [1, 2, 3, 7, 8, 9, 17, 64, 70]
+
+
+TOLERANCE = 1e-6
+
+
+def error(
+    got: torch.Tensor, x: torch.Tensor, weight: Dense, added: float | torch.Tensor = 0.0
+) -> float:
+    """Largest error as a fraction of what cancelled in the sum."""
+    wanted = x.double() @ weight.values.T + added
+    size = x.double().abs() @ weight.values.abs().T
+    return float(((got.double() - wanted).abs() / size).max())
+
+
+@pytest.mark.parametrize(("kind", "group_size", "has_minimum"), INTEGER_WEIGHTS)
+@pytest.mark.parametrize("out", [1, 16, 50, 96])
+def test_integer_weights(
+    kernels: Kernels, kind: WeightKind, group_size: int, has_minimum: bool, out: int
+) -> None:
+    weight = grouped(kind, out, 640, group_size, has_minimum)
+    packed = weight.pack(kernels)
+    for rows in ROWS:
+        x = activations(rows, 640)
+        result = torch.empty(rows, out)
+        kernels.linear(quantized(kernels, x), packed, result)
+        assert error(result, fake_quantized(x), weight) < TOLERANCE
+        kernels.linear(x, packed, result)
+        assert error(result, x, weight) < TOLERANCE
+
+
+@pytest.mark.parametrize("kind", ["float16", "bfloat16", "float32"])
+@pytest.mark.parametrize(("out", "in_"), [(1, 32), (50, 100), (96, 640), (33, 7)])
+def test_float_weights(kernels: Kernels, kind: WeightKind, out: int, in_: int) -> None:
+    weight = dense(kind, out, in_)
+    packed = weight.pack(kernels)
+    for rows in ROWS:
+        x = torch.randn(rows, in_)
+        result = torch.empty(rows, out)
+        kernels.linear(x, packed, result)
+        assert error(result, x, weight) < TOLERANCE
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_bias_and_residual(kernels: Kernels, exact: bool) -> None:
+    weight = grouped("int4", 50, 64, 32, True)
+    x, bias, residual = activations(9, 64), torch.randn(50), torch.randn(9, 50)
+    result = residual.clone()
+    activation = x if exact else quantized(kernels, x)
+    kernels.linear(activation, weight.pack(kernels), result, bias=bias, accumulate=True)
+    inputs = x if exact else fake_quantized(x)
+    assert error(result, inputs, weight, bias + residual) < TOLERANCE
+
+
+@pytest.mark.parametrize("kind", ["silu", "gelu", "gelu_tanh"])
+@pytest.mark.parametrize("exact_out", [False, True])
+@pytest.mark.parametrize("rows", [1, 8, 13, 70])
+def test_fused_gate_is_gate_after_linear(
+    kernels: Kernels, kind: str, exact_out: bool, rows: int
+) -> None:
+    weight = grouped("int4", 192, 64, 32, True).pack(kernels)
+    x = quantized(kernels, torch.randn(rows, 64))
+    product = torch.empty(rows, 192)
+    kernels.linear(x, weight, product)
+    fused = kernels.activation(rows, 96, exact=exact_out)
+    apart = kernels.activation(rows, 96, exact=exact_out)
+    kernels.linear_gate(x, weight, fused, kind=kind)  # type: ignore[arg-type]
+    kernels.gate(product, apart, kind=kind)  # type: ignore[arg-type]
+    assert torch.equal(exact_values(kernels, fused), exact_values(kernels, apart))
+
+
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize(
+    "weight_of",
+    [
+        lambda: grouped("int4", 70, 640, 32, True),
+        lambda: grouped("int4", 70, 640, 128, False),
+        lambda: grouped("int8", 70, 640, 32, False),
+        lambda: dense("bfloat16", 70, 640),
+        lambda: dense("float16", 70, 640),
+        lambda: dense("float32", 70, 640),
+    ],
+)
+def test_rows_do_not_depend_on_batch_or_threads(
+    native: Kernels, weight_of: type[Dense], exact: bool
+) -> None:
+    weight = weight_of().pack(native)
+    exact = exact or not weight.is_integer
+    x = torch.randn(150, 640)
+
+    def product(rows: torch.Tensor) -> torch.Tensor:
+        out = torch.empty(len(rows), 70)
+        native.linear(rows if exact else quantized(native, rows), weight, out)
+        return out
+
+    whole = product(x)
+    for threads in (1, 2, 3):
+        native.set_num_threads(threads)
+        for first, last in [(0, 1), (3, 4), (5, 12), (8, 25), (0, 64), (1, 150)]:
+            assert torch.equal(product(x[first:last].contiguous()), whole[first:last])
+    order = torch.randperm(150)
+    assert torch.equal(product(x[order]), whole[order])

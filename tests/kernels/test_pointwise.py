@@ -1,0 +1,127 @@
+"""Embedding, norm, gate, quantize and argmax, against torch in float64."""
+
+import pytest
+import torch
+from samples import dense, exact_values, fake_quantized, grouped
+from torch.nn import functional
+
+from headrace.kernels.base import Kernels
+from headrace.kernels.tensors import GateKind, NormKind, WeightKind
+
+FUNCTIONS = {
+    "silu": functional.silu,
+    "gelu": functional.gelu,
+    "gelu_tanh": lambda x: functional.gelu(x, approximate="tanh"),
+}
+
+
+def close(got: torch.Tensor, wanted: torch.Tensor, tolerance: float = 2e-6) -> bool:
+    return float((got.double() - wanted).abs().max()) <= tolerance * float(wanted.abs().max())
+
+
+@pytest.mark.parametrize(
+    ("kind", "group_size", "has_minimum"),
+    [("int4", 32, True), ("int4", 64, False), ("int8", 32, False), ("int8", 64, True)],
+)
+def test_embedding_of_groups(
+    kernels: Kernels, kind: WeightKind, group_size: int, has_minimum: bool
+) -> None:
+    table = grouped(kind, 50, 128, group_size, has_minimum)
+    ids = torch.randint(0, 50, (11,), dtype=torch.int32)
+    out = torch.empty(11, 128)
+    kernels.embedding(ids, table.pack(kernels), out, scale=2.0)
+    assert close(out, table.values[ids.long()] * 2, 1e-6)
+
+
+@pytest.mark.parametrize("kind", ["float16", "bfloat16", "float32"])
+def test_embedding_of_floats(kernels: Kernels, kind: WeightKind) -> None:
+    table = dense(kind, 50, 100)
+    ids = torch.randint(0, 50, (11,), dtype=torch.int32)
+    out = torch.empty(11, 100)
+    kernels.embedding(ids, table.pack(kernels), out)
+    assert torch.equal(out.double(), table.values[ids.long()])
+
+
+@pytest.mark.parametrize("kind", ["rms", "layer"])
+@pytest.mark.parametrize("features", [32, 100, 576])
+@pytest.mark.parametrize("rows", [1, 8, 19])
+def test_norm(kernels: Kernels, kind: NormKind, features: int, rows: int) -> None:
+    x, weight, bias = torch.randn(30, features) + 0.5, torch.randn(features), torch.randn(features)
+    index = torch.randperm(30)[:rows].int()
+    out = torch.empty(rows, features)
+    kernels.norm(x, weight, out, kind=kind, eps=1e-5, bias=bias, index=index)
+    values = x[index.long()].double()
+    if kind == "layer":
+        wanted = functional.layer_norm(values, (features,), weight.double(), bias.double(), 1e-5)
+    else:
+        wanted = functional.rms_norm(values, (features,), weight.double(), 1e-5) + bias
+    assert close(out, wanted)
+
+
+def test_norm_into_quantized_is_quantized_norm(kernels: Kernels) -> None:
+    x, weight = torch.randn(13, 576), torch.randn(576)
+    exact, direct = torch.empty(13, 576), kernels.activation(13, 576)
+    kernels.norm(x, weight, exact, eps=1e-5)
+    kernels.norm(x, weight, direct, eps=1e-5)
+    apart = kernels.activation(13, 576)
+    kernels.quantize(exact, apart)  # type: ignore[arg-type]
+    assert torch.equal(exact_values(kernels, direct), exact_values(kernels, apart))
+
+
+@pytest.mark.parametrize("kind", ["silu", "gelu", "gelu_tanh"])
+def test_gate(kernels: Kernels, kind: GateKind) -> None:
+    gates = torch.cat([torch.linspace(-90, 90, 1500), torch.randn(548)]).view(4, 512)
+    x = torch.cat([gates, torch.randn(4, 512)], 1)
+    out = torch.empty(4, 512)
+    kernels.gate(x, out, kind=kind)
+    wanted = FUNCTIONS[kind](gates.double()) * x[:, 512:]
+    assert float((out - wanted).abs().max()) < 1e-5
+
+
+def test_quantize(kernels: Kernels) -> None:
+    x = torch.randn(11, 96) * torch.logspace(-20, 4, 11)[:, None]
+    x[3] = 0
+    x[4, :32] = 0
+    out = kernels.activation(11, 96)
+    kernels.quantize(x, out)  # type: ignore[arg-type]
+    values = exact_values(kernels, out)
+    scale = x.unflatten(1, (-1, 32)).abs().amax(-1).repeat_interleave(32, 1)
+    assert bool(((values - fake_quantized(x)).abs() <= 1e-6 * scale).all())
+
+
+def test_native_and_twin_quantize_alike(native: Kernels, twins: Kernels) -> None:
+    x = torch.randn(20, 640)
+    x[0, :32] = torch.arange(32) - 15.5  # ties
+    values = []
+    for kernels in (native, twins):
+        out = kernels.activation(20, 640)
+        kernels.quantize(x, out)  # type: ignore[arg-type]
+        values.append(exact_values(kernels, out))
+    assert torch.allclose(*values, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("columns", [1, 15, 16, 1000])
+def test_argmax(kernels: Kernels, columns: int) -> None:
+    x = torch.randn(9, columns)
+    x[0] = 1.0  # a tie: the first
+    x[1] = -torch.inf
+    out = torch.empty(9, dtype=torch.int32)
+    kernels.argmax(x, out)
+    assert out.tolist() == x.argmax(1).tolist()
+
+
+def test_rows_do_not_depend_on_batch_or_threads(native: Kernels) -> None:
+    x, weight = torch.randn(70, 512), torch.randn(512)
+
+    def results(rows: torch.Tensor) -> torch.Tensor:
+        normed = native.activation(len(rows), 512)
+        gated = native.activation(len(rows), 256)
+        native.norm(rows, weight, normed, eps=1e-5)
+        native.gate(rows, gated, kind="silu")
+        return torch.cat([exact_values(native, normed), exact_values(native, gated)], 1)
+
+    whole = results(x)
+    for threads in (1, 2, 3):
+        native.set_num_threads(threads)
+        for first, last in [(0, 1), (9, 10), (5, 21), (0, 70)]:
+            assert torch.equal(results(x[first:last].contiguous()), whole[first:last])
