@@ -84,6 +84,9 @@ class Settings:
     kernels: Literal["auto", "native", "torch"] = flag(
         "auto", "native: fail without the compiled kernels; torch: use their plain twins"
     )
+    activations: Literal["int8", "float32"] = flag(
+        "int8", "what the CPU kernels multiply quantized weights with; float32 is exact and slower"
+    )
     cpu_threads: int | None = flag(None, "compute threads; default: the cores this process may use")
     sharded: Literal["true", "false"] | None = flag(
         None, "split the model over devices", rejected="tensor parallelism is not implemented yet"

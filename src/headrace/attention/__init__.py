@@ -3,6 +3,7 @@
 import logging
 
 from headrace.attention.base import AttentionBackend, AttentionShape
+from headrace.attention.native import NativeBackend
 from headrace.attention.paged import PagedBackend
 from headrace.attention.varlen import VarlenBackend
 from headrace.errors import StartupError
@@ -10,6 +11,7 @@ from headrace.errors import StartupError
 __all__ = ["BACKENDS", "AttentionBackend", "choose_backend"]
 
 BACKENDS: dict[str, type[AttentionBackend]] = {
+    "native": NativeBackend,
     "varlen": VarlenBackend,
     "paged": PagedBackend,
 }

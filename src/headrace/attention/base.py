@@ -10,6 +10,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from headrace.kernels import Kernels
+
 
 @dataclass(slots=True)
 class AttentionBatch:
@@ -43,6 +45,8 @@ class AttentionShape:
     kv_dtype: torch.dtype
     """Of the cache."""
     device: torch.device
+    kernels: Kernels | None = None
+    """CPU kernels that the model runs on; None: plain torch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

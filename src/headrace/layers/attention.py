@@ -2,14 +2,13 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from headrace.attention.base import AttentionBackend, AttentionBatch, AttentionOptions
+from headrace.attention.base import AttentionBatch, AttentionOptions
 from headrace.layers.linear import Linear
-from headrace.layers.norm import RMSNorm
+from headrace.layers.operations import Activation, Angles, AttentionLayout, HeadNorm
 from headrace.layers.parameters import ParameterLoader
-from headrace.layers.rope import rotate
+from headrace.quantization import LinearWeight
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,19 +30,9 @@ class AttentionSpec:
 class Attention:
     """[T, hidden_size] to [T, hidden_size], added to the residual stream."""
 
-    def __init__(
-        self,
-        load: ParameterLoader,
-        prefix: str,
-        layer: int,
-        spec: AttentionSpec,
-        backend: AttentionBackend,
-    ) -> None:
-        self.layer = layer
-        self.spec = spec
-        self.backend = backend
-        self.options = AttentionOptions(scale=spec.head_size**-0.5, window=spec.window)
+    def __init__(self, load: ParameterLoader, prefix: str, layer: int, spec: AttentionSpec) -> None:
         query, key_value = (n * spec.head_size for n in (spec.num_heads, spec.num_kv_heads))
+        self.operations = load.operations
         self.qkv = Linear(
             load,
             [f"{prefix}.{name}_proj" for name in "qkv"],
@@ -54,31 +43,31 @@ class Attention:
         self.output = Linear(
             load, [f"{prefix}.o_proj"], query, [spec.hidden_size], bias=spec.output_bias
         )
-        self.qk_norm = self._qk_norm(load, prefix)
+        self.layout = AttentionLayout(
+            layer=layer,
+            num_heads=spec.num_heads,
+            num_kv_heads=spec.num_kv_heads,
+            head_size=spec.head_size,
+            options=AttentionOptions(scale=spec.head_size**-0.5, window=spec.window),
+            head_norm=_head_norm(load, prefix, spec),
+        )
 
-    def _qk_norm(self, load: ParameterLoader, prefix: str) -> RMSNorm | None:
-        """One norm over all query and key heads: their weights differ, their statistics do not."""
-        spec = self.spec
-        if spec.qk_norm_epsilon is None:
-            return None
-        query = load.tensor(f"{prefix}.q_norm.weight", (spec.head_size,))
-        key = load.tensor(f"{prefix}.k_norm.weight", (spec.head_size,))
-        weight = torch.cat([query.expand(spec.num_heads, -1), key.expand(spec.num_kv_heads, -1)])
-        return RMSNorm(weight, spec.qk_norm_epsilon)
+    @property
+    def input_weight(self) -> LinearWeight:
+        """The weight that reads the layer's input."""
+        return self.qkv.weight
 
     def __call__(
-        self,
-        x: Tensor,
-        residual: Tensor,
-        rotary: tuple[Tensor, Tensor],
-        batch: AttentionBatch,
+        self, x: Activation, residual: Tensor, angles: Angles, batch: AttentionBatch
     ) -> Tensor:
-        """`rotary`: cosines and sines of the tokens' positions."""
-        spec = self.spec
-        qkv = self.qkv(x).view(len(x), -1, spec.head_size)
-        query_key, value = qkv.split([spec.num_heads + spec.num_kv_heads, spec.num_kv_heads], dim=1)
-        if self.qk_norm is not None:
-            query_key = self.qk_norm(query_key)
-        query, key = rotate(query_key, *rotary).split([spec.num_heads, spec.num_kv_heads], dim=1)
-        attended = self.backend.forward(self.layer, query, key, value, batch, self.options)
+        attended = self.operations.attend(
+            self.qkv(x), angles, batch, self.layout, self.output.weight
+        )
         return self.output(attended, residual)
+
+
+def _head_norm(load: ParameterLoader, prefix: str, spec: AttentionSpec) -> HeadNorm | None:
+    if spec.qk_norm_epsilon is None:
+        return None
+    query, key = (load.tensor(f"{prefix}.{name}_norm.weight", (spec.head_size,)) for name in "qk")
+    return HeadNorm(query, key, spec.qk_norm_epsilon)

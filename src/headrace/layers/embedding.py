@@ -1,21 +1,20 @@
 """Token ids to vectors, and vectors to logits; one matrix may serve both."""
 
 from torch import Tensor
-from torch.nn import functional
 
+from headrace.layers.operations import Activation
 from headrace.layers.parameters import ParameterLoader
-from headrace.quantization import LinearWeight
-from headrace.quantization.none import DenseWeight
 
 
 class Embedding:
     """[T] ids to [T, hidden_size]."""
 
     def __init__(self, load: ParameterLoader, name: str, vocab_size: int, hidden_size: int) -> None:
-        self.table = load.tensor(f"{name}.weight", (vocab_size, hidden_size))
+        self.weight = load.linear([name], hidden_size, [vocab_size])
+        self.operations = load.operations
 
     def __call__(self, token_ids: Tensor) -> Tensor:
-        return functional.embedding(token_ids, self.table)
+        return self.operations.embedding(token_ids, self.weight)
 
 
 class Head:
@@ -24,12 +23,12 @@ class Head:
     def __init__(
         self, load: ParameterLoader, name: str, embedding: Embedding, *, tied: bool
     ) -> None:
-        vocab_size, hidden_size = embedding.table.shape
-        self.weight: LinearWeight
-        if tied:
-            self.weight = DenseWeight(embedding.table)
-        else:
-            self.weight = load.linear([name], hidden_size, [vocab_size])
+        self.operations = load.operations
+        self.weight = embedding.weight
+        if not tied:
+            self.weight = load.linear(
+                [name], embedding.weight.in_features, [embedding.weight.out_features]
+            )
 
-    def __call__(self, hidden: Tensor) -> Tensor:
-        return self.weight.apply(hidden, None, None).float()
+    def __call__(self, hidden: Activation) -> Tensor:
+        return self.operations.linear(hidden, self.weight).float()

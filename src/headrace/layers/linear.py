@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from headrace.layers.operations import Activation
 from headrace.layers.parameters import ParameterLoader
 
 
@@ -21,11 +22,12 @@ class Linear:
         bias: bool = False,
     ) -> None:
         self.weight = load.linear(names, in_features, out_features)
+        self.operations = load.operations
         self.bias: Tensor | None = None
         if bias:
             sizes = zip(names, out_features, strict=True)
             self.bias = torch.cat([load.tensor(f"{name}.bias", (size,)) for name, size in sizes])
 
-    def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+    def __call__(self, x: Activation, residual: Tensor | None = None) -> Tensor:
         """With `residual` [T, out] the result is added to it, in its memory."""
-        return self.weight.apply(x, self.bias, residual)
+        return self.operations.linear(x, self.weight, self.bias, residual)

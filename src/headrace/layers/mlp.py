@@ -2,9 +2,10 @@
 
 from torch import Tensor
 
-from headrace.layers.activation import ACTIVATIONS
 from headrace.layers.linear import Linear
+from headrace.layers.operations import Activation
 from headrace.layers.parameters import ParameterLoader
+from headrace.quantization import LinearWeight
 
 
 class GatedMLP:
@@ -20,7 +21,8 @@ class GatedMLP:
         *,
         bias: bool,
     ) -> None:
-        self.activation = ACTIVATIONS[activation]
+        self.activation = activation
+        self.operations = load.operations
         self.gate_up = Linear(
             load,
             [f"{prefix}.gate_proj", f"{prefix}.up_proj"],
@@ -32,6 +34,13 @@ class GatedMLP:
             load, [f"{prefix}.down_proj"], intermediate_size, [hidden_size], bias=bias
         )
 
-    def __call__(self, x: Tensor, residual: Tensor) -> Tensor:
-        gate, up = self.gate_up(x).chunk(2, dim=-1)
-        return self.down(self.activation(gate) * up, residual)
+    @property
+    def input_weight(self) -> LinearWeight:
+        """The weight that reads the layer's input."""
+        return self.gate_up.weight
+
+    def __call__(self, x: Activation, residual: Tensor) -> Tensor:
+        gated = self.operations.gated(
+            x, self.gate_up.weight, self.gate_up.bias, self.activation, self.down.weight
+        )
+        return self.down(gated, residual)

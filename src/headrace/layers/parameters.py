@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from headrace.errors import CheckpointError
+from headrace.layers.operations import Operations
 from headrace.quantization import LinearWeight, Scheme
 from headrace.weights import Weights
 
@@ -14,13 +15,21 @@ class ParameterLoader:
     """Reads parameters for the layers of one model; `nbytes` counts what they keep."""
 
     def __init__(
-        self, weights: Weights, scheme: Scheme, *, dtype: torch.dtype, device: torch.device
+        self,
+        weights: Weights,
+        scheme: Scheme,
+        operations: Operations,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
     ) -> None:
         self.nbytes = 0
+        self.operations = operations
+        """What the layers compute with."""
         self._weights = weights
         self._scheme = scheme
         self._dtype = dtype
-        self._device = device
+        self.device = device
 
     def has(self, name: str) -> bool:
         return self._weights.has(name)
@@ -32,7 +41,7 @@ class ParameterLoader:
             raise CheckpointError(
                 f"tensor {name}: expected shape {list(shape)}, found {list(stored.shape)}"
             )
-        tensor = stored.to(device=self._device, dtype=self._dtype)
+        tensor = stored.to(device=self.device, dtype=self._dtype)
         self.nbytes += tensor.nbytes
         return tensor
 

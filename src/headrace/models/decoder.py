@@ -7,11 +7,12 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from headrace.attention.base import AttentionBackend, AttentionBatch
+from headrace.attention.base import AttentionBatch
 from headrace.layers.attention import Attention, AttentionSpec
 from headrace.layers.embedding import Embedding, Head
 from headrace.layers.mlp import GatedMLP
 from headrace.layers.norm import RMSNorm
+from headrace.layers.operations import Angles
 from headrace.layers.parameters import ParameterLoader
 from headrace.layers.rope import RotaryEmbedding
 from headrace.models.spec import DecoderSpec
@@ -26,17 +27,12 @@ class DecoderLayer:
         layer: int,
         spec: DecoderSpec,
         attention: AttentionSpec,
-        backend: AttentionBackend,
     ) -> None:
         prefix = f"model.layers.{layer}"
-        size = (spec.hidden_size,)
-        self.attention_norm = RMSNorm(
-            load.tensor(f"{prefix}.input_layernorm.weight", size), spec.norm_epsilon
-        )
-        self.attention = Attention(load, f"{prefix}.self_attn", layer, attention, backend)
-        self.mlp_norm = RMSNorm(
-            load.tensor(f"{prefix}.post_attention_layernorm.weight", size), spec.norm_epsilon
-        )
+        norm = (spec.hidden_size, spec.norm_epsilon)
+        self.attention_norm = RMSNorm(load, f"{prefix}.input_layernorm", *norm)
+        self.attention = Attention(load, f"{prefix}.self_attn", layer, attention)
+        self.mlp_norm = RMSNorm(load, f"{prefix}.post_attention_layernorm", *norm)
         self.mlp = GatedMLP(
             load,
             f"{prefix}.mlp",
@@ -46,11 +42,11 @@ class DecoderLayer:
             bias=spec.mlp_bias,
         )
 
-    def __call__(
-        self, hidden: Tensor, rotary: tuple[Tensor, Tensor], batch: AttentionBatch
-    ) -> Tensor:
-        hidden = self.attention(self.attention_norm(hidden), hidden, rotary, batch)
-        return self.mlp(self.mlp_norm(hidden), hidden)
+    def __call__(self, hidden: Tensor, angles: Angles, batch: AttentionBatch) -> Tensor:
+        normed = self.attention_norm(hidden, self.attention.input_weight)
+        hidden = self.attention(normed, hidden, angles, batch)
+        normed = self.mlp_norm(hidden, self.mlp.input_weight)
+        return self.mlp(normed, hidden)
 
 
 class Decoder:
@@ -60,20 +56,18 @@ class Decoder:
         self,
         spec: DecoderSpec,
         load: ParameterLoader,
-        backend: AttentionBackend,
         progress: Callable[[int, int], None],
     ) -> None:
         """Loads all parameters; `progress` is told how many layers of how many are loaded."""
         self.spec = spec
         self.embedding = Embedding(load, "model.embed_tokens", spec.vocab_size, spec.hidden_size)
-        self.rotary = RotaryEmbedding(spec.rope, self.embedding.table.device)
+        self.operations = load.operations
+        self.rotary = RotaryEmbedding(spec.rope, load.device)
         self.layers: list[DecoderLayer] = []
         for layer, attention in enumerate(spec.attention):
             progress(layer, len(spec.attention))
-            self.layers.append(DecoderLayer(load, layer, spec, attention, backend))
-        self.norm = RMSNorm(
-            load.tensor("model.norm.weight", (spec.hidden_size,)), spec.norm_epsilon
-        )
+            self.layers.append(DecoderLayer(load, layer, spec, attention))
+        self.norm = RMSNorm(load, "model.norm", spec.hidden_size, spec.norm_epsilon)
         self.head = Head(load, "lm_head", self.embedding, tied=spec.tied_embeddings)
         progress(len(spec.attention), len(spec.attention))
         self.weight_bytes = load.nbytes
@@ -83,12 +77,12 @@ class Decoder:
 
         Writes the tokens' keys and values to the backend's cache.
         """
-        rotary = self.rotary(batch.positions)
+        angles = self.operations.angles(self.rotary, batch.positions)
         hidden = self.embedding(token_ids)
         for layer in self.layers:
-            hidden = layer(hidden, rotary, batch)
+            hidden = layer(hidden, angles, batch)
         return hidden
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Rows of `forward`'s result [R, hidden_size] to logits [R, vocab_size] float32."""
-        return self.head(self.norm(hidden))
+        return self.head(self.norm(hidden, self.head.weight))

@@ -1,51 +1,100 @@
 """From a checkpoint to a model that runs, with the attention backend that holds its cache."""
 
+import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 
 from headrace.attention import choose_backend
 from headrace.attention.base import AttentionBackend, AttentionShape
+from headrace.attention.native import NativeBackend
 from headrace.checkpoint.checkpoint import Checkpoint
+from headrace.kernels import Kernels
+from headrace.layers.native import NativeOperations, unsupported
+from headrace.layers.operations import Operations, TorchOperations
 from headrace.layers.parameters import ParameterLoader
 from headrace.models import spec_of
 from headrace.models.decoder import Decoder
-from headrace.quantization import SCHEMES, detect
+from headrace.models.spec import DecoderSpec
+from headrace.quantization import SCHEMES, Target, detect
 from headrace.weights import open_weights
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadOptions:
+    """Where and how a model shall run."""
+
+    dtype: torch.dtype
+    """Of arithmetic, and in plain torch of parameters."""
+    device: torch.device
+    kv_dtype: torch.dtype
+    kernels: Kernels | None = None
+    """CPU kernels to run on; None: plain torch."""
+    weight_dtype: torch.dtype | None = None
+    """Of floating-point weights on the kernels; None: as stored."""
+    exact_activations: bool = False
+    """On the kernels, float32 activations also with quantized weights, not int8."""
+    load_format: str = "auto"
+    """"dummy": random weights."""
 
 
 def load_model(
     checkpoint: Checkpoint,
-    *,
-    dtype: torch.dtype,
-    device: torch.device,
-    kv_dtype: torch.dtype,
-    load_format: str = "auto",
+    options: LoadOptions,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[Decoder, AttentionBackend]:
-    """Load every parameter onto `device`. The backend's cache is not allocated yet.
+    """Load every parameter. The backend's cache is not allocated yet.
 
-    `dtype`: of parameters and arithmetic; `load_format` "dummy": random weights; `progress`:
-    called with layers done and in all. Raises StartupError for a model that is not supported,
-    CheckpointError for weights that are missing or do not fit.
+    `progress`: called with layers done and in all. Raises StartupError for a model that is not
+    supported, CheckpointError for weights that are missing or do not fit.
     """
     config = checkpoint.config
     spec = spec_of(config)
+    kernels = options.kernels if _runs_on_kernels(spec, options) else None
+    backend = choose_backend(_attention_shape(spec, options, kernels))
+    operations: Operations = TorchOperations(backend)
+    if isinstance(backend, NativeBackend):
+        operations = NativeOperations(backend.kernels, backend, spec.max_position)
+    target = Target(
+        dtype=options.dtype,
+        device=options.device,
+        weight_dtype=options.weight_dtype,
+        kernels=kernels,
+        exact_activations=options.exact_activations,
+    )
+    scheme = SCHEMES[detect(config)](config.get("quantization_config") or {}, target)
+    weights = open_weights(checkpoint, options.load_format)
+    load = ParameterLoader(weights, scheme, operations, dtype=options.dtype, device=options.device)
+    return Decoder(spec, load, progress), backend
+
+
+def _attention_shape(
+    spec: DecoderSpec, options: LoadOptions, kernels: Kernels | None
+) -> AttentionShape:
     attention = spec.attention[0]
-    backend = choose_backend(
-        AttentionShape(
-            num_layers=len(spec.attention),
-            num_heads=attention.num_heads,
-            num_kv_heads=attention.num_kv_heads,
-            head_size=attention.head_size,
-            dtype=dtype,
-            kv_dtype=kv_dtype,
-            device=device,
-        )
+    return AttentionShape(
+        num_layers=len(spec.attention),
+        num_heads=attention.num_heads,
+        num_kv_heads=attention.num_kv_heads,
+        head_size=attention.head_size,
+        dtype=options.dtype,
+        kv_dtype=options.kv_dtype,
+        device=options.device,
+        kernels=kernels,
     )
-    scheme = SCHEMES[detect(config)](
-        config.get("quantization_config") or {}, dtype=dtype, device=device
-    )
-    weights = open_weights(checkpoint, load_format)
-    load = ParameterLoader(weights, scheme, dtype=dtype, device=device)
-    return Decoder(spec, load, backend, progress), backend
+
+
+def _runs_on_kernels(spec: DecoderSpec, options: LoadOptions) -> bool:
+    """Whether the kernels have all that the model needs; the log says what they lack."""
+    if options.kernels is None:
+        return False
+    reasons = unsupported(spec.activation, spec.hidden_size, spec.intermediate_size)
+    if reason := reasons or NativeBackend.unsupported(
+        _attention_shape(spec, options, options.kernels)
+    ):
+        logger.warning("plain torch instead of the CPU kernels: %s", reason)
+        return False
+    return True

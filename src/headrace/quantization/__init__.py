@@ -3,10 +3,10 @@
 from typing import Any
 
 from headrace.errors import StartupError
-from headrace.quantization.base import LinearWeight, Scheme
+from headrace.quantization.base import LinearWeight, Scheme, Target
 from headrace.quantization.none import Unquantized
 
-__all__ = ["SCHEMES", "LinearWeight", "Scheme", "detect"]
+__all__ = ["SCHEMES", "LinearWeight", "Scheme", "Target", "detect"]
 
 SCHEMES: dict[str, type[Scheme]] = {
     "none": Unquantized,

@@ -5,12 +5,29 @@ fused along the output dimension.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from headrace.kernels import Kernels
 from headrace.weights.base import Weights
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """Where linear layers will run, and in what."""
+
+    dtype: torch.dtype
+    """Of activations."""
+    device: torch.device
+    weight_dtype: torch.dtype | None = None
+    """Of floating-point weights for the kernels; None: as stored."""
+    kernels: Kernels | None = None
+    """CPU kernels that the layers run on; None: plain torch."""
+    exact_activations: bool = False
+    """The kernels read float32 activations also with quantized weights, not int8."""
 
 
 class LinearWeight(Protocol):
@@ -27,13 +44,17 @@ class LinearWeight(Protocol):
         """
         ...
 
+    def lookup(self, token_ids: Tensor) -> Tensor:
+        """Rows of the matrix: token_ids [T] to [T, in_features]."""
+        ...
+
 
 class Scheme(Protocol):
     """How the linear layers of one checkpoint are stored."""
 
-    def __init__(self, config: dict[str, Any], *, dtype: torch.dtype, device: torch.device) -> None:
-        """`config` is the quantization_config of config.json, {} without one; `dtype` is that
-        of activations. Raises StartupError for settings the scheme does not support."""
+    def __init__(self, config: dict[str, Any], target: Target) -> None:
+        """`config` is the quantization_config of config.json, {} without one. Raises StartupError
+        for settings the scheme does not support."""
 
     def load(self, weights: Weights, names: Sequence[str]) -> LinearWeight:
         """The weight of the layers `names` ("model.layers.0.self_attn.q_proj"), one after

@@ -57,8 +57,18 @@ class BatchBuffers:
     """
 
     def __init__(
-        self, max_tokens: int, max_rows: int, max_blocks: int, block_size: int, device: torch.device
+        self,
+        max_tokens: int,
+        max_rows: int,
+        max_blocks: int,
+        block_size: int,
+        device: torch.device,
+        *,
+        is_fixed: bool = False,
     ) -> None:
+        """`is_fixed`: rows of the block table are always max_blocks apart, for programs that are
+        recorded over these buffers; else as far as the step needs, so that CUDA copies less."""
+        self._stride = max_blocks if is_fixed else 0
         self.block_tables = BlockTables(max_rows, max_blocks)
         self._block_size = block_size
         lengths = (2 * max_tokens, max_tokens, max_tokens, max_rows + 1, max_rows)
@@ -76,6 +86,12 @@ class BatchBuffers:
         self._tensors = (tensors[0].view(torch.int64), *tensors[1:])
         self._arange = np.arange(max_tokens, dtype=np.int32)
 
+    def everything(self) -> tuple[Tensor, AttentionBatch]:
+        """Token ids and batch at full size, in the memory that every step uses (`is_fixed`)."""
+        assert self._stride
+        max_tokens, max_rows = len(self._token_ids), len(self._context_lens)
+        return self._views(max_tokens, max_rows, self._stride, max_tokens, 0)
+
     def fill(self, plan: StepPlan) -> StepBatch:
         """Apply the plan's changes to the block tables and lay out its tokens."""
         self.block_tables.update(plan)
@@ -90,10 +106,11 @@ class BatchBuffers:
         self._place(rows, starts, plan, num_tokens)
         max_context_len = int(context_lens.max())
         width = -(-max_context_len // self._block_size)
-        block_table = self._block_table[: num_rows * width].reshape(num_rows, width)
-        block_table[:] = self.block_tables.ids[rows, :width]
+        stride = self._stride or width
+        block_table = self._block_table[: num_rows * stride].reshape(num_rows, stride)
+        block_table[:, :width] = self.block_tables.ids[rows, :width]
         return StepBatch(
-            *self._upload(num_tokens, num_rows, width, max(plan.counts), max_context_len),
+            *self._upload(num_tokens, num_rows, stride, max(plan.counts), max_context_len),
             rows,
             query_start[1:].astype(np.int64),
         )
@@ -115,18 +132,23 @@ class BatchBuffers:
         slots += offset
 
     def _upload(
-        self, num_tokens: int, num_rows: int, width: int, max_query_len: int, max_context_len: int
+        self, num_tokens: int, num_rows: int, stride: int, max_query_len: int, max_context_len: int
     ) -> tuple[Tensor, AttentionBatch]:
         if self._device is not self._host:
-            used = self._fixed_length + num_rows * width
+            used = self._fixed_length + num_rows * stride
             self._device[:used].copy_(self._host[:used], non_blocking=True)
+        return self._views(num_tokens, num_rows, stride, max_query_len, max_context_len)
+
+    def _views(
+        self, num_tokens: int, num_rows: int, stride: int, max_query_len: int, max_context_len: int
+    ) -> tuple[Tensor, AttentionBatch]:
         slot_mapping, token_ids, positions, query_start, context_lens, block_table = self._tensors
         return token_ids[:num_tokens], AttentionBatch(
             positions[:num_tokens],
             slot_mapping[:num_tokens],
             query_start[: num_rows + 1],
             context_lens[:num_rows],
-            block_table[: num_rows * width].view(num_rows, width),
+            block_table[: num_rows * stride].view(num_rows, stride),
             max_query_len,
             max_context_len,
         )

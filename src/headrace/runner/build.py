@@ -4,13 +4,16 @@ from collections.abc import Callable
 
 import torch
 
+from headrace.attention.native import NativeBackend
 from headrace.checkpoint.checkpoint import Checkpoint
 from headrace.config import Settings
-from headrace.models.load import load_model
+from headrace.kernels import TorchKernels
+from headrace.models.load import LoadOptions, load_model
 from headrace.runner import device as devices
 from headrace.runner.batch import BatchBuffers
-from headrace.runner.executor import ModelExecutor
+from headrace.runner.executor import Model, ModelExecutor
 from headrace.runner.memory import SHARE_OF_CPU_MEMORY, CacheRequest, size_cache
+from headrace.runner.recorded import RecordedDecoder
 from headrace.runner.sampler import Sampler
 from headrace.runner.warm_up import warm_up_plans
 from headrace.types import EngineInfo
@@ -31,15 +34,24 @@ def build_executor(
     Raises StartupError when device, model and memory do not fit what the settings ask for.
     """
     device = devices.choose_device(settings)
-    torch.set_num_threads(devices.num_threads(settings))
+    kernels = devices.choose_kernels(settings, device)
+    is_native = not isinstance(kernels, TorchKernels)
+    threads = devices.num_threads(settings)
+    kernels.set_num_threads(threads)
+    # torch's own threads would contend with the kernels' for the same cores.
+    torch.set_num_threads(1 if is_native else threads)
     dtype = devices.choose_dtype(settings, checkpoint.config["dtype"], device)
-    model, backend = load_model(
-        checkpoint,
+    options = LoadOptions(
         dtype=dtype,
         device=device,
-        kv_dtype=devices.choose_kv_dtype(settings, dtype),
+        kv_dtype=devices.choose_kv_dtype(settings, dtype, is_native=is_native),
+        kernels=kernels if is_native else None,
+        weight_dtype=dtype if settings.dtype else None,
+        exact_activations=settings.activations == "float32",
         load_format=settings.load_format,
-        progress=lambda done, total: progress("load weights", done, total),
+    )
+    decoder, backend = load_model(
+        checkpoint, options, lambda done, total: progress("load weights", done, total)
     )
     max_num_seqs = settings.max_batch_size or MAX_NUM_SEQS
     cache = size_cache(
@@ -56,29 +68,36 @@ def build_executor(
         )
     )
     backend.allocate(cache.num_blocks)
+    is_recorded = isinstance(backend, NativeBackend)
     info = EngineInfo(
         max_total_tokens=cache.max_total_tokens,
         max_batch_prefill_tokens=settings.max_batch_prefill_tokens or PREFILL_TOKENS[device.type],
         max_num_seqs=max_num_seqs,
         num_blocks=cache.num_blocks,
         block_size=backend.block_size,
-        vocab_size=model.spec.vocab_size,
+        vocab_size=decoder.spec.vocab_size,
         device=devices.describe(device),
         dtype=str(dtype).removeprefix("torch."),
-        kernels=type(backend).__name__,
-        weight_bytes=model.weight_bytes,
+        kernels=kernels.reason if is_recorded else "plain torch",
+        weight_bytes=decoder.weight_bytes,
         kv_cache_bytes=cache.num_blocks * backend.bytes_per_block(),
     )
-    executor = ModelExecutor(model, _buffers(info, device), Sampler(max_num_seqs, device))
+    buffers = _buffers(info, device, is_fixed=is_recorded)
+    model: Model = decoder
+    if is_recorded:
+        model = RecordedDecoder(decoder, buffers, max_num_seqs)
+    executor = ModelExecutor(model, buffers, Sampler(max_num_seqs, device))
     _warm_up(executor, info, progress)
     return executor, info
 
 
-def _buffers(info: EngineInfo, device: torch.device) -> BatchBuffers:
+def _buffers(info: EngineInfo, device: torch.device, *, is_fixed: bool) -> BatchBuffers:
     max_blocks = -(-info.max_total_tokens // info.block_size)
     # Decodes may come on top of a full budget of prompt tokens.
     max_tokens = info.max_batch_prefill_tokens + info.max_num_seqs
-    return BatchBuffers(max_tokens, info.max_num_seqs, max_blocks, info.block_size, device)
+    return BatchBuffers(
+        max_tokens, info.max_num_seqs, max_blocks, info.block_size, device, is_fixed=is_fixed
+    )
 
 
 def _warm_up(executor: ModelExecutor, info: EngineInfo, progress: Progress) -> None:

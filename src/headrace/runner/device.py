@@ -8,6 +8,8 @@ import torch
 
 from headrace.config import Settings
 from headrace.errors import StartupError
+from headrace.kernels import Kernels, TorchKernels
+from headrace.kernels import load as load_kernels
 from headrace.runner.cgroup import ControlGroup
 
 USABLE_SHARE_OF_CUDA = 0.9
@@ -34,10 +36,25 @@ def choose_dtype(
     return dtype
 
 
-def choose_kv_dtype(settings: Settings, dtype: torch.dtype) -> torch.dtype:
-    """Of the cached keys and values: as asked, else that of the arithmetic."""
+def choose_kernels(settings: Settings, device: torch.device) -> Kernels:
+    """The CPU kernels, or their torch twins with the reason. Raises StartupError when native
+    ones are asked for and there are none for this device."""
+    if device.type != "cpu":
+        if settings.kernels == "native":
+            raise StartupError(f"--kernels native: there are none for {device.type}")
+        return TorchKernels(f"plain torch on {device.type}")
+    choice = "torch" if settings.disable_custom_kernels else settings.kernels
+    try:
+        return load_kernels(choice)
+    except ValueError as error:
+        raise StartupError(f"--kernels {choice}: {error}") from None
+
+
+def choose_kv_dtype(settings: Settings, dtype: torch.dtype, *, is_native: bool) -> torch.dtype:
+    """Of the cached keys and values: as asked, else float16 with the CPU kernels and otherwise
+    that of the arithmetic."""
     if settings.kv_cache_dtype == "auto":
-        return dtype
+        return torch.float16 if is_native else dtype
     kv_dtype = getattr(torch, settings.kv_cache_dtype)
     assert isinstance(kv_dtype, torch.dtype)
     return kv_dtype

@@ -1,8 +1,21 @@
 """What a source of weights offers. Nothing is read before it is asked for."""
 
+from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
+
+from headrace.checkpoint.ggml import GGMLType
+
+
+@dataclass(frozen=True)
+class RawTensor:
+    """A tensor stored in GGUF blocks: rows of whole blocks (see `dequantize`)."""
+
+    type: GGMLType
+    data: Tensor
+    """[rows, bytes per row] uint8; a vector has one block per row."""
+    shape: tuple[int, ...]
 
 
 class Weights(Protocol):
@@ -16,4 +29,8 @@ class Weights(Protocol):
         It may share read-only memory with the file: copy before writing. Raises
         CheckpointError when there is no such tensor or its data cannot be used.
         """
+        ...
+
+    def raw(self, name: str) -> RawTensor | None:
+        """The tensor's blocks without unpacking them; None if it is not stored in blocks."""
         ...

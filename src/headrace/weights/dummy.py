@@ -49,6 +49,7 @@ class DummyWeights:
 
     def __init__(self, config: dict[str, Any]) -> None:
         self._shapes = parameter_shapes(config)
+        self._dtype: torch.dtype = getattr(torch, config.get("dtype") or "float32")
 
     def _shape(self, name: str) -> tuple[int, ...] | None:
         parts = name.split(".")
@@ -65,4 +66,7 @@ class DummyWeights:
         if "norm" in name:
             return torch.ones(shape)
         generator = torch.Generator().manual_seed(crc32(name.encode()))
-        return torch.empty(shape).normal_(0, SCALE, generator=generator)
+        return torch.empty(shape, dtype=self._dtype).normal_(0, SCALE, generator=generator)
+
+    def raw(self, name: str) -> None:
+        return None

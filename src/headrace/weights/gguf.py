@@ -5,14 +5,13 @@ is `checkpoint.gguf`'s.
 """
 
 import re
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from headrace.checkpoint.ggml import GGMLType
 from headrace.checkpoint.gguf import GGUFFile, GGUFTensor
 from headrace.errors import CheckpointError
+from headrace.weights.base import RawTensor
 from headrace.weights.dequantize import UNPACK, dequantize
 
 NAMES = {
@@ -44,16 +43,6 @@ def gguf_name(name: str) -> str | None:
         return inner and f"blk.{layer[1]}.{inner}.{suffix}"
     outer = NAMES.get(prefix)
     return outer and f"{outer}.{suffix}"
-
-
-@dataclass(frozen=True)
-class RawTensor:
-    """A tensor as stored: rows of whole blocks (see `dequantize`)."""
-
-    type: GGMLType
-    data: Tensor
-    """[rows, bytes per row] uint8; a vector has one block per row."""
-    shape: tuple[int, ...]
 
 
 class GGUFWeights:

@@ -1,0 +1,82 @@
+"""Weights in the CPU kernels' layout: GGUF blocks stay quantized, floats keep their width."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from headrace.errors import CheckpointError
+from headrace.kernels import BLOCK_FORMATS, Activation, Kernels, PackedWeight
+from headrace.kernels.tensors import FLOAT_DTYPES, GROUP_SIZE, WeightKind
+from headrace.weights.base import RawTensor
+
+FLOAT_KINDS: dict[torch.dtype, WeightKind] = {dtype: kind for kind, dtype in FLOAT_DTYPES.items()}
+
+
+class PackedLinear:
+    """A `LinearWeight` for the CPU kernels."""
+
+    def __init__(self, kernels: Kernels, packed: PackedWeight, *, exact: bool) -> None:
+        self.kernels = kernels
+        self.packed = packed
+        self.in_features = packed.in_features
+        self.out_features = packed.out_features
+        self.nbytes = packed.num_bytes
+        self.takes_floats = exact or not packed.is_integer
+        """The layer's input is float32, not int8."""
+
+    def apply(self, x: Tensor, bias: Tensor | None, residual: Tensor | None) -> Tensor:
+        accumulate = residual is not None
+        out = residual if residual is not None else torch.empty(len(x), self.out_features)
+        self.kernels.linear(self._input(x), self.packed, out, bias=bias, accumulate=accumulate)
+        return out
+
+    def _input(self, x: Tensor) -> Activation:
+        if self.takes_floats:
+            return x
+        quantized = self.kernels.activation(*x.shape)
+        assert not isinstance(quantized, Tensor)
+        self.kernels.quantize(x, quantized)
+        return quantized
+
+    def lookup(self, token_ids: Tensor) -> Tensor:
+        out = torch.empty(len(token_ids), self.in_features)
+        self.kernels.embedding(token_ids.int(), self.packed, out)
+        return out
+
+
+def pack_blocks(kernels: Kernels, parts: Sequence[RawTensor], *, exact: bool) -> PackedLinear:
+    """Matrices in GGUF blocks, fused along their rows.
+
+    They share one kind: parts of different formats are widened to 8 bits.
+    """
+    formats = [BLOCK_FORMATS[part.type.name] for part in parts]
+    is_narrow = all(form.kind == "int4" for form in formats)
+    rows, columns = [len(part.data) for part in parts], {part.shape[-1] for part in parts}
+    if len(columns) != 1:
+        raise CheckpointError(f"matrices to be fused read {sorted(columns)} features")
+    packed = kernels.empty_weight(
+        "int4" if is_narrow else "int8",
+        sum(rows),
+        columns.pop(),
+        group_size=GROUP_SIZE,
+        has_minimum=any(form.has_minimum for form in formats),
+    )
+    first = 0
+    for part, count in zip(parts, rows, strict=True):
+        kernels.pack_blocks(packed, first, part.type.name, part.data)
+        first += count
+    return PackedLinear(kernels, packed, exact=exact)
+
+
+def pack_floats(
+    kernels: Kernels, parts: Sequence[Tensor], dtype: torch.dtype | None
+) -> PackedLinear:
+    """Matrices of floats, fused along their rows; `dtype` None keeps that of the first."""
+    kind = FLOAT_KINDS[dtype or parts[0].dtype]
+    packed = kernels.empty_weight(kind, sum(map(len, parts)), parts[0].shape[1])
+    first = 0
+    for part in parts:
+        kernels.pack_floats(packed, first, part)
+        first += len(part)
+    return PackedLinear(kernels, packed, exact=True)
