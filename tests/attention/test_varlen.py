@@ -125,4 +125,4 @@ def test_reasons_are_named(changes: dict[str, Any], reason: str) -> None:
 def test_choice_is_logged_with_its_reason(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         assert isinstance(choose_backend(shape()), PagedBackend)
-    assert "paged (varlen needs a CUDA device)" in caplog.text
+    assert "paged (native needs the CPU kernels; varlen needs a CUDA device)" in caplog.text

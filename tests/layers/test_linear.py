@@ -6,11 +6,24 @@ import pytest
 import torch
 from torch import Tensor
 
+from headrace.attention.base import AttentionShape
+from headrace.attention.paged import PagedBackend
 from headrace.errors import CheckpointError
 from headrace.layers.embedding import Embedding, Head
 from headrace.layers.linear import Linear
+from headrace.layers.operations import TorchOperations
 from headrace.layers.parameters import ParameterLoader
-from headrace.quantization import SCHEMES
+from headrace.quantization import SCHEMES, Target
+
+SHAPE = AttentionShape(
+    num_layers=1,
+    num_heads=1,
+    num_kv_heads=1,
+    head_size=8,
+    dtype=torch.float32,
+    kv_dtype=torch.float32,
+    device=torch.device("cpu"),
+)
 
 
 class Tensors(dict[str, Tensor]):
@@ -22,6 +35,9 @@ class Tensors(dict[str, Tensor]):
     def get(self, name: str) -> Tensor:  # type: ignore[override]
         return self[name]
 
+    def raw(self, name: str) -> None:
+        return None
+
 
 @pytest.fixture
 def weights() -> Tensors:
@@ -31,7 +47,8 @@ def weights() -> Tensors:
 
 def loader(weights: Tensors) -> ParameterLoader:
     options = {"dtype": torch.float32, "device": torch.device("cpu")}
-    return ParameterLoader(weights, SCHEMES["none"]({}, **options), **options)
+    operations = TorchOperations(PagedBackend(SHAPE))
+    return ParameterLoader(weights, SCHEMES["none"]({}, Target(**options)), operations, **options)
 
 
 def separately(x: Tensor, weights: Tensors, names: Iterable[str], bias: bool) -> Tensor:

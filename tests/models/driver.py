@@ -7,9 +7,36 @@ from typing import Any
 import torch
 
 from headrace.attention.base import AttentionBackend, AttentionBatch
+from headrace.attention.native import NativeBackend
 from headrace.checkpoint.checkpoint import open_checkpoint
+from headrace.kernels import load as load_kernels
 from headrace.models.decoder import Decoder
-from headrace.models.load import load_model
+from headrace.models.load import LoadOptions, load_model
+from headrace.runner.batch import BatchBuffers
+from headrace.runner.recorded import RecordedDecoder
+
+
+class Replayed:
+    """A recorded decoder that takes its input from any tensors, not from the runner's buffers."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self.spec = decoder.spec
+        buffers = BatchBuffers(512, 16, 64, 32, torch.device("cpu"), is_fixed=True)
+        self._token_ids, self._batch = buffers.everything()
+        self._recorded = RecordedDecoder(decoder, buffers, max_logit_rows=48)
+
+    def forward(self, token_ids: torch.Tensor, batch: AttentionBatch) -> torch.Tensor:
+        ours = self._batch
+        self._token_ids[: len(token_ids)] = token_ids
+        for name in ("positions", "slot_mapping", "query_start", "context_lens"):
+            values = getattr(batch, name)
+            getattr(ours, name)[: len(values)] = values
+        rows, width = batch.block_table.shape
+        ours.block_table[:rows, :width] = batch.block_table
+        return self._recorded.forward(token_ids, batch).clone()
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self._recorded.logits(hidden).clone()
 
 
 @dataclass
@@ -25,7 +52,7 @@ class Sequence:
 class Driver:
     """Builds batches and hands out blocks in a scattered order."""
 
-    model: Decoder
+    model: Decoder | Replayed
     backend: AttentionBackend
     free: list[int] = field(default_factory=lambda: torch.randperm(200).tolist())
 
@@ -86,4 +113,20 @@ class Driver:
 def drive(path: Path, **options: Any) -> Driver:
     """Our model of a checkpoint, in float32 on the CPU unless `options` say otherwise."""
     float32 = {"dtype": torch.float32, "kv_dtype": torch.float32, "device": torch.device("cpu")}
-    return Driver(*load_model(open_checkpoint(path), **float32 | options))
+    decoder, backend = load_model(open_checkpoint(path), LoadOptions(**float32 | options))
+    return Driver(decoder, backend)
+
+
+def drive_kernels(path: Path, **options: Any) -> Driver:
+    """The same through recorded passes of the CPU kernels, exact unless `options` say otherwise.
+
+    What the kernels cannot do runs in plain torch, as in the server.
+    """
+    driver = drive(path, **{"kernels": load_kernels(), "exact_activations": True} | options)
+    if isinstance(driver.backend, NativeBackend):
+        assert isinstance(driver.model, Decoder)
+        driver.model = Replayed(driver.model)
+    return driver
+
+
+ENGINES = {"torch": drive, "kernels": drive_kernels}

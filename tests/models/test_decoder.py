@@ -9,7 +9,7 @@ import torch
 
 from headrace.models import ARCHITECTURES
 from tests.models.checkpoints import ALL_CASES, CASES, make_checkpoint
-from tests.models.driver import Driver, drive
+from tests.models.driver import ENGINES, Driver, drive
 
 
 def random_prompts(*lengths: int) -> list[list[int]]:
@@ -53,12 +53,15 @@ def checkpoint(
 
 
 every_case = pytest.mark.parametrize("checkpoint", ALL_CASES, indirect=True)
+every_engine = pytest.mark.parametrize("engine", ENGINES)
+"""Plain torch, and the recorded CPU kernels with exact activations."""
 
 
+@every_engine
 @every_case
-def test_ragged_batch_matches_transformers(checkpoint: tuple[Path, Any]) -> None:
+def test_ragged_batch_matches_transformers(checkpoint: tuple[Path, Any], engine: str) -> None:
     folder, model = checkpoint
-    driver = drive(folder)
+    driver = ENGINES[engine](folder)
     prompts = random_prompts(3, 40, 1, 17, 70)
     sequences = [driver.start(prompt) for prompt in prompts]
     outputs = driver.step([(s, len(s.tokens)) for s in sequences])
@@ -67,19 +70,25 @@ def test_ragged_batch_matches_transformers(checkpoint: tuple[Path, Any]) -> None
         assert_close(logits, reference_logits(model, prompt))
 
 
+@every_engine
 @every_case
 @pytest.mark.parametrize("chunk", [1, 7, 32])
-def test_chunked_prefill_matches_transformers(checkpoint: tuple[Path, Any], chunk: int) -> None:
+def test_chunked_prefill_matches_transformers(
+    checkpoint: tuple[Path, Any], chunk: int, engine: str
+) -> None:
     folder, model = checkpoint
     (prompt,) = random_prompts(75)
-    assert_close(prefill_in_chunks(drive(folder), prompt, chunk), reference_logits(model, prompt))
+    assert_close(
+        prefill_in_chunks(ENGINES[engine](folder), prompt, chunk), reference_logits(model, prompt)
+    )
 
 
+@every_engine
 @every_case
-def test_greedy_tokens_are_those_of_transformers(checkpoint: tuple[Path, Any]) -> None:
+def test_greedy_tokens_are_those_of_transformers(checkpoint: tuple[Path, Any], engine: str) -> None:
     folder, model = checkpoint
     prompts = random_prompts(5, 33, 12)
-    for prompt, tokens in zip(prompts, drive(folder).greedy(prompts, 24), strict=True):
+    for prompt, tokens in zip(prompts, ENGINES[engine](folder).greedy(prompts, 24), strict=True):
         expected = model.generate(
             torch.tensor([prompt]), max_new_tokens=24, do_sample=False, eos_token_id=-1,
             pad_token_id=0,
@@ -87,10 +96,13 @@ def test_greedy_tokens_are_those_of_transformers(checkpoint: tuple[Path, Any]) -
         assert tokens == expected[0, len(prompt) :].tolist()
 
 
+@every_engine
 @every_case
-def test_decodes_beside_prompts_and_shared_blocks(checkpoint: tuple[Path, Any]) -> None:
+def test_decodes_beside_prompts_and_shared_blocks(
+    checkpoint: tuple[Path, Any], engine: str
+) -> None:
     folder, model = checkpoint
-    driver = drive(folder)
+    driver = ENGINES[engine](folder)
     first, second, other = random_prompts(72, 20, 31)
     one = driver.start(first)
     driver.step([(one, 71)])
@@ -104,7 +116,8 @@ def test_decodes_beside_prompts_and_shared_blocks(checkpoint: tuple[Path, Any]) 
     assert_close(outputs[2], expected[2])
 
 
-def test_dynamic_rope_matches_incremental_decoding(tmp_path: Path) -> None:
+@every_engine
+def test_dynamic_rope_matches_incremental_decoding(tmp_path: Path, engine: str) -> None:
     """Past the trained length transformers' angles follow the growing length, as ours do."""
     changes = {
         "max_position_embeddings": 32,
@@ -115,7 +128,7 @@ def test_dynamic_rope_matches_incremental_decoding(tmp_path: Path) -> None:
     expected = model.generate(
         torch.tensor([prompt]), max_new_tokens=50, do_sample=False, eos_token_id=-1, pad_token_id=0
     )
-    (tokens,) = drive(tmp_path).greedy([prompt], 50)
+    (tokens,) = ENGINES[engine](tmp_path).greedy([prompt], 50)
     assert tokens == expected[0, 20:].tolist()
 
 
