@@ -101,7 +101,7 @@ inline void multiply(const float* a, int64_t lda, int64_t rows, Lanes<Type> b, i
     }
 }
 
-constexpr int64_t kPrefetchBytes = 2560;
+constexpr int64_t kPrefetchBytes = 8192;
 
 // c[r][16] = rows r of `cells`, from row `first` of its block, times one integer tile. Per group
 // of 32 the sum is exact; group sums are scaled and added in order.
@@ -134,7 +134,7 @@ inline void multiply_tile(const Weight& weight, int64_t tile, const Cell* cells,
                 }
             }
             for (int line = 0; line < kQuants; ++line, quants += 64, ahead += 64) {
-                __builtin_prefetch(ahead);
+                __builtin_prefetch(ahead, 0, 2);
                 const U8x64 w = U8x64::load(quants);
                 if constexpr (kKind == Kind::kInt8) {
                     HEADRACE_UNROLL
@@ -148,7 +148,7 @@ inline void multiply_tile(const Weight& weight, int64_t tile, const Cell* cells,
                     }
                 }
             }
-            if (kMinimum || i == 0) __builtin_prefetch(ahead), ahead += 64;
+            if (kMinimum || i == 0) __builtin_prefetch(ahead, 0, 2), ahead += 64;
             HEADRACE_UNROLL
             for (int r = 0; r < R; ++r) {
                 const F32x16 x_scale = F32x16::broadcast(cells->scale[first + r]);
