@@ -121,7 +121,7 @@ def test_dynamic_rope_matches_incremental_decoding(tmp_path: Path, engine: str) 
     """Past the trained length transformers' angles follow the growing length, as ours do."""
     changes = {
         "max_position_embeddings": 32,
-        "rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0},
+        "rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0},
     }
     model = make_checkpoint(tmp_path, "LlamaForCausalLM", changes)
     (prompt,) = random_prompts(20)
