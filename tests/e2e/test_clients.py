@@ -8,7 +8,7 @@ from tests.e2e.server import ServerProcess
 
 pytestmark = pytest.mark.e2e
 
-QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
+QUESTION = [{"role": "user", "content": "Where is the Eiffel Tower?"}]
 
 
 @pytest.fixture
@@ -96,14 +96,22 @@ def test_hub_text_generation(hub: InferenceClient) -> None:
     assert answer.details.prefill[0].logprob is None
     assert all(token.logprob < 0 for token in answer.details.prefill[1:])
     text = "".join(token.text for token in answer.details.tokens if not token.special)
-    assert text == answer.generated_text
+    assert "The capital of France is" + text == answer.generated_text, "the full text, as in TGI"
 
 
 def test_hub_text_generation_stream(hub: InferenceClient) -> None:
     events = list(
-        hub.text_generation("The capital of France is", max_new_tokens=8, stream=True, details=True)
+        hub.text_generation(
+            "The capital of France is",
+            max_new_tokens=8,
+            stream=True,
+            details=True,
+            return_full_text=False,
+        )
     )
-    whole = hub.text_generation("The capital of France is", max_new_tokens=8)
+    whole = hub.text_generation(
+        "The capital of France is", max_new_tokens=8, return_full_text=False
+    )
     assert len(events) == 8
     assert events[-1].generated_text == whole
     assert "".join(e.token.text for e in events) == whole

@@ -1,5 +1,6 @@
 """The host side put together: tokenizer, template, front end, routes, HTTP server."""
 
+import signal
 import socket
 from pathlib import Path
 
@@ -59,6 +60,10 @@ class Front:
             log_config=None,
             timeout_graceful_shutdown=self._settings.graceful_termination_timeout,
         )
+        # uvicorn raises the signal that stopped it once more when it is done; that would end the
+        # process with the signal's code although nothing went wrong.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: None)
         try:
             await uvicorn.Server(config).serve(sockets=[listener])
         finally:
