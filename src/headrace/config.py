@@ -66,8 +66,12 @@ class Settings:
     trust_remote_code: bool = flag(
         False, "run code that comes with the model", rejected="remote code is not supported yet"
     )
-    rope_scaling: Literal["linear", "dynamic"] | None = flag(None, "override RoPE scaling")
-    rope_factor: float | None = flag(None, "factor of --rope-scaling")
+    rope_scaling: Literal["linear", "dynamic"] | None = flag(
+        None, "override the model's RoPE scaling"
+    )
+    rope_factor: float | None = flag(
+        None, "factor of --rope-scaling; alone it means linear scaling"
+    )
     tokenizer_config_path: str | None = flag(None, "a tokenizer_config.json with a chat template")
     lora_adapters: str | None = flag(
         None, "repo, repo@revision or name=/path, comma-separated",
@@ -77,7 +81,9 @@ class Settings:
         "auto", "dummy: random weights of the model's shape, for measuring"
     )
     huggingface_hub_cache: str | None = flag(None, "folder of the hub's cache")
-    weights_cache_override: str | None = flag(None, "flat folder with the weights")
+    weights_cache_override: str | None = flag(
+        None, "flat folder with weights, config and tokenizer, instead of the hub's cache"
+    )
 
     # --- devices
     device: Literal["auto", "cpu", "cuda"] = flag("auto", "auto: CUDA when there is one")
@@ -102,8 +108,12 @@ class Settings:
     kv_cache_memory: int | None = flag(
         None, "bytes of the KV cache; default: a share of what the process may use"
     )
-    master_addr: str = flag("localhost", "rendezvous host of several ranks")
-    master_port: int = flag(29500, "rendezvous port of several ranks")
+    master_addr: str = flag(
+        "localhost", "rendezvous host of several ranks", ignored="one rank needs no rendezvous"
+    )
+    master_port: int = flag(
+        29500, "rendezvous port of several ranks", ignored="one rank needs no rendezvous"
+    )
     shard_uds_path: str = flag(
         "/tmp/text-generation-server", "socket prefix of TGI's shards",
         ignored="the engine process is reached through an inherited socket",
@@ -151,7 +161,9 @@ class Settings:
     otlp_endpoint: str | None = flag(
         None, "OpenTelemetry collector", rejected="tracing is not implemented yet"
     )
-    otlp_service_name: str = flag("text-generation-inference.router", "service name in traces")
+    otlp_service_name: str = flag(
+        "text-generation-inference.router", "service name in traces", ignored="see --otlp-endpoint"
+    )
     graceful_termination_timeout: int = flag(
         90, "seconds that running requests get after SIGTERM", short="-g"
     )

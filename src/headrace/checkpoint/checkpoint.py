@@ -1,6 +1,6 @@
 """One local checkpoint, whatever its format: what it is and where its weights lie."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +27,19 @@ class Checkpoint:
     weight_files: tuple[Path, ...] = ()
     """Empty in a folder that has a config.json only (enough for dummy weights)."""
     gguf: GGUFFile | None = None
+
+
+def with_rope_scaling(
+    checkpoint: Checkpoint, rope_type: str | None, factor: float | None
+) -> Checkpoint:
+    """The checkpoint with another RoPE scaling; as it is when neither is given.
+
+    As in TGI, a factor alone means linear scaling, and a type alone a factor of 1.
+    """
+    if rope_type is None and factor is None:
+        return checkpoint
+    scaling = {"rope_type": rope_type or "linear", "factor": 1.0 if factor is None else factor}
+    return replace(checkpoint, config={**checkpoint.config, "rope_scaling": scaling})
 
 
 def open_checkpoint(path: Path) -> Checkpoint:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 
 from headrace.attention.native import NativeBackend
-from headrace.checkpoint.checkpoint import Checkpoint
+from headrace.checkpoint.checkpoint import Checkpoint, with_rope_scaling
 from headrace.config import Settings
 from headrace.kernels import TorchKernels
 from headrace.models.load import LoadOptions, load_model
@@ -33,6 +33,7 @@ def build_executor(
 
     Raises StartupError when device, model and memory do not fit what the settings ask for.
     """
+    checkpoint = with_rope_scaling(checkpoint, settings.rope_scaling, settings.rope_factor)
     device = devices.choose_device(settings)
     kernels = devices.choose_kernels(settings, device)
     is_native = not isinstance(kernels, TorchKernels)
@@ -63,7 +64,7 @@ def build_executor(
             cache_memory=settings.kv_cache_memory,
             cache_tokens=settings.max_batch_total_tokens,
             max_total_tokens=settings.max_total_tokens,
-            max_position_embeddings=checkpoint.config["max_position_embeddings"],
+            max_position_embeddings=decoder.spec.max_position,
             max_num_seqs=max_num_seqs,
         )
     )

@@ -73,7 +73,7 @@ def locate(settings: Settings) -> Path:
     access = hub_access()
     cache = settings.huggingface_hub_cache
     return hub.locate(
-        settings.model_id,
+        settings.weights_cache_override or settings.model_id,
         revision=settings.revision,
         cache_dir=Path(cache) if cache else None,
         token=access.token,
