@@ -1,0 +1,162 @@
+"""How near to float32 each way of running the embedded model is, ours and others', on real text.
+
+    python bench/fidelity.py [--llama-folder DIR] [--openvino PYTHON] [--tokens 4096]
+
+Mean KL divergence (nats) to the same dequantized weights run in float32, the share of positions
+with the same likeliest token, and the mean absolute difference of the real next token's
+log-probability; over the second half of each window of 512 tokens. llama.cpp is measured by its own
+llama-perplexity; OpenVINO GenAI gives log-probabilities of the prompt's tokens only.
+"""
+
+import argparse
+import json
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from pydoc_data import topics
+
+import torch
+
+from headrace.checkpoint.checkpoint import open_checkpoint
+from headrace.checkpoint.embedded import embedded_model
+from headrace.kernels import load as load_kernels
+from headrace.models.load import LoadOptions, load_model
+from headrace.runner.batch import BatchBuffers
+from headrace.runner.recorded import RecordedDecoder
+from headrace.text.tokenizer import load_tokenizer
+
+WINDOW = 512
+BLOCKS = WINDOW // 32
+FLOAT32 = LoadOptions(dtype=torch.float32, device=torch.device("cpu"), kv_dtype=torch.float32)
+
+
+def text() -> str:
+    """English prose that every Python has: the topics of its help system."""
+    return "\n\n".join(topics.topics[name] for name in sorted(topics.topics))
+
+
+def window_logits(windows: list[list[int]], options: LoadOptions) -> Iterator[torch.Tensor]:
+    """Logits [512, V] of each window, computed as the server would."""
+    decoder, backend = load_model(open_checkpoint(embedded_model()), options)
+    backend.allocate(BLOCKS + 1)
+    buffers = BatchBuffers(WINDOW, 1, BLOCKS, 32, torch.device("cpu"), is_fixed=True)
+    model = RecordedDecoder(decoder, buffers, WINDOW) if options.kernels else decoder
+    token_ids, batch = buffers.everything()
+    batch.positions[:] = torch.arange(WINDOW)
+    batch.slot_mapping[:] = torch.arange(32, WINDOW + 32)
+    batch.query_start[1] = batch.context_lens[0] = WINDOW
+    batch.block_table[0] = torch.arange(1, BLOCKS + 1)
+    batch.max_query_len = batch.max_context_len = WINDOW
+    with torch.inference_mode():
+        for window in windows:
+            token_ids[:] = torch.tensor(window)
+            yield model.logits(model.forward(token_ids, batch)).clone()
+
+
+def compare(windows: list[list[int]], options: LoadOptions) -> dict[str, float]:
+    half = WINDOW // 2
+    sums = torch.zeros(3, dtype=torch.float64)
+    pairs = zip(
+        windows, window_logits(windows, options), window_logits(windows, FLOAT32), strict=True
+    )
+    for window, ours, exact in pairs:
+        got, wanted = (x[half:-1].double().log_softmax(-1) for x in (ours, exact))
+        following = torch.tensor(window[half + 1 :])[:, None]
+        sums[0] += (wanted.exp() * (wanted - got)).sum()
+        sums[1] += (wanted.argmax(-1) == got.argmax(-1)).sum()
+        sums[2] += (wanted.gather(1, following) - got.gather(1, following)).abs().sum()
+    kl, same, difference = (sums / (len(windows) * (half - 1))).tolist()
+    return {"kl": kl, "same_top": same, "logprob_difference": difference}
+
+
+def llama_perplexity(folder: Path, source: Path, length: int) -> dict[str, float]:
+    """Quantized against float32, both by llama.cpp."""
+    with tempfile.TemporaryDirectory() as scratch:
+        exact, base = Path(scratch, "f32.gguf"), Path(scratch, "logits.bin")
+        quantize = [folder / "llama-quantize", "--allow-requantize", embedded_model(), exact, "F32"]
+        subprocess.run(quantize, check=True, capture_output=True)
+        run = [folder / "llama-perplexity", "-f", source, "-c", str(WINDOW), "-t", "2"]
+        run += ["--chunks", str(length // WINDOW), "--kl-divergence-base", base]
+        subprocess.run([*run, "-m", exact], check=True, capture_output=True)
+        command = [*run, "-m", embedded_model(), "--kl-divergence"]
+        report = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    kl = re.search(r"Mean\s+KLD:\s+([\d.]+)", report)
+    same = re.search(r"Same top p:\s+([\d.]+)", report)
+    assert kl and same, report
+    return {"kl": float(kl[1]), "same_top": float(same[1]) / 100}
+
+
+OPENVINO = """
+import json, sys
+import openvino_genai as genai
+windows = json.load(sys.stdin)
+scheduler = genai.SchedulerConfig(); scheduler.cache_size = 1
+scheduler.enable_prefix_caching = False
+pipeline = genai.ContinuousBatchingPipeline(sys.argv[1], scheduler, "CPU")
+import numpy as np, openvino as ov
+config = genai.GenerationConfig(); config.max_new_tokens = 1; config.echo = True
+config.logprobs = 1; config.apply_chat_template = False
+out = []
+for index, window in enumerate(windows):
+    handle = pipeline.add_request(index, ov.Tensor(np.array([window], dtype=np.int64)), config)
+    while pipeline.has_non_finished_requests(): pipeline.step()
+    out.append(list(handle.read_all()[0].generated_log_probs))
+print(json.dumps(out))
+"""
+
+
+def openvino(python: str, windows: list[list[int]]) -> dict[str, float]:
+    """Mean absolute difference of the real next tokens' log-probabilities."""
+    result = subprocess.run(
+        [python, "-c", OPENVINO, str(embedded_model())], input=json.dumps(windows), text=True,
+        capture_output=True, check=True,
+    )  # fmt: skip
+    theirs = json.loads(result.stdout.splitlines()[-1])
+    half, total, count = WINDOW // 2, 0.0, 0
+    for window, values, logits in zip(
+        windows, theirs, window_logits(windows, FLOAT32), strict=True
+    ):
+        wanted = logits[:-1].double().log_softmax(-1)
+        wanted = wanted.gather(1, torch.tensor(window[1:])[:, None])[half:, 0]
+        # One value per prompt token (the first token's means nothing), then the new token's.
+        got = torch.tensor(values[half + 1 : WINDOW], dtype=torch.float64)
+        total += float((wanted - got).abs().sum())
+        count += len(got)
+    return {"logprob_difference": total / count}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--llama-folder", type=Path, help="folder with llama-perplexity")
+    parser.add_argument("--openvino", help="a Python with openvino_genai")
+    parser.add_argument("--tokens", type=int, default=4096)
+    options = parser.parse_args()
+    kernels = load_kernels("native")
+    kernels.set_num_threads(2)
+    tokenizer = load_tokenizer(open_checkpoint(embedded_model()))
+    ids = tokenizer.encode(text()[: 8 * options.tokens], False).ids[: options.tokens]
+    windows = [ids[i : i + WINDOW] for i in range(0, len(ids) - WINDOW + 1, WINDOW)]
+    native = replace(FLOAT32, kernels=kernels)
+    for name, variant in {
+        "int8 activations, float16 cache": replace(native, kv_dtype=torch.float16),
+        "int8 activations, int8 cache": replace(native, kv_dtype=torch.int8),
+        "exact activations, float16 cache": replace(
+            native, kv_dtype=torch.float16, exact_activations=True
+        ),
+    }.items():
+        print(f"headrace, {name}: {compare(windows, variant)}", flush=True)
+    if options.llama_folder:
+        with tempfile.NamedTemporaryFile("w", suffix=".txt") as source:
+            source.write(text()[: 8 * options.tokens])
+            source.flush()
+            report = llama_perplexity(options.llama_folder, Path(source.name), options.tokens)
+        print(f"llama.cpp: {report}", flush=True)
+    if options.openvino:
+        print(f"openvino: {openvino(options.openvino, windows)}")
+
+
+if __name__ == "__main__":
+    main()
