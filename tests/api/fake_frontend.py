@@ -27,7 +27,7 @@ INFO = EngineInfo(
     dtype="float32",
     kernels="none",
 )
-TIMINGS = Timings(queue_time=0.25, prefill_time=0.5, decode_time=1.0, num_cached_tokens=3)
+TIMINGS = Timings(queue_time=0.25, prefill_time=0.5, decode_time=1.0, num_cached_tokens=1)
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,12 @@ class FakeFrontend:
 
     def prompt_info(self, request: GenerationRequest) -> PromptInfo:
         if not request.prompt_logprobs:
-            return PromptInfo(num_tokens=2)
-        return PromptInfo(2, (TokenText(1, "say", None), TokenText(2, " it", -1.5)))
+            return PromptInfo(num_tokens=2, num_cached_tokens=1)
+        top = tuple(
+            TokenText(20 + j, f"t{j}", -0.5 - j) for j in range(request.num_top_logprobs or 0)
+        )
+        scored = TokenText(2, " it", -1.5, False, top)
+        return PromptInfo(2, 1, (TokenText(1, "say", None), scored))
 
     def finish(self, index: int, request: GenerationRequest) -> Finish:
         return Finish(

@@ -44,7 +44,7 @@ async def test_chat(official: openai.AsyncOpenAI, frontend: FakeFrontend) -> Non
         "prompt_tokens": 2,
         "completion_tokens": 3,
         "total_tokens": 5,
-        "prompt_tokens_details": {"cached_tokens": 3},
+        "prompt_tokens_details": {"cached_tokens": 1},
     }
     (request,) = frontend.requests
     assert request.prompt == "<user>hi"
