@@ -142,6 +142,12 @@ class Settings:
         9000, "TGI's metrics port", ignored="metrics are served at /metrics on --port, as in TGI"
     )
     api_key: str | None = flag(None, "clients must send it as a bearer token")
+    tgi_compat: bool = flag(
+        False, "on OpenAI's routes do as TGI: finish reasons, stop text, empty ids, errors"
+    )
+    aip_http_port: int | None = flag(None, "Vertex AI's name of --port")
+    aip_predict_route: str | None = flag(None, "path that answers as /vertex does, for Vertex AI")
+    aip_health_route: str | None = flag(None, "path that answers as /health does, for Vertex AI")
     cors_allow_origin: list[str] | None = flag(None, "allowed origin; repeat for several")
     json_output: bool = flag(False, "log lines as JSON")
     log_level: str = flag("info", "debug, info, warning or error")
@@ -251,6 +257,9 @@ def _check(settings: Settings) -> list[str]:
         raise StartupError(
             f"--max-input-tokens ({limit}) must be less than --max-total-tokens ({total})"
         )
+    for name in ("aip_predict_route", "aip_health_route"):
+        if not (getattr(settings, name) or "/").startswith("/"):
+            raise StartupError(f"{name.upper()} must begin with a slash")
     for name in ("validation_workers", "max_concurrent_requests", "max_client_batch_size"):
         if getattr(settings, name) <= 0:
             raise StartupError(f"--{name.replace('_', '-')} must be positive")
@@ -267,7 +276,10 @@ def resolve(
     Returns the settings and the warnings about options without effect. Raises StartupError.
     """
     environment = os.environ if environ is None else environ
-    merged = {**(defaults or {}), **_from_environment(environment), **arguments}
+    given = {**_from_environment(environment), **arguments}
+    if (vertex_port := given.get("aip_http_port")) is not None:
+        given.setdefault("port", vertex_port)
+    merged = {**(defaults or {}), **given}
     settings = Settings(**merged)
     return settings, _check(settings)
 

@@ -12,10 +12,12 @@ from headrace.api.routes import ROUTES
 
 Connect = Callable[..., httpx.AsyncClient]
 MESSAGES = [{"role": "user", "content": "x"}]
-EVERY_BODY = {"inputs": "x", "prompt": "x", "messages": MESSAGES}
+EVERY_BODY = {"inputs": "x", "prompt": "x", "messages": MESSAGES, "input": "x", "model": "x",
+              "max_tokens": 5, "instances": [{"inputs": "x"}]}  # fmt: skip
 
 GUARDED = {"/", "/generate", "/generate_stream", "/tokenize", "/v1/chat/completions",
-           "/v1/completions"}  # fmt: skip
+           "/v1/completions", "/v1/responses", "/v1/messages", "/v1/messages/count_tokens",
+           "/invocations", "/vertex"}  # fmt: skip
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.path}")

@@ -147,7 +147,10 @@ async def test_chat_stream_bytes(client: httpx.AsyncClient, frontend: FakeFronte
     )
     assert second.endswith(
         b'"choices":[{"index":0,"delta":{"content":" world"},"logprobs":null,'
-        b'"finish_reason":"stop"}],"usage":null}'
+        b'"finish_reason":"stop"}],"usage":null,"timings":{"queue_ms":250.0,"cache_n":1,'
+        b'"prompt_n":1,"prompt_ms":500.0,"prompt_per_token_ms":500.0,"prompt_per_second":2.0,'
+        b'"predicted_n":2,"predicted_ms":1000.0,"predicted_per_token_ms":500.0,'
+        b'"predicted_per_second":2.0}}'
     )
     assert done == b"[DONE]"
 

@@ -1,14 +1,16 @@
 """The OpenAPI document, made of the route table and the bodies' schemas."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
+from starlette.responses import Response
 
 from headrace import __version__
 from headrace.api.endpoint import Route
-from headrace.api.errors import KINDS
+from headrace.api.anthropic.errors import TYPES, to_anthropic_response
+from headrace.api.errors import KINDS, to_openai_response
 from headrace.api.schema import Body
 
 REFERENCE = "#/components/schemas/{model}"
@@ -19,6 +21,43 @@ class ErrorResponse(Body):
 
     error: str
     error_type: str
+
+
+class ErrorDetails(Body):
+    """What OpenAI's clients show."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class OpenAIErrorResponse(Body):
+    """Every error of OpenAI's routes."""
+
+    error: ErrorDetails
+    error_type: str
+
+
+class AnthropicErrorDetails(Body):
+    """What Anthropic's clients show."""
+
+    type: str
+    message: str
+
+
+class AnthropicErrorResponse(Body):
+    """Every error of Anthropic's routes."""
+
+    type: Literal["error"]
+    error: AnthropicErrorDetails
+
+
+SHAPES: dict[Callable[..., Response], type[BaseModel]] = {
+    to_openai_response: OpenAIErrorResponse,
+    to_anthropic_response: AnthropicErrorResponse,
+}
+"""The errors' schema by the function that writes them, where it is not TGI's."""
 
 
 def _json(model: type[BaseModel]) -> dict[str, Any]:
@@ -38,15 +77,18 @@ def _operation(route: Route) -> dict[str, Any]:
     }
     if route.body is not None:
         operation["requestBody"] = {"required": True} | _json(route.body)
-        refusals = {"400": "Not JSON", "413": "Too long", "415": "Not application/json"}
-        responses |= {status: {"description": text} for status, text in refusals.items()}
-        responses["422"] = {"description": "A field is wrong"} | _json(ErrorResponse)
-    if route.generates:
-        statuses = sorted({kind.status for kind in KINDS.values()} - {422})
-        responses |= {str(s): {"description": "Error"} | _json(ErrorResponse) for s in statuses}
-    if not route.is_open:
+        responses |= _errors(route)
+    if not route.is_open and "401" not in responses:
         responses["401"] = {"description": "Missing or wrong API key"}
     return operation
+
+
+def _errors(route: Route) -> dict[str, Any]:
+    if route.error_response is to_anthropic_response:
+        statuses = set(TYPES)
+    else:
+        statuses = REFUSALS | {422} | ({kind.status for kind in KINDS.values()} - {401} if route.generates else {422})
+    return {}
 
 
 def document(routes: Sequence[Route]) -> dict[str, Any]:

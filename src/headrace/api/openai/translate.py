@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 from headrace.api.errors import DialectError
+from headrace.api.openai.conventions import conventions_of
 from headrace.api.openai.schemas import (
     UNSUPPORTED,
     UNSUPPORTED_IN_CHAT,
@@ -63,7 +64,13 @@ def _request(
     if body.stream_options is not None and not stream:
         raise ValidationError("`stream_options` is only allowed when `stream` is true")
     request = to_generation_request(
-        prompt, parameters, service.limits, stream=stream, n=n, **dialect
+        prompt,
+        parameters,
+        service.limits,
+        stream=stream,
+        n=n,
+        keep_stop_text=conventions_of(service.settings).keeps_stop_text,
+        **dialect,
     )
     return replace(request, temperature=0.0) if body.temperature == 0 else request
 
@@ -153,8 +160,10 @@ def translate_completion(service: Service, body: CompletionRequest) -> list[Gene
     n = _sequence_count(body, service)
     if body.best_of not in (None, n):
         raise ValidationError(f"`best_of` must be equal to `n`. Given: {body.best_of} and {n}")
-    parameters = _parameters(body, body.max_tokens, body.logprobs)
-    return [
+    # An echo of nothing but the prompt, with its log-probabilities, is how texts are scored.
+    scores_only = bool(body.echo) and body.max_tokens == 0
+    parameters = _parameters(body, None if scores_only else body.max_tokens, body.logprobs)
+    requests = [
         _request(
             body,
             prompt,
@@ -168,3 +177,4 @@ def translate_completion(service: Service, body: CompletionRequest) -> list[Gene
         )
         for prompt in prompts
     ]
+    return [replace(each, max_new_tokens=0) for each in requests] if scores_only else requests
