@@ -42,6 +42,7 @@ class FakeFrontend:
 
     words: Sequence[str] = ("Hello", " big", " world")
     reason: FinishReason = FinishReason.EOS_TOKEN
+    stop: str | None = None
     is_healthy: bool = True
     error: HeadraceError | None = None
     fails_after: int = 0
@@ -82,6 +83,7 @@ class FakeFrontend:
             seed=None if request.temperature == 0 else (request.seed or 7) + index,
             timings=TIMINGS,
             validation_time=0.125,
+            stop=self.stop,
         )
 
     async def stream(self, request: GenerationRequest) -> AsyncGenerator[TextDelta, None]:

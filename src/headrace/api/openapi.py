@@ -8,16 +8,17 @@ from pydantic.json_schema import models_json_schema
 from starlette.responses import Response
 
 from headrace import __version__
-from headrace.api.endpoint import Route
 from headrace.api.anthropic.errors import TYPES, to_anthropic_response
+from headrace.api.endpoint import Route
 from headrace.api.errors import KINDS, to_openai_response
 from headrace.api.schema import Body
+from headrace.api.tgi.platforms import to_vertex_response
 
 REFERENCE = "#/components/schemas/{model}"
 
 
 class ErrorResponse(Body):
-    """Every error of a route, except refusals of unreadable bodies (plain text)."""
+    """Every error of TGI's routes, except refusals of unreadable bodies (plain text)."""
 
     error: str
     error_type: str
@@ -59,6 +60,10 @@ SHAPES: dict[Callable[..., Response], type[BaseModel]] = {
 }
 """The errors' schema by the function that writes them, where it is not TGI's."""
 
+REFUSALS = {"400": "Not JSON", "413": "Too long", "415": "Not application/json",
+            "422": "A field is wrong"}  # fmt: skip
+TEXT = {"content": {"text/plain": {"schema": {"type": "string"}}}}
+
 
 def _json(model: type[BaseModel]) -> dict[str, Any]:
     reference = {"$ref": REFERENCE.format(model=model.__name__)}
@@ -84,11 +89,19 @@ def _operation(route: Route) -> dict[str, Any]:
 
 
 def _errors(route: Route) -> dict[str, Any]:
-    if route.error_response is to_anthropic_response:
-        statuses = set(TYPES)
-    else:
-        statuses = REFUSALS | {422} | ({kind.status for kind in KINDS.values()} - {401} if route.generates else {422})
-    return {}
+    """Responses other than 200, by status."""
+    model = SHAPES.get(route.error_response, ErrorResponse)
+    if model is AnthropicErrorResponse:
+        return {str(status): {"description": name} | _json(model) for status, name in TYPES.items()}
+    statuses = {422} | ({kind.status for kind in KINDS.values()} if route.generates else set())
+    if route.error_response is to_vertex_response:
+        statuses.add(500)
+    errors = {str(s): {"description": "Error"} | _json(model) for s in sorted(statuses - {401})}
+    refusal = _json(model) if model is OpenAIErrorResponse else TEXT
+    for status, description in REFUSALS.items():
+        content = errors.get(status, {}).get("content", {}) | refusal["content"]
+        errors[status] = {"description": description, "content": content}
+    return errors
 
 
 def document(routes: Sequence[Route]) -> dict[str, Any]:
@@ -96,7 +109,8 @@ def document(routes: Sequence[Route]) -> dict[str, Any]:
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route)
-    bodies = {route.body for route in routes if route.body is not None} | {ErrorResponse}
+    bodies = {route.body for route in routes if route.body is not None}
+    bodies |= {ErrorResponse, *SHAPES.values()}
     models = [(body, "validation") for body in sorted(bodies, key=lambda body: body.__name__)]
     _, definitions = models_json_schema(models, ref_template=REFERENCE)  # type: ignore[arg-type]
     return {
