@@ -2,6 +2,7 @@
 
 from headrace.api.openai.schemas import ChatMessage, ChatRequest, ContentPart
 from headrace.api.responses.schemas import InputItem, ResponsesRequest
+from headrace.api.schema import reject_unsupported
 from headrace.errors import ValidationError
 
 TEXT_TYPES = {"input_text", "output_text"}
@@ -50,6 +51,8 @@ def wants_logprobs(body: ResponsesRequest) -> bool:
 
 
 def _check(body: ResponsesRequest) -> None:
+    if body.text is not None:
+        reject_unsupported(body.text, {"verbosity": (None, "medium")})
     for name in body.include or []:
         if name != LOGPROBS:
             raise ValidationError(f"`include` supports `{LOGPROBS}` only. Given: `{name}`")
