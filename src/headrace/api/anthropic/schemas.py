@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from headrace.api.schema import Body, Float32, Unsigned32
+from headrace.api.schema import Body, Float32, Int32, Unsigned32
 
 
 class ContentBlock(Body):
@@ -46,7 +46,7 @@ class MessagesRequest(CountTokensRequest):
     max_tokens: Annotated[Unsigned32, Field(ge=1)]
     temperature: Float32 | None = None
     top_p: Float32 | None = None
-    top_k: Unsigned32 | None = None
+    top_k: Annotated[Int32, Field(ge=0)] | None = None
     stop_sequences: list[str] | None = None
     stream: bool | None = None
     metadata: Metadata | None = None
