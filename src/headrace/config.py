@@ -187,7 +187,8 @@ def environment_name(field: dataclasses.Field[Any]) -> str | None:
 
 
 def _alternatives(annotation: Any) -> list[Any]:
-    if isinstance(annotation, types.UnionType):
+    # `Literal[...] | None` is the older kind of union.
+    if typing.get_origin(annotation) in (types.UnionType, typing.Union):
         return [a for a in typing.get_args(annotation) if a is not types.NoneType]
     return [annotation]
 
