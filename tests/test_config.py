@@ -61,6 +61,20 @@ def test_vertex_ai_paths_begin_with_a_slash() -> None:
         config.resolve({}, {"AIP_PREDICT_ROUTE": "predict"})
 
 
+def test_names_of_sagemaker() -> None:
+    environment = {"HF_MODEL_ID": "theirs", "HF_MODEL_REVISION": "r", "SM_NUM_GPUS": "1"}
+    settings, _ = config.resolve({}, environment)
+    assert (settings.model_id, settings.revision, settings.num_shard) == ("theirs", "r", 1)
+    settings, _ = config.resolve({}, environment | {"MODEL_ID": "ours"})
+    assert settings.model_id == "ours"
+
+
+@pytest.mark.parametrize("name", config.IGNORED_ENVIRONMENT)
+def test_names_without_effect_are_warned_about(name: str) -> None:
+    _, warnings = config.resolve({}, {name: "1"})
+    assert any(name in warning for warning in warnings)
+
+
 def test_wrong_choice_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         config.parse(["--dtype", "int3"], prog="headrace")

@@ -145,9 +145,12 @@ class Settings:
     tgi_compat: bool = flag(
         False, "on OpenAI's routes do as TGI: finish reasons, stop text, empty ids, errors"
     )
-    aip_http_port: int | None = flag(None, "Vertex AI's name of --port")
     aip_predict_route: str | None = flag(None, "path that answers as /vertex does, for Vertex AI")
     aip_health_route: str | None = flag(None, "path that answers as /health does, for Vertex AI")
+    compute_type: str | None = flag(
+        None, "the x-compute-type header of answers; default: the device's name"
+    )
+    docker_label: str | None = flag(None, "docker_label in /info")
     cors_allow_origin: list[str] | None = flag(None, "allowed origin; repeat for several")
     json_output: bool = flag(False, "log lines as JSON")
     log_level: str = flag("info", "debug, info, warning or error")
@@ -180,10 +183,37 @@ class Settings:
 
 WITHOUT_ENVIRONMENT = {"env"}
 
+PLATFORM_NAMES = {
+    "model_id": "HF_MODEL_ID",
+    "revision": "HF_MODEL_REVISION",
+    "num_shard": "SM_NUM_GPUS",
+    "quantize": "HF_MODEL_QUANTIZE",
+    "trust_remote_code": "HF_MODEL_TRUST_REMOTE_CODE",
+    "port": "AIP_HTTP_PORT",
+}
+"""What SageMaker and Vertex AI call a setting; its own name goes first."""
 
-def environment_name(field: dataclasses.Field[Any]) -> str | None:
-    """MODEL_ID for model_id; None for the flags that TGI reads from the command line only."""
-    return None if field.name in WITHOUT_ENVIRONMENT else field.name.upper()
+IGNORED_ENVIRONMENT = {
+    "ATTENTION": "the attention backend follows from the device",
+    "USE_FLASH_ATTENTION": "the attention backend follows from the device",
+    "PREFILL_CHUNKING": "prompts are always computed in chunks",
+    "TGI_WIGGLE_ROOM": "memory is measured, not guessed; see --kv-cache-memory",
+    "MAX_IMAGE_FETCH_SIZE": "images are not supported yet",
+    "HF_HUB_ENABLE_HF_TRANSFER": "the hub's own client chooses how to download",
+    "EXLLAMA_VERSION": "GPTQ is not implemented yet",
+    "DISABLE_EXLLAMA": "GPTQ is not implemented yet",
+    "USE_CUTLASS_W8A8": "8-bit weights are not implemented yet",
+}
+"""What TGI reads from the environment only, and why it has no effect here."""
+
+
+def environment_names(field: dataclasses.Field[Any]) -> list[str]:
+    """MODEL_ID for model_id, then a platform's name for it; none for the flags that TGI reads from
+    the command line only."""
+    if field.name in WITHOUT_ENVIRONMENT:
+        return []
+    platform_name = PLATFORM_NAMES.get(field.name)
+    return [field.name.upper()] + ([platform_name] if platform_name else [])
 
 
 def _alternatives(annotation: Any) -> list[Any]:
@@ -196,8 +226,8 @@ def _alternatives(annotation: Any) -> list[Any]:
 def _argument(field: dataclasses.Field[Any], annotation: Any) -> dict[str, Any]:
     (kind,) = _alternatives(annotation)
     help_text = field.metadata["help"].replace("%", "%%")
-    if environment_name(field):
-        help_text += f" [env {environment_name(field)}]"
+    if names := environment_names(field):
+        help_text += f" [env {', '.join(names)}]"
     if field.metadata["rejected"] or field.metadata["ignored"]:
         help_text += f" ({field.metadata['rejected'] or field.metadata['ignored']})"
     if kind is bool:
@@ -223,8 +253,8 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     hints = typing.get_type_hints(Settings)
     values: dict[str, Any] = {}
     for field in dataclasses.fields(Settings):
-        name = environment_name(field)
-        if name is None or name not in environ:
+        name = next((name for name in environment_names(field) if name in environ), None)
+        if name is None:
             continue
         text = environ[name]
         (kind,) = _alternatives(hints[field.name])
@@ -277,12 +307,14 @@ def resolve(
     Returns the settings and the warnings about options without effect. Raises StartupError.
     """
     environment = os.environ if environ is None else environ
-    given = {**_from_environment(environment), **arguments}
-    if (vertex_port := given.get("aip_http_port")) is not None:
-        given.setdefault("port", vertex_port)
-    merged = {**(defaults or {}), **given}
+    merged = {**(defaults or {}), **_from_environment(environment), **arguments}
     settings = Settings(**merged)
-    return settings, _check(settings)
+    ignored = [
+        f"environment variable {name} has no effect: {reason}"
+        for name, reason in IGNORED_ENVIRONMENT.items()
+        if name in environment
+    ]
+    return settings, _check(settings) + ignored
 
 
 def parse(

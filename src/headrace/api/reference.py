@@ -16,7 +16,11 @@ from headrace.api.anthropic import schemas as anthropic
 from headrace.api.openai import schemas as openai
 from headrace.api.responses import schemas as responses
 from headrace.api.routes import ROUTES
-from headrace.config import Settings, environment_name
+from headrace.config import (
+    IGNORED_ENVIRONMENT,
+    Settings,
+    environment_names,
+)
 
 Unsupported = Mapping[str, tuple[Any, ...]]
 
@@ -78,10 +82,9 @@ def flag_status(field: dataclasses.Field[Any]) -> str:
 def _flag_rows() -> Iterator[tuple[str, ...]]:
     for field in dataclasses.fields(Settings):
         option = "--" + field.name.replace("_", "-")
-        name = environment_name(field)
         default = "" if field.default is None else _code(field.default)
         meaning = field.metadata["help"]
-        environment = _code(name) if name else ""
+        environment = ", ".join(map(_code, environment_names(field)))
         yield _code(option), environment, default, meaning, flag_status(field)
 
 
@@ -134,6 +137,11 @@ def render() -> str:
         "A flag beats its environment variable. The launcher's default port is TGI's, "
         "`headrace serve` listens on 8080.",
         _table(("flag", "environment", "default", "meaning", "status"), _flag_rows()),
+        "TGI reads these from the environment only; here a warning says that they have no effect:",
+        _table(
+            ("environment", "reason"),
+            ((_code(name), reason) for name, reason in IGNORED_ENVIRONMENT.items()),
+        ),
         "## Routes",
         "`key`: needs the API key, if one is set.",
         _table(("method", "path", "access", "answer"), routes),

@@ -69,10 +69,10 @@ async def chat_completions(service: Service, body: ChatRequest) -> Response | Ev
     """One object, or a stream of chunks."""
     request = await translate_chat(service, body)
     conventions = conventions_of(service.settings)
-    device, num_characters = service.frontend.info.device, len(request.prompt)
+    compute_type, num_characters = service.compute_type, len(request.prompt)
     if body.stream:
         chunk_head = head(service, "chat.completion.chunk", "chatcmpl", body.model)
-        headers = stream_headers(device, num_characters)
+        headers = stream_headers(compute_type, num_characters)
         encoder = ChatEncoder(chunk_head, conventions, body)
         return EventStream(service.stream([request]), encoder, headers)
     generations = await service.generate([request])
@@ -86,5 +86,5 @@ async def chat_completions(service: Service, body: ChatRequest) -> Response | Ev
         "usage": usage.to_json(),
         "timings": usage.timings(),
     }
-    headers = generation_headers(device, num_characters, generations, usage.prompt_tokens)
+    headers = generation_headers(compute_type, num_characters, generations, usage.prompt_tokens)
     return Response(orjson.dumps(answer), 200, headers, "application/json")

@@ -1,6 +1,7 @@
 """POST /v1/completions."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -12,6 +13,7 @@ from headrace.api.openai.conventions import Conventions, conventions_of
 from headrace.api.openai.parts import ChunkEncoder, head, usage_of
 from headrace.api.openai.schemas import CompletionRequest
 from headrace.api.openai.translate import translate_completion
+from headrace.api.ranking import rank
 from headrace.api.service import Service
 from headrace.text.generation import (
     Generation,
@@ -104,26 +106,44 @@ def _choice(
     }
 
 
+def _best(
+    generations: Sequence[Generation], requests: Sequence[GenerationRequest], n: int
+) -> list[Generation]:
+    """Of each prompt's sequences the n best, best first, numbered anew."""
+    best_of = requests[0].n
+    if best_of == n:
+        return list(generations)
+    groups = [generations[i : i + best_of] for i in range(0, len(generations), best_of)]
+    kept = [generation for group in groups for generation in rank(group)[:n]]
+    return [replace(generation, index=index) for index, generation in enumerate(kept)]
+
+
 async def completions(service: Service, body: CompletionRequest) -> Response | EventStream:
     """One object, or a stream of chunks; choices are numbered prompt by prompt."""
     requests = translate_completion(service, body)
-    n = requests[0].n
-    device = service.frontend.info.device
     conventions = conventions_of(service.settings)
     num_characters = sum(len(request.prompt) for request in requests)
     answer_head = head(service, "text_completion", "cmpl", body.model)
     if body.stream:
         encoder = CompletionEncoder(answer_head, conventions, requests, body)
-        headers = stream_headers(device, num_characters)
+        headers = stream_headers(service.compute_type, num_characters)
         return EventStream(service.stream(requests), encoder, headers)
     generations = await service.generate(requests)
-    usage = usage_of((each.index // n, each.prompt.num_tokens, each.finish) for each in generations)
-    choices = [_choice(each, requests[each.index // n], conventions, body) for each in generations]
+    n, best_of = body.n or 1, requests[0].n
+    usage = usage_of(
+        (each.index // best_of, each.prompt.num_tokens, each.finish) for each in generations
+    )
+    choices = [
+        _choice(each, requests[each.index // n], conventions, body)
+        for each in _best(generations, requests, n)
+    ]
     answer = {
         **answer_head,
         "choices": choices,
         "usage": usage.to_json(),
         "timings": usage.timings(),
     }
-    headers = generation_headers(device, num_characters, generations, usage.prompt_tokens)
+    headers = generation_headers(
+        service.compute_type, num_characters, generations, usage.prompt_tokens
+    )
     return Response(orjson.dumps(answer), 200, headers, "application/json")

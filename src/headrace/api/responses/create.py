@@ -24,12 +24,12 @@ async def create_response(service: Service, body: ResponsesRequest) -> Response 
     response = ResponseObject(
         body, served_name(service, body.model), with_logprobs=wants_logprobs(body)
     )
-    device, num_characters = service.frontend.info.device, len(request.prompt)
+    compute_type, num_characters = service.compute_type, len(request.prompt)
     if body.stream:
-        headers = stream_headers(device, num_characters)
+        headers = stream_headers(compute_type, num_characters)
         return EventStream(service.stream([request]), ResponseEncoder(response), headers)
     (generation,) = await service.generate([request])
     prompt, finish = generation.prompt, generation.finish
     answer = response.finished(prompt, generation.text, generation.tokens, finish)
-    headers = generation_headers(device, num_characters, [generation], prompt.num_tokens)
+    headers = generation_headers(compute_type, num_characters, [generation], prompt.num_tokens)
     return Response(orjson.dumps(answer), 200, headers, "application/json")

@@ -57,7 +57,7 @@ def _answer(body: GenerateRequest, generations: list[Generation]) -> dict[str, A
 async def _generate(service: Service, body: GenerateRequest) -> tuple[Any, dict[str, str]]:
     generations = await service.generate([generation_request(service, body, stream=False)])
     headers = generation_headers(
-        service.frontend.info.device,
+        service.compute_type,
         len(body.inputs),
         generations,
         generations[0].prompt.num_tokens,
@@ -75,7 +75,7 @@ async def generate_stream(service: Service, body: GenerateRequest) -> EventStrea
     """One event per token, no `[DONE]`."""
     deltas = service.stream([generation_request(service, body, stream=True)])
     encoder = TokenEncoder(details=body.parameters.details, full_text_of=_full_text_of(body))
-    headers = stream_headers(service.frontend.info.device, len(body.inputs))
+    headers = stream_headers(service.compute_type, len(body.inputs))
     return EventStream(deltas, encoder, headers)
 
 
