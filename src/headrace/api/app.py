@@ -31,7 +31,7 @@ def _mounted(route: Route, service: Service) -> StarletteRoute:
     key = service.settings.api_key
     guard = []
     if key and not route.is_open:
-        refusal = route.error_response(Unauthorized())
+        refusal = route.error_response(Unauthorized("the API key is missing or wrong"))
         guard = [Middleware(ApiKey, api_key=key, refusal=refusal)]
     return StarletteRoute(
         route.path, Endpoint(route, service), methods=[route.method], middleware=guard

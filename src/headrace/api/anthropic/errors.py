@@ -34,8 +34,8 @@ def _status(error: HeadraceError) -> int:
 
 def error_object(error: HeadraceError) -> dict[str, Any]:
     """The body of an error response, and the data of an error event."""
-    message = message_of(error) or "missing or wrong API key"
-    return {"type": "error", "error": {"type": TYPES[_status(error)], "message": message}}
+    details = {"type": TYPES[_status(error)], "message": message_of(error)}
+    return {"type": "error", "error": details}
 
 
 def to_anthropic_response(error: HeadraceError) -> Response:
