@@ -155,6 +155,15 @@ class Settings:
         9000, "TGI's metrics port", ignored="metrics are served at /metrics on --port, as in TGI"
     )
     api_key: str | None = flag(None, "clients must send it as a bearer token")
+    tgi_compat: bool = flag(
+        False, "on OpenAI's routes do as TGI: finish reasons, stop text, empty ids, errors"
+    )
+    aip_predict_route: str | None = flag(None, "path that answers as /vertex does, for Vertex AI")
+    aip_health_route: str | None = flag(None, "path that answers as /health does, for Vertex AI")
+    compute_type: str | None = flag(
+        None, "the x-compute-type header of answers; default: the device's name"
+    )
+    docker_label: str | None = flag(None, "docker_label in /info")
     cors_allow_origin: list[str] | None = flag(None, "allowed origin; repeat for several")
     json_output: bool = flag(False, "log lines as JSON")
     log_level: str = flag("info", "debug, info, warning or error")
@@ -189,14 +198,42 @@ class Settings:
 
 WITHOUT_ENVIRONMENT = {"env"}
 
+PLATFORM_NAMES = {
+    "model_id": "HF_MODEL_ID",
+    "revision": "HF_MODEL_REVISION",
+    "num_shard": "SM_NUM_GPUS",
+    "quantize": "HF_MODEL_QUANTIZE",
+    "trust_remote_code": "HF_MODEL_TRUST_REMOTE_CODE",
+    "port": "AIP_HTTP_PORT",
+}
+"""What SageMaker and Vertex AI call a setting; its own name goes first."""
 
-def environment_name(field: dataclasses.Field[Any]) -> str | None:
-    """MODEL_ID for model_id; None for the flags that TGI reads from the command line only."""
-    return None if field.name in WITHOUT_ENVIRONMENT else field.name.upper()
+IGNORED_ENVIRONMENT = {
+    "ATTENTION": "the attention backend follows from the device",
+    "USE_FLASH_ATTENTION": "the attention backend follows from the device",
+    "PREFILL_CHUNKING": "prompts are always computed in chunks",
+    "TGI_WIGGLE_ROOM": "memory is measured, not guessed; see --kv-cache-memory",
+    "MAX_IMAGE_FETCH_SIZE": "images are not supported yet",
+    "HF_HUB_ENABLE_HF_TRANSFER": "the hub's own client chooses how to download",
+    "EXLLAMA_VERSION": "GPTQ is not implemented yet",
+    "DISABLE_EXLLAMA": "GPTQ is not implemented yet",
+    "USE_CUTLASS_W8A8": "8-bit weights are not implemented yet",
+}
+"""What TGI reads from the environment only, and why it has no effect here."""
+
+
+def environment_names(field: dataclasses.Field[Any]) -> list[str]:
+    """MODEL_ID for model_id, then a platform's name for it; none for the flags that TGI reads from
+    the command line only."""
+    if field.name in WITHOUT_ENVIRONMENT:
+        return []
+    platform_name = PLATFORM_NAMES.get(field.name)
+    return [field.name.upper()] + ([platform_name] if platform_name else [])
 
 
 def _alternatives(annotation: Any) -> list[Any]:
-    if isinstance(annotation, types.UnionType):
+    # `Literal[...] | None` is the older kind of union.
+    if typing.get_origin(annotation) in (types.UnionType, typing.Union):
         return [a for a in typing.get_args(annotation) if a is not types.NoneType]
     return [annotation]
 
@@ -204,8 +241,8 @@ def _alternatives(annotation: Any) -> list[Any]:
 def _argument(field: dataclasses.Field[Any], annotation: Any) -> dict[str, Any]:
     (kind,) = _alternatives(annotation)
     help_text = field.metadata["help"].replace("%", "%%")
-    if environment_name(field):
-        help_text += f" [env {environment_name(field)}]"
+    if names := environment_names(field):
+        help_text += f" [env {', '.join(names)}]"
     if field.metadata["rejected"] or field.metadata["ignored"]:
         help_text += f" ({field.metadata['rejected'] or field.metadata['ignored']})"
     if kind is bool:
@@ -231,8 +268,8 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     hints = typing.get_type_hints(Settings)
     values: dict[str, Any] = {}
     for field in dataclasses.fields(Settings):
-        name = environment_name(field)
-        if name is None or name not in environ:
+        name = next((name for name in environment_names(field) if name in environ), None)
+        if name is None:
             continue
         text = environ[name]
         (kind,) = _alternatives(hints[field.name])
@@ -266,6 +303,9 @@ def _check(settings: Settings) -> list[str]:
         raise StartupError(
             f"--max-input-tokens ({limit}) must be less than --max-total-tokens ({total})"
         )
+    for name in ("aip_predict_route", "aip_health_route"):
+        if not (getattr(settings, name) or "/").startswith("/"):
+            raise StartupError(f"{name.upper()} must begin with a slash")
     for name in ("validation_workers", "max_concurrent_requests", "max_client_batch_size"):
         if getattr(settings, name) <= 0:
             raise StartupError(f"--{name.replace('_', '-')} must be positive")
@@ -284,7 +324,12 @@ def resolve(
     environment = os.environ if environ is None else environ
     merged = {**(defaults or {}), **_from_environment(environment), **arguments}
     settings = Settings(**merged)
-    return settings, _check(settings)
+    ignored = [
+        f"environment variable {name} has no effect: {reason}"
+        for name, reason in IGNORED_ENVIRONMENT.items()
+        if name in environment
+    ]
+    return settings, _check(settings) + ignored
 
 
 def parse(

@@ -58,6 +58,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     num_top_logprobs: int | None = None
     """None: no log-probabilities; 0: of the chosen token only; n: also of the n likeliest."""
     prompt_logprobs: bool = False
+    """Also of the prompt's tokens, with as many of the likeliest as `num_top_logprobs` says."""
     grammar: Grammar | None = None
 
 
@@ -146,8 +147,10 @@ class TokenEvent(msgspec.Struct, kw_only=True, array_like=True):
     """Per token the likeliest (id, logprob), best first."""
     prompt_logprobs: list[float | None] | None = None
     """With the first token: one per prompt token, None for the first."""
+    prompt_top_logprobs: list[list[tuple[int, float]]] | None = None
+    """With `prompt_logprobs`: per prompt token the likeliest, none for the first."""
     timings: Timings | None = None
-    """With the last event."""
+    """With the first token, as far as they are known then, and with the last event."""
 
 
 class EngineStats(msgspec.Struct, kw_only=True, array_like=True):
@@ -222,6 +225,8 @@ class RowOutput(msgspec.Struct, kw_only=True, array_like=True):
     top_logprobs: list[list[tuple[int, float]]] | None = None
     prompt_logprobs: list[float] | None = None
     """Of the tokens *following* each computed prompt position in this step (a chunk's share)."""
+    prompt_top_logprobs: list[list[tuple[int, float]]] | None = None
+    """With `prompt_logprobs`: the likeliest at the same places."""
     error: str | None = None
     """This row alone failed (for example: no finite logit)."""
 

@@ -27,7 +27,7 @@ INFO = EngineInfo(
     dtype="float32",
     kernels="none",
 )
-TIMINGS = Timings(queue_time=0.25, prefill_time=0.5, decode_time=1.0, num_cached_tokens=3)
+TIMINGS = Timings(queue_time=0.25, prefill_time=0.5, decode_time=1.0, num_cached_tokens=1)
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class FakeFrontend:
 
     words: Sequence[str] = ("Hello", " big", " world")
     reason: FinishReason = FinishReason.EOS_TOKEN
+    stop: str | None = None
     is_healthy: bool = True
     error: HeadraceError | None = None
     fails_after: int = 0
@@ -67,8 +68,12 @@ class FakeFrontend:
 
     def prompt_info(self, request: GenerationRequest) -> PromptInfo:
         if not request.prompt_logprobs:
-            return PromptInfo(num_tokens=2)
-        return PromptInfo(2, (TokenText(1, "say", None), TokenText(2, " it", -1.5)))
+            return PromptInfo(num_tokens=2, num_cached_tokens=1)
+        top = tuple(
+            TokenText(20 + j, f"t{j}", -0.5 - j) for j in range(request.num_top_logprobs or 0)
+        )
+        scored = TokenText(2, " it", -1.5, False, top)
+        return PromptInfo(2, 1, (TokenText(1, "say", None), scored))
 
     def finish(self, index: int, request: GenerationRequest) -> Finish:
         return Finish(
@@ -78,6 +83,7 @@ class FakeFrontend:
             seed=None if request.temperature == 0 else (request.seed or 7) + index,
             timings=TIMINGS,
             validation_time=0.125,
+            stop=self.stop,
         )
 
     async def stream(self, request: GenerationRequest) -> AsyncGenerator[TextDelta, None]:

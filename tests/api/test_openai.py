@@ -44,7 +44,7 @@ async def test_chat(official: openai.AsyncOpenAI, frontend: FakeFrontend) -> Non
         "prompt_tokens": 2,
         "completion_tokens": 3,
         "total_tokens": 5,
-        "prompt_tokens_details": {"cached_tokens": 3},
+        "prompt_tokens_details": {"cached_tokens": 1},
     }
     (request,) = frontend.requests
     assert request.prompt == "<user>hi"
@@ -147,7 +147,10 @@ async def test_chat_stream_bytes(client: httpx.AsyncClient, frontend: FakeFronte
     )
     assert second.endswith(
         b'"choices":[{"index":0,"delta":{"content":" world"},"logprobs":null,'
-        b'"finish_reason":"stop"}],"usage":null}'
+        b'"finish_reason":"stop"}],"usage":null,"timings":{"queue_ms":250.0,"cache_n":1,'
+        b'"prompt_n":1,"prompt_ms":500.0,"prompt_per_token_ms":500.0,"prompt_per_second":2.0,'
+        b'"predicted_n":2,"predicted_ms":1000.0,"predicted_per_token_ms":500.0,'
+        b'"predicted_per_second":2.0}}'
     )
     assert done == b"[DONE]"
 
@@ -214,6 +217,46 @@ async def test_several_prompts(official: openai.AsyncOpenAI, frontend: FakeFront
     assert [choice.text[0] for choice in answer.choices] == ["a", "a", "b", "b"]
     assert answer.usage is not None
     assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (4, 12)
+
+
+async def test_best_of_answers_with_some_and_counts_all(official: openai.AsyncOpenAI) -> None:
+    answer = await official.completions.create(model="tgi", prompt=["a", "b"], best_of=2, echo=True)
+    assert [(choice.index, choice.text[0]) for choice in answer.choices] == [(0, "a"), (1, "b")]
+    assert all(choice.logprobs is None for choice in answer.choices)
+    assert answer.usage is not None and answer.usage.completion_tokens == 12
+
+
+async def test_timings(official: openai.AsyncOpenAI) -> None:
+    answer = await official.completions.create(model="tgi", prompt=["a", "b"], n=2)
+    assert answer.to_dict()["timings"] == {
+        "queue_ms": 250.0,
+        "cache_n": 2,
+        "prompt_n": 2,
+        "prompt_ms": 500.0,
+        "prompt_per_token_ms": 250.0,
+        "prompt_per_second": 4.0,
+        "predicted_n": 12,
+        "predicted_ms": 1000.0,
+        "predicted_per_token_ms": pytest.approx(1000 / 12),
+        "predicted_per_second": 12.0,
+    }
+
+
+async def test_scores_only(official: openai.AsyncOpenAI, frontend: FakeFrontend) -> None:
+    await official.completions.create(
+        model="tgi", prompt="say it", echo=True, logprobs=1, max_tokens=0
+    )
+    (request,) = frontend.requests
+    assert (request.max_new_tokens, request.prompt_logprobs) == (0, True)
+
+
+async def test_likeliest_of_the_prompt(official: openai.AsyncOpenAI) -> None:
+    answer = await official.completions.create(model="tgi", prompt="x", echo=True, logprobs=2)
+    assert answer.choices[0].logprobs is not None
+    assert (answer.choices[0].logprobs.top_logprobs or [])[:2] == [
+        None,
+        {" it": -1.5, "t0": -0.5, "t1": -1.5},
+    ]
 
 
 async def test_several_prompts_streamed(
@@ -347,7 +390,14 @@ async def test_what_asks_for_nothing_is_fine(
         ({"prompt": []}, "Input validation error: `prompt` must not be an empty list",
          "validation"),
         ({"prompt": ""}, "Input validation error: `inputs` cannot be empty", "validation"),
-        ({"best_of": 2}, "Input validation error: `best_of` must be equal to `n`. Given: 2 and 1",
+        ({"n": 2, "best_of": 1}, "Input validation error: `best_of` must be >= `n`. Given: 1 and 2",
+         "validation"),
+        ({"best_of": 2, "stream": True},
+         "Input validation error: `best_of` > `n` is not supported when streaming tokens",
+         "validation"),
+        ({"best_of": 2, "temperature": 0},
+         "Input validation error: you must use sampling when `best_of` is > `n`", "validation"),
+        ({"best_of": 3}, "Input validation error: `best_of` must be > 0 and <= 2. Given: 3",
          "validation"),
         ({"stream_options": {"include_usage": True}},
          "Input validation error: `stream_options` is only allowed when `stream` is true",

@@ -2,7 +2,7 @@
 
 from array import array
 
-from headrace.engine.fake import key_value, logprob, sample
+from headrace.engine.fake import key_value, logprob, sample, top_logprobs
 from headrace.types import Add, FinishReason, SamplingParams
 
 
@@ -29,6 +29,17 @@ def expected_prompt_logprobs(prompt_ids: list[int]) -> list[float | None]:
     for token, following in zip(prompt_ids, prompt_ids[1:], strict=False):
         value = key_value(value, token)
         values.append(logprob(value, following))
+    return values
+
+
+def expected_prompt_top_logprobs(
+    prompt_ids: list[int], count: int, vocab_size: int
+) -> list[list[tuple[int, float]]]:
+    value = 0
+    values: list[list[tuple[int, float]]] = [[]]
+    for token, following in zip(prompt_ids, prompt_ids[1:], strict=False):
+        value = key_value(value, token)
+        values.append(top_logprobs(value, following, count, vocab_size))
     return values
 
 

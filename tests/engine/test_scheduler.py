@@ -6,7 +6,12 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from headrace.engine.scheduler import Scheduler
 from headrace.types import Add, FinishReason, RowOutput, StepOutput, TokenEvent
 from tests.engine.harness import Engine, prompt
-from tests.engine.oracle import expected, expected_prompt_logprobs, make_add
+from tests.engine.oracle import (
+    expected,
+    expected_prompt_logprobs,
+    expected_prompt_top_logprobs,
+    make_add,
+)
 
 # --- one request
 
@@ -148,10 +153,15 @@ def test_when_blocks_run_out_the_last_request_gives_way() -> None:
 def test_a_prompt_that_gave_way_starts_its_logprobs_anew() -> None:
     engine = Engine(num_blocks=12, block_size=4, budget=8)
     engine.add(make_add(1, prompt(19), max_tokens=24))
-    engine.add(make_add(2, prompt(28, first=100), max_tokens=2, prompt_logprobs=True))
+    fields = {"prompt_logprobs": True, "num_top_logprobs": 2}
+    engine.add(make_add(2, prompt(28, first=100), max_tokens=2, **fields))
     engine.run()
     assert engine.last(2).timings.num_preemptions == 1  # type: ignore[union-attr]
-    assert engine.events[2][0].prompt_logprobs == expected_prompt_logprobs(prompt(28, first=100))
+    first = engine.events[2][0]
+    assert first.prompt_logprobs == expected_prompt_logprobs(prompt(28, first=100))
+    assert first.prompt_top_logprobs == expected_prompt_top_logprobs(
+        prompt(28, first=100), 2, vocab_size=1000
+    )
 
 
 def test_nobody_is_admitted_whose_tokens_do_not_fit_yet() -> None:

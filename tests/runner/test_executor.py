@@ -30,6 +30,7 @@ class Request:
     output: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     prompt_logprobs: list[float] = field(default_factory=list)
+    prompt_top_logprobs: list[list[tuple[int, float]]] = field(default_factory=list)
     row: int = -1
     computed: int = 0
     blocks: list[int] = field(default_factory=list)
@@ -98,7 +99,7 @@ class Driver:
             if not self.free_rows:
                 return False
             request.row = self.free_rows.pop(self.random.randrange(len(self.free_rows)))
-            request.prompt_logprobs = []
+            request.prompt_logprobs, request.prompt_top_logprobs = [], []
             plan.started.append(
                 row_start(request.row, request.params, request.token_ids, len(request.prompt))
             )
@@ -124,6 +125,7 @@ class Driver:
     def update(self, request: Request, row: RowOutput, count: int, num_samples: int) -> None:
         assert row.error is None
         request.prompt_logprobs += row.prompt_logprobs or []
+        request.prompt_top_logprobs += row.prompt_top_logprobs or []
         if not num_samples:
             assert row.token_ids == []
             request.computed += count
@@ -169,6 +171,14 @@ def test_any_schedule_gives_the_tokens_of_running_alone(requests: list[Request],
         if request.params.prompt_logprobs:
             wanted = [float(logprobs[i, t]) for i, t in enumerate(request.prompt[1:])]
             assert request.prompt_logprobs == pytest.approx(wanted, abs=1e-4)
+            num_top = request.params.num_top_logprobs or 0
+            for at, top in enumerate(request.prompt_top_logprobs):
+                likeliest = logprobs[at].topk(num_top)
+                assert [id for id, _ in top] == likeliest.indices.tolist()
+                assert [value for _, value in top] == pytest.approx(
+                    likeliest.values.tolist(), abs=1e-4
+                )
+            assert len(request.prompt_top_logprobs) == num_prompt - 1
 
 
 def decode_plan(rows: list[int], params: SamplingParams) -> StepPlan:

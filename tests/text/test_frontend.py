@@ -313,3 +313,21 @@ async def test_a_hanging_template_keeps_nobody_else_waiting(embedded_tokenizer: 
 async def test_without_a_template_chat_is_refused(make: Any) -> None:
     with pytest.raises(TemplateError, match="^template not found"):
         await make().render_chat([])
+
+
+async def test_nothing_new_is_generated_when_only_the_prompt_counts(make: Any) -> None:
+    client = FakeClient()
+    asked = request(prompt="Hello world", max_new_tokens=0, num_top_logprobs=2,
+                    prompt_logprobs=True)  # fmt: skip
+    (delta,) = await collect(make(client), asked)
+    assert client.adds[0].params.max_tokens == 1
+    assert (delta.text, delta.tokens) == ("", ())
+    assert delta.finish is not None
+    assert (delta.finish.reason, delta.finish.num_tokens) == (FinishReason.LENGTH, 0)
+    assert delta.prompt is not None
+    assert [token.logprob for token in delta.prompt.tokens] == [
+        None, *(-token.id / 1000 for token in delta.prompt.tokens[1:]),
+    ]  # fmt: skip
+    assert [token.top[0].id for token in delta.prompt.tokens[1:]] == [
+        token.id for token in delta.prompt.tokens[1:]
+    ]

@@ -1,5 +1,6 @@
 """The ASGI application: routes, middleware and documentation put together."""
 
+from collections.abc import Sequence
 from importlib.resources import files
 
 import orjson
@@ -11,9 +12,10 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route as StarletteRoute
 
 from headrace.api.endpoint import Endpoint, Route
-from headrace.api.middleware import BearerAuth, RequestId, cross_origin
+from headrace.api.errors import Unauthorized
+from headrace.api.middleware import ApiKey, RequestId, cross_origin
 from headrace.api.openapi import document
-from headrace.api.routes import ROUTES
+from headrace.api.routes import routes_of
 from headrace.api.service import Frontend, ServedModel, Service
 from headrace.config import Settings
 from headrace.observability.metrics import Metrics
@@ -27,14 +29,17 @@ async def _empty_error(request: Request, error: Exception) -> Response:
 
 def _mounted(route: Route, service: Service) -> StarletteRoute:
     key = service.settings.api_key
-    guard = [Middleware(BearerAuth, api_key=key)] if key and not route.is_open else []
+    guard = []
+    if key and not route.is_open:
+        refusal = route.error_response(Unauthorized("the API key is missing or wrong"))
+        guard = [Middleware(ApiKey, api_key=key, refusal=refusal)]
     return StarletteRoute(
         route.path, Endpoint(route, service), methods=[route.method], middleware=guard
     )
 
 
-def _documentation() -> list[StarletteRoute]:
-    description = orjson.dumps(document(ROUTES))
+def _documentation(routes: Sequence[Route]) -> list[StarletteRoute]:
+    description = orjson.dumps(document(routes))
     page = files("headrace.api").joinpath("docs.html").read_text("utf-8")
 
     async def openapi(request: Request) -> Response:
@@ -51,8 +56,9 @@ def build_app(
 ) -> Starlette:
     """The server's ASGI application over a front end whose engine is ready."""
     service = Service(frontend, settings, model, metrics)
+    routes = routes_of(settings)
     return Starlette(
-        routes=[*(_mounted(route, service) for route in ROUTES), *_documentation()],
+        routes=[*(_mounted(route, service) for route in routes), *_documentation(routes)],
         middleware=[cross_origin(settings.cors_allow_origin), Middleware(RequestId)],
         exception_handlers={HTTPException: _empty_error},
     )

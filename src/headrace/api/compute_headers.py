@@ -5,15 +5,15 @@ from collections.abc import Sequence
 from headrace.text.generation import Finish, Generation
 
 
-def compute_type(device: str) -> str:
+def describe_device(device: str) -> str:
     """`cuda:0 NVIDIA H100` becomes `1-nvidia-h100`; a device without a name is `cpu+optimized`."""
     kind, _, name = device.partition(" ")
     return "1-" + name.lower().replace(" ", "-") if name else f"{kind}+optimized"
 
 
-def stream_headers(device: str, num_characters: int) -> dict[str, str]:
+def stream_headers(compute_type: str, num_characters: int) -> dict[str, str]:
     """What is known before generation."""
-    return {"x-compute-type": compute_type(device), "x-compute-characters": str(num_characters)}
+    return {"x-compute-type": compute_type, "x-compute-characters": str(num_characters)}
 
 
 def total_time(finish: Finish) -> float:
@@ -24,7 +24,10 @@ def total_time(finish: Finish) -> float:
 
 
 def generation_headers(
-    device: str, num_characters: int, generations: Sequence[Generation], num_prompt_tokens: int
+    compute_type: str,
+    num_characters: int,
+    generations: Sequence[Generation],
+    num_prompt_tokens: int,
 ) -> dict[str, str]:
     """The whole set; times are whole milliseconds, except `x-compute-time`.
 
@@ -41,7 +44,7 @@ def generation_headers(
     }
     num_generated_tokens = sum(generation.finish.num_tokens for generation in generations)
     return {
-        **stream_headers(device, num_characters),
+        **stream_headers(compute_type, num_characters),
         "x-compute-time": str(total_time(finish)),
         **{name: str(int(1000 * value)) for name, value in seconds.items()},
         "x-prompt-tokens": str(num_prompt_tokens),

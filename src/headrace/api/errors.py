@@ -40,6 +40,10 @@ class Refusal(RequestError):
         self.status = status
 
 
+class Unauthorized(RequestError):
+    """The API key is missing or wrong."""
+
+
 @dataclass(frozen=True)
 class ErrorKind:
     """How one class of errors looks from outside; `label` is `err` in tgi_request_failure."""
@@ -52,6 +56,7 @@ class ErrorKind:
 
 KINDS: dict[type[HeadraceError], ErrorKind] = {
     Refusal: ErrorKind(422, "validation", "", "validation"),
+    Unauthorized: ErrorKind(401, "", "", "validation"),
     DialectError: ErrorKind(422, "", "", "validation"),
     ValidationError: ErrorKind(422, "validation", "Input validation error: ", "validation"),
     TemplateError: ErrorKind(422, "template_error", "Template error: ", "template"),
@@ -75,7 +80,8 @@ def error_body(message: str, error_type: str) -> bytes:
     return orjson.dumps({"error": message, "error_type": error_type})
 
 
-def _message(error: HeadraceError) -> str:
+def message_of(error: HeadraceError) -> str:
+    """What went wrong, in TGI's words."""
     return f"{kind_of(error).prefix}{error}"
 
 
@@ -83,7 +89,8 @@ def _error_type(error: HeadraceError) -> str:
     return error.error_type if isinstance(error, DialectError) else kind_of(error).error_type
 
 
-def _headers(error: HeadraceError) -> dict[str, str]:
+def headers_of(error: HeadraceError) -> dict[str, str]:
+    """When to try again."""
     if isinstance(error, OverloadedError):
         return {"retry-after": str(max(1, math.ceil(error.retry_after)))}
     return {}
@@ -91,26 +98,30 @@ def _headers(error: HeadraceError) -> dict[str, str]:
 
 def to_tgi_event(error: HeadraceError) -> bytes:
     """The data of an error event in a native stream."""
-    return error_body(_message(error), _error_type(error))
+    return error_body(message_of(error), _error_type(error))
 
 
 def to_tgi_response(error: HeadraceError) -> Response:
     """TGI's answer, when the status line is not sent yet."""
+    if isinstance(error, Unauthorized):
+        return Response(status_code=401)
     if isinstance(error, Refusal):
         return PlainTextResponse(str(error), error.status)
     body = to_tgi_event(error)
-    return Response(body, kind_of(error).status, _headers(error), "application/json")
+    return Response(body, kind_of(error).status, headers_of(error), "application/json")
 
 
 def to_openai_event(error: HeadraceError) -> bytes:
     """The data of an error event in an OpenAI stream; TGI says 422 whatever went wrong."""
-    return orjson.dumps({"error": {"message": _message(error), "http_status_code": 422}})
+    return orjson.dumps({"error": {"message": message_of(error), "http_status_code": 422}})
 
 
 def to_openai_response(error: HeadraceError) -> Response:
     """OpenAI's answer, when the status line is not sent yet; `error_type` is there for TGI's."""
+    if isinstance(error, Unauthorized):
+        return Response(status_code=401)
     status = error.status if isinstance(error, Refusal) else kind_of(error).status
     error_type = _error_type(error)
-    details = {"message": _message(error), "type": error_type, "param": None, "code": None}
+    details = {"message": message_of(error), "type": error_type, "param": None, "code": None}
     body = orjson.dumps({"error": details, "error_type": error_type})
-    return Response(body, status, _headers(error), "application/json")
+    return Response(body, status, headers_of(error), "application/json")

@@ -6,8 +6,9 @@ Hot: runs once per token and stream. Bytes go straight to the server; no task gr
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from typing import Protocol
+from typing import Any, Protocol
 
+import orjson
 from starlette.types import Receive, Scope, Send
 
 from headrace.errors import HeadraceError
@@ -35,6 +36,11 @@ class Encoder(Protocol):
 def frame(data: bytes) -> bytes:
     """One server-sent event. TGI's clients depend on the space."""
     return b"data: " + data + b"\n\n"
+
+
+def named_frame(event: dict[str, Any]) -> bytes:
+    """One server-sent event that carries its type as its name too."""
+    return b"event: " + event["type"].encode() + b"\n" + frame(orjson.dumps(event))
 
 
 class EventStream:

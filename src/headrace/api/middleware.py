@@ -3,6 +3,7 @@
 import re
 import uuid
 from collections.abc import Sequence
+from hmac import compare_digest
 
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
@@ -17,19 +18,24 @@ def header(scope: Scope, name: bytes) -> bytes:
     return next((value for key, value in scope["headers"] if key == name), b"")
 
 
-class BearerAuth:
-    """401 with an empty body unless the header is `Bearer <key>`.
+class ApiKey:
+    """`refusal` unless there is `Authorization: Bearer <key>` or, as Anthropic's clients send it,
+    `x-api-key: <key>`.
 
-    Like TGI it compares the whole header without regard to case, the key included.
+    Like TGI it compares without regard to case, that of the key included.
     """
 
-    def __init__(self, app: ASGIApp, api_key: str) -> None:
+    def __init__(self, app: ASGIApp, api_key: str, refusal: Response) -> None:
         self._app = app
-        self._expected = f"bearer {api_key}".lower().encode()
+        self._refusal = refusal
+        self._key = api_key.lower().encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        given = header(scope, b"authorization").lower()
-        app: ASGIApp = self._app if given == self._expected else Response(status_code=401)
+        bearer = header(scope, b"authorization").lower()
+        key = header(scope, b"x-api-key").lower()
+        # Both are compared, and in constant time, so that timing tells nothing of the key.
+        is_allowed = compare_digest(bearer, b"bearer " + self._key) | compare_digest(key, self._key)
+        app: ASGIApp = self._app if is_allowed else self._refusal
         await app(scope, receive, send)
 
 

@@ -6,6 +6,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from headrace.api.compute_headers import describe_device
 from headrace.api.parameters import Limits
 from headrace.config import Settings
 from headrace.observability.metrics import Metrics
@@ -79,6 +80,7 @@ class Service:
         self.model = model
         self.metrics = metrics
         info = frontend.info
+        self.compute_type = settings.compute_type or describe_device(info.device)
         room = info.max_total_tokens - 1
         self.max_input_tokens = min(settings.prompt_limit or room, room)
         self.limits = Limits(

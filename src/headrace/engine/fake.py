@@ -29,6 +29,14 @@ def logprob(key_value: int, token_id: int) -> float:
     return -(crc32(token_id.to_bytes(8, "little"), key_value ^ 1) % 1024) / 128
 
 
+def top_logprobs(
+    key_value: int, token_id: int, count: int, vocab_size: int
+) -> list[tuple[int, float]]:
+    """A made-up ranking: the token and those numbered after it, best first."""
+    ids = [candidate % vocab_size for candidate in range(token_id, token_id + count)]
+    return sorted(((id, logprob(key_value, id)) for id in ids), key=lambda pair: -pair[1])
+
+
 class _Row:
     def __init__(self, start: RowStart) -> None:
         self.params = start.params
@@ -101,14 +109,19 @@ class FakeExecutor:
             computed.append(value)
         output = RowOutput(token_ids=[])
         if row.params.prompt_logprobs:
-            output.prompt_logprobs = self._prompt_logprobs(row, start, computed)
+            self._score_prompt(row, start, computed, output)
         if num_samples:
             self._sample(row, start + len(token_ids), output)
         return output
 
-    def _prompt_logprobs(self, row: _Row, start: int, computed: list[int]) -> list[float]:
+    def _score_prompt(self, row: _Row, start: int, computed: list[int], output: RowOutput) -> None:
         following = row.token_ids[start + 1 : row.num_prompt_tokens]
-        return [logprob(value, token) for value, token in zip(computed, following, strict=False)]
+        pairs = list(zip(computed, following, strict=False))
+        output.prompt_logprobs = [logprob(value, token) for value, token in pairs]
+        num_top = row.params.num_top_logprobs or 0
+        output.prompt_top_logprobs = [
+            top_logprobs(value, token, num_top, self.vocab_size) for value, token in pairs
+        ]
 
     def _sample(self, row: _Row, context_len: int, output: RowOutput) -> None:
         context = array("q", [self._cache[self._slot(row, p)] for p in range(context_len)])
@@ -118,6 +131,4 @@ class FakeExecutor:
         num_top = row.params.num_top_logprobs
         if num_top is not None:
             output.logprobs = [logprob(context[-1], token)]
-            candidates = [(t % self.vocab_size, logprob(context[-1], t % self.vocab_size))
-                          for t in range(token, token + num_top)]  # fmt: skip
-            output.top_logprobs = [sorted(candidates, key=lambda c: -c[1])]
+            output.top_logprobs = [top_logprobs(context[-1], token, num_top, self.vocab_size)]

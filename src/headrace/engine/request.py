@@ -8,6 +8,8 @@ from headrace.types import Add, FinishReason, RowStart, Timings
 
 NO_ROW = -1
 
+TopLogprobs = list[tuple[int, float]]
+
 
 class Request:
     """Mutable state of one request; `num_computed` follows `len(token_ids)`."""
@@ -30,6 +32,7 @@ class Request:
         "order",
         "params",
         "prompt_logprobs",
+        "prompt_top_logprobs",
         "queue",
         "request_id",
         "row",
@@ -56,6 +59,7 @@ class Request:
         collects = add.params.prompt_logprobs and not add.output_ids
         self.prompt_logprobs: list[float] | None = [] if collects else None
         """Collected until the first token takes them along; None when not (or no longer) wanted."""
+        self.prompt_top_logprobs: list[TopLogprobs] = []
 
         self.row = NO_ROW
         self.block_size = block_size
@@ -115,6 +119,7 @@ class Request:
         self.num_preemptions += 1
         if self.prompt_logprobs is not None:
             self.prompt_logprobs = []
+            self.prompt_top_logprobs = []
 
     def timings(self, now: float) -> Timings:
         start_time = self.start_time or now

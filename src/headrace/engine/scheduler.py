@@ -258,6 +258,7 @@ class Scheduler:
             request.num_computed = start + count - num_samples + len(tokens)
             if result.prompt_logprobs and request.prompt_logprobs is not None:
                 request.prompt_logprobs += result.prompt_logprobs
+                request.prompt_top_logprobs += result.prompt_top_logprobs or []
             if tokens:
                 events.append(self._take_tokens(request, result, now))
             if request.num_computed >= request.next_full:
@@ -290,9 +291,11 @@ class Scheduler:
         self._enqueue(request, self.decoding)
         if request.first_token_time is None:
             request.first_token_time = now
+            event.timings = request.timings(now)
         if request.prompt_logprobs is not None:
             event.prompt_logprobs = [None, *request.prompt_logprobs]
-            request.prompt_logprobs = None
+            event.prompt_top_logprobs = [[], *request.prompt_top_logprobs]
+            request.prompt_logprobs, request.prompt_top_logprobs = None, []
 
     def _fail(self, request: Request, error: str, now: float) -> TokenEvent:
         """End one request. What it computed may be wrong: nobody else shall build on it."""

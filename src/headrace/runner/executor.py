@@ -50,14 +50,15 @@ class ModelExecutor:
             return StepOutput(rows=[])
         step = self._buffers.fill(plan)
         hidden = self._model.forward(step.token_ids, step.attention)
-        prompt_logprobs = self._prompt_logprobs.compute(
+        prompt_scores = self._prompt_logprobs.compute(
             plan, step.query_end, hidden, self._model.logits
         )
         at = sample_positions(plan, step.rows, step.query_end)
         outputs = row_outputs(plan, at, self._sample(hidden, at))
         self._sampler.accept(plan.rows, outputs)
-        for index, values in prompt_logprobs.items():
-            outputs[index].prompt_logprobs = values
+        for index, scores in prompt_scores.items():
+            outputs[index].prompt_logprobs = scores.logprobs
+            outputs[index].prompt_top_logprobs = scores.top_logprobs
         return StepOutput(rows=outputs)
 
     def _sample(self, hidden: Tensor, at: SamplePositions) -> Samples:

@@ -1,15 +1,28 @@
 """Log-probabilities of prompt tokens, for the requests that ask, in bounded memory."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from headrace.runner.batch import Indices
+from headrace.runner.logits import leading
+from headrace.runner.logprobs import TopLogprobs
 from headrace.types import RowStart, StepPlan
 
 POSITIONS_PER_SLICE = 64
 """Their logits exist at the same time: 64 MiB for a vocabulary of 256 Ki."""
+
+
+@dataclass(slots=True)
+class PromptScores:
+    """Of P consecutive tokens of one prompt."""
+
+    logprobs: list[float] = field(default_factory=list)
+    """[P]."""
+    top_logprobs: list[TopLogprobs] = field(default_factory=list)
+    """[P] lists of the likeliest tokens in their places, best first."""
 
 
 class PromptLogprobs:
@@ -17,16 +30,18 @@ class PromptLogprobs:
 
     def __init__(self) -> None:
         self._prompts: dict[int, list[int]] = {}
+        self._num_top: dict[int, int] = {}
 
     def start(self, start: RowStart) -> None:
         """A request enters a row; what an earlier one left there goes."""
         self._prompts.pop(start.row, None)
         if start.params.prompt_logprobs:
             self._prompts[start.row] = start.token_ids[: start.num_prompt_tokens]
+            self._num_top[start.row] = start.params.num_top_logprobs or 0
 
     def compute(
         self, plan: StepPlan, query_end: Indices, hidden: Tensor, logits: Callable[[Tensor], Tensor]
-    ) -> dict[int, list[float]]:
+    ) -> dict[int, PromptScores]:
         """By index into the plan's rows, of the tokens that follow this step's prompt positions.
 
         hidden [T, H] of the step; query_end [S], behind each row's tokens in it; `logits` maps
@@ -38,18 +53,32 @@ class PromptLogprobs:
             if row in self._prompts and start < len(self._prompts[row]):
                 following = self._prompts[row][start + 1 : start + count + 1]
                 begin = int(query_end[index]) - count
-                asked[index] = _logprobs(hidden[begin : begin + len(following)], following, logits)
+                states = hidden[begin : begin + len(following)]
+                asked[index] = _score(states, following, self._num_top[row], logits)
         return asked
 
 
-def _logprobs(
-    hidden: Tensor, following: list[int], logits: Callable[[Tensor], Tensor]
-) -> list[float]:
+def _score(
+    hidden: Tensor, following: list[int], num_top: int, logits: Callable[[Tensor], Tensor]
+) -> PromptScores:
     """Of each position's following token; hidden [P, H]."""
-    values: list[float] = []
+    scores = PromptScores()
     next_ids = torch.tensor(following, dtype=torch.int64, device=hidden.device)[:, None]
     for states, ids in zip(
         hidden.split(POSITIONS_PER_SLICE), next_ids.split(POSITIONS_PER_SLICE), strict=True
     ):
-        values += logits(states).log_softmax(dim=1).gather(1, ids)[:, 0].tolist()
-    return values
+        logprobs = logits(states).log_softmax(dim=1)
+        scores.logprobs += logprobs.gather(1, ids)[:, 0].tolist()
+        scores.top_logprobs += _top(logprobs, num_top)
+    return scores
+
+
+def _top(logprobs: Tensor, count: int) -> list[TopLogprobs]:
+    """Per row of logprobs [P, V] the `count` likeliest tokens."""
+    if not count:
+        return [[] for _ in range(len(logprobs))]
+    values, ids = leading(logprobs, count)
+    return [
+        list(zip(row_ids, row_values, strict=True))
+        for row_ids, row_values in zip(ids.tolist(), values.tolist(), strict=True)
+    ]

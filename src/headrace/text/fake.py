@@ -24,6 +24,8 @@ FAKE_INFO = EngineInfo(
     kernels="none",
 )
 
+TIMINGS = Timings(queue_time=0.0, prefill_time=0.0, decode_time=0.0, num_cached_tokens=0)
+
 
 def repeat(token_ids: Iterable[int]) -> Continuation:
     """Always the same ids, again and again."""
@@ -106,16 +108,19 @@ def _event(add: Add, ids: list[int], is_first: bool, reason: FinishReason | None
         token_ids=ids,
         finish_reason=reason,
         logprobs=None if num_top is None else [_logprob(token_id) for token_id in ids],
-        top_logprobs=[[(t + i, _logprob(t + i)) for i in range(num_top)] for t in ids]
-        if num_top
-        else None,
+        top_logprobs=[_top_logprobs(t, num_top) for t in ids] if num_top else None,
         prompt_logprobs=[None, *map(_logprob, prompt[1:])]
         if is_first and add.params.prompt_logprobs
         else None,
-        timings=None
-        if reason is None
-        else Timings(queue_time=0.0, prefill_time=0.0, decode_time=0.0, num_cached_tokens=0),
+        prompt_top_logprobs=[[], *(_top_logprobs(t, num_top or 0) for t in prompt[1:])]
+        if is_first and add.params.prompt_logprobs
+        else None,
+        timings=None if reason is None and not is_first else TIMINGS,
     )
+
+
+def _top_logprobs(token_id: int, count: int) -> list[tuple[int, float]]:
+    return [(token_id + i, _logprob(token_id + i)) for i in range(count)]
 
 
 def _logprob(token_id: int) -> float:

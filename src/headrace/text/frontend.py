@@ -172,7 +172,7 @@ class Frontend:
         return ids
 
     def _max_tokens(self, request: GenerationRequest, num_prompt_tokens: int) -> int:
-        """New tokens at most. Raises ValidationError when the lengths do not fit."""
+        """New tokens to ask the engine for. Raises ValidationError when the lengths do not fit."""
         total, asked = self.max_total_tokens, request.max_new_tokens
         if asked is not None and num_prompt_tokens + asked > total:
             raise ValidationError(
@@ -184,7 +184,7 @@ class Frontend:
                 f"`inputs` must have less than {self.max_input_tokens} tokens. "
                 f"Given: {num_prompt_tokens}"
             )
-        return total - num_prompt_tokens if asked is None else asked
+        return total - num_prompt_tokens if asked is None else max(asked, 1)
 
     def _add(
         self, request: GenerationRequest, prompt_ids: list[int], max_tokens: int, seed: int

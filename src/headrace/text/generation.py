@@ -20,7 +20,7 @@ class GenerationRequest:
     truncate: int | None = None
     """Keep the last so many prompt tokens."""
     max_new_tokens: int | None = None
-    """None: as many as fit into max_total_tokens."""
+    """None: as many as fit into max_total_tokens; 0: only score the prompt."""
     min_new_tokens: int = 0
     n: int = 1
     """Sequences to generate; deltas carry their index."""
@@ -46,6 +46,7 @@ class GenerationRequest:
     num_top_logprobs: int | None = None
     """None: no log-probabilities; 0: of chosen tokens; n: also of the n likeliest."""
     prompt_logprobs: bool = False
+    """Also of the prompt's tokens, with as many of the likeliest."""
     grammar: Grammar | None = None
     cache_salt: str = ""
     priority: int = 0
@@ -68,6 +69,8 @@ class PromptInfo:
     """About the prompt; comes with the first delta of each sequence."""
 
     num_tokens: int
+    num_cached_tokens: int = 0
+    """Of them, in the engine's prefix cache."""
     tokens: tuple[TokenText, ...] = ()
     """With log-probabilities, when `prompt_logprobs` was asked for."""
 

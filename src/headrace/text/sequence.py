@@ -5,6 +5,8 @@ Hot file: `SequenceText.update` runs once per engine step and stream.
 """
 
 import time
+from collections.abc import Iterable
+from dataclasses import replace
 
 import msgspec
 
@@ -45,6 +47,8 @@ class SequenceText:
         engine's word or because a stop string was found. Raises GenerationError."""
         if event.error is not None:
             raise GenerationError(event.error)
+        if self._request.max_new_tokens == 0:
+            event = _without_tokens(event)
         prompt = None if self._num_tokens else self._begin(event)
         tokens, text = self._take(event)
         self._num_tokens += len(tokens)
@@ -58,14 +62,19 @@ class SequenceText:
 
     def _begin(self, event: TokenEvent) -> PromptInfo:
         self._first_token_at = time.monotonic()
-        # Engines may send what they know with the first event; a stop string ends without theirs.
+        # Kept, because a sequence that a stop string ends never sees the engine's last event.
         self._timings = event.timings
         ids = self._add.prompt_ids
         logprobs = event.prompt_logprobs
+        num_cached_tokens = 0 if event.timings is None else event.timings.num_cached_tokens
         if logprobs is None:
-            return PromptInfo(len(ids))
-        pairs = zip(ids, logprobs, strict=True)
-        return PromptInfo(len(ids), tuple(self._describe(id, logprob) for id, logprob in pairs))
+            return PromptInfo(len(ids), num_cached_tokens)
+        tops = event.prompt_top_logprobs or [[] for _ in ids]
+        tokens = tuple(
+            replace(self._describe(id, logprob), top=self._describe_all(top))
+            for id, logprob, top in zip(ids, logprobs, tops, strict=True)
+        )
+        return PromptInfo(len(ids), num_cached_tokens, tokens)
 
     def _take(self, event: TokenEvent) -> tuple[tuple[TokenText, ...], str]:
         """Tokens, and the text they release; tokens after a stop string do not count."""
@@ -97,8 +106,11 @@ class SequenceText:
         if event.logprobs is None:
             return TokenText(token_id, text, None, special)
         top = event.top_logprobs[position] if event.top_logprobs is not None else ()
-        likeliest = tuple(self._describe(other, logprob) for other, logprob in top)
+        likeliest = self._describe_all(top)
         return TokenText(token_id, text, event.logprobs[position], special, likeliest)
+
+    def _describe_all(self, top: Iterable[tuple[int, float]]) -> tuple[TokenText, ...]:
+        return tuple(self._describe(token_id, logprob) for token_id, logprob in top)
 
     def _describe(self, token_id: int, logprob: float | None) -> TokenText:
         """A token on its own, outside the generated text."""
@@ -137,3 +149,10 @@ class SequenceText:
             decode_time=decode_time,
             num_cached_tokens=0,
         )
+
+
+def _without_tokens(event: TokenEvent) -> TokenEvent:
+    """The answer to a request that only wants its prompt scored; an engine always samples one."""
+    return msgspec.structs.replace(
+        event, token_ids=[], logprobs=None, top_logprobs=None, finish_reason=FinishReason.LENGTH
+    )

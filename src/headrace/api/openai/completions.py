@@ -1,6 +1,7 @@
 """POST /v1/completions."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -8,12 +9,13 @@ from starlette.responses import Response
 
 from headrace.api.compute_headers import generation_headers, stream_headers
 from headrace.api.events import EventStream
-from headrace.api.openai.parts import ChunkEncoder, finish_reason, head, usage_of
+from headrace.api.openai.conventions import Conventions, conventions_of
+from headrace.api.openai.parts import ChunkEncoder, head, usage_of
 from headrace.api.openai.schemas import CompletionRequest
 from headrace.api.openai.translate import translate_completion
+from headrace.api.ranking import rank
 from headrace.api.service import Service
 from headrace.text.generation import (
-    Finish,
     Generation,
     GenerationRequest,
     PromptInfo,
@@ -34,21 +36,11 @@ def logprobs_object(tokens: Sequence[TokenText], text_offset: int) -> dict[str, 
         "top_logprobs": [
             None
             if token.logprob is None
-            else {token.text: token.logprob} | {other.text: other.logprob for other in token.top}
+            # Of several ids with the same text the likeliest counts, which is the last written.
+            else {other.text: other.logprob for other in (token, *reversed(token.top))}
             for token in tokens
         ],
         "text_offset": offsets,
-    }
-
-
-def _choice(
-    index: int, text: str, logprobs: dict[str, Any] | None, finish: Finish | None
-) -> dict[str, Any]:
-    return {
-        "index": index,
-        "text": text,
-        "logprobs": logprobs,
-        "finish_reason": finish_reason(finish),
     }
 
 
@@ -64,10 +56,11 @@ class CompletionEncoder(ChunkEncoder):
     def __init__(
         self,
         chunk_head: dict[str, Any],
+        conventions: Conventions,
         requests: Sequence[GenerationRequest],
         body: CompletionRequest,
     ) -> None:
-        super().__init__(chunk_head, with_usage=body.includes_usage)
+        super().__init__(chunk_head, conventions, with_usage=body.includes_usage)
         self._requests = requests
         self._echo = bool(body.echo)
         self._with_logprobs = body.logprobs is not None
@@ -81,10 +74,13 @@ class CompletionEncoder(ChunkEncoder):
             if self._echo:
                 text = _echoed(self._requests[number], delta.prompt) + text
                 tokens = delta.prompt.tokens + tokens
-        if delta.finish is not None:
-            self.usage.add_finish(number, delta.finish)
-        logprobs = self._logprobs(delta.index, tokens) if self._with_logprobs else None
-        return self.chunk(_choice(delta.index, text, logprobs, delta.finish))
+        choice = {
+            "index": delta.index,
+            "text": text,
+            "logprobs": self._logprobs(delta.index, tokens) if self._with_logprobs else None,
+            "finish_reason": self.conventions.completion_finish_reason(delta.finish),
+        }
+        return self.chunk(choice, number, delta.finish)
 
     def _logprobs(self, index: int, tokens: Sequence[TokenText]) -> dict[str, Any]:
         offset = self._text_offsets.get(index, 0)
@@ -92,31 +88,62 @@ class CompletionEncoder(ChunkEncoder):
         return logprobs_object(tokens, offset)
 
 
-def _whole_choice(
-    generation: Generation, request: GenerationRequest, body: CompletionRequest
+def _choice(
+    generation: Generation,
+    request: GenerationRequest,
+    conventions: Conventions,
+    body: CompletionRequest,
 ) -> dict[str, Any]:
     text, tokens = generation.text, generation.tokens
     if body.echo:
         text = _echoed(request, generation.prompt) + text
         tokens = [*generation.prompt.tokens, *tokens]
-    logprobs = None if body.logprobs is None else logprobs_object(tokens, 0)
-    return _choice(generation.index, text, logprobs, generation.finish)
+    return {
+        "index": generation.index,
+        "text": text,
+        "logprobs": None if body.logprobs is None else logprobs_object(tokens, 0),
+        "finish_reason": conventions.completion_finish_reason(generation.finish),
+    }
+
+
+def _best(
+    generations: Sequence[Generation], requests: Sequence[GenerationRequest], n: int
+) -> list[Generation]:
+    """Of each prompt's sequences the n best, best first, numbered anew."""
+    best_of = requests[0].n
+    if best_of == n:
+        return list(generations)
+    groups = [generations[i : i + best_of] for i in range(0, len(generations), best_of)]
+    kept = [generation for group in groups for generation in rank(group)[:n]]
+    return [replace(generation, index=index) for index, generation in enumerate(kept)]
 
 
 async def completions(service: Service, body: CompletionRequest) -> Response | EventStream:
     """One object, or a stream of chunks; choices are numbered prompt by prompt."""
     requests = translate_completion(service, body)
-    n = requests[0].n
-    device = service.frontend.info.device
+    conventions = conventions_of(service.settings)
     num_characters = sum(len(request.prompt) for request in requests)
     answer_head = head(service, "text_completion", "cmpl", body.model)
     if body.stream:
-        encoder = CompletionEncoder(answer_head, requests, body)
-        headers = stream_headers(device, num_characters)
+        encoder = CompletionEncoder(answer_head, conventions, requests, body)
+        headers = stream_headers(service.compute_type, num_characters)
         return EventStream(service.stream(requests), encoder, headers)
     generations = await service.generate(requests)
-    usage = usage_of((each.index // n, each.prompt.num_tokens, each.finish) for each in generations)
-    choices = [_whole_choice(each, requests[each.index // n], body) for each in generations]
-    answer = {**answer_head, "choices": choices, "usage": usage.to_json()}
-    headers = generation_headers(device, num_characters, generations, usage.prompt_tokens)
+    n, best_of = body.n or 1, requests[0].n
+    usage = usage_of(
+        (each.index // best_of, each.prompt.num_tokens, each.finish) for each in generations
+    )
+    choices = [
+        _choice(each, requests[each.index // n], conventions, body)
+        for each in _best(generations, requests, n)
+    ]
+    answer = {
+        **answer_head,
+        "choices": choices,
+        "usage": usage.to_json(),
+        "timings": usage.timings(),
+    }
+    headers = generation_headers(
+        service.compute_type, num_characters, generations, usage.prompt_tokens
+    )
     return Response(orjson.dumps(answer), 200, headers, "application/json")

@@ -1,41 +1,65 @@
-"""The parts that OpenAI's answers share: heads, finish reasons, usage, chunks."""
+"""The parts that OpenAI's answers share: heads, usage, timings, chunks."""
 
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import orjson
 
 from headrace import __version__
+from headrace.api.compute_headers import total_time
 from headrace.api.errors import to_openai_event
 from headrace.api.events import frame
+from headrace.api.openai.conventions import Conventions, conventions_of
 from headrace.api.service import Service
 from headrace.errors import HeadraceError
 from headrace.text.generation import Finish
-from headrace.types import FinishReason
 
-FINISH_REASONS = {
-    FinishReason.LENGTH: "length",
-    FinishReason.EOS_TOKEN: "stop",
-    FinishReason.STOP_SEQUENCE: "stop",
-}
+
+def served_name(service: Service, model: str | None) -> str:
+    """What answers call the model: as the client does, or by its own name."""
+    return service.model.model_id if model in (None, "tgi") else model
 
 
 def head(service: Service, kind: str, id_prefix: str, model: str | None) -> dict[str, Any]:
     """The fields that come first in every object of one answer."""
+    has_id = conventions_of(service.settings).has_ids
     return {
         "object": kind,
-        "id": f"{id_prefix}-{uuid.uuid4().hex}",
+        "id": f"{id_prefix}-{uuid.uuid4().hex}" if has_id else "",
         "created": int(time.time()),
-        "model": service.model.model_id if model in (None, "tgi") else model,
+        "model": served_name(service, model),
         "system_fingerprint": f"{__version__}-native",
     }
 
 
-def finish_reason(finish: Finish | None) -> str | None:
-    """OpenAI's name for it."""
-    return None if finish is None else FINISH_REASONS[finish.reason]
+def timings_object(
+    num_prompt_tokens: int, num_cached_tokens: int, finishes: Sequence[Finish]
+) -> dict[str, Any]:
+    """llama.cpp's `timings`: where the answer's time went, in milliseconds.
+
+    `prompt_n` tokens were computed, `cache_n` came from the prefix cache. Of several sequences the
+    tokens are added up, the times are those of the slowest.
+    """
+    timings = max(finishes, key=total_time).timings
+    num_computed_tokens = num_prompt_tokens - num_cached_tokens
+    num_predicted_tokens = sum(finish.num_tokens for finish in finishes)
+    return {
+        "queue_ms": 1000 * timings.queue_time,
+        "cache_n": num_cached_tokens,
+        **_pace("prompt", num_computed_tokens, timings.prefill_time),
+        **_pace("predicted", num_predicted_tokens, timings.decode_time),
+    }
+
+
+def _pace(name: str, num_tokens: int, seconds: float) -> dict[str, Any]:
+    return {
+        f"{name}_n": num_tokens,
+        f"{name}_ms": 1000 * seconds,
+        f"{name}_per_token_ms": 1000 * seconds / num_tokens if num_tokens else None,
+        f"{name}_per_second": num_tokens / seconds if seconds else None,
+    }
 
 
 class Usage:
@@ -44,11 +68,15 @@ class Usage:
     def __init__(self) -> None:
         self._prompt_tokens: dict[int, int] = {}
         self._cached_tokens: dict[int, int] = {}
-        self._completion_tokens = 0
+        self._finishes: list[Finish] = []
 
     @property
     def prompt_tokens(self) -> int:
         return sum(self._prompt_tokens.values())
+
+    @property
+    def cached_tokens(self) -> int:
+        return sum(self._cached_tokens.values())
 
     def add_prompt(self, prompt: int, num_tokens: int) -> None:
         """`prompt` is its place in the request."""
@@ -57,16 +85,26 @@ class Usage:
     def add_finish(self, prompt: int, finish: Finish) -> None:
         """Count a finished sequence of a prompt; the first to finish tells what was cached."""
         self._cached_tokens.setdefault(prompt, finish.timings.num_cached_tokens)
-        self._completion_tokens += finish.num_tokens
+        self._finishes.append(finish)
 
     def to_json(self) -> dict[str, Any]:
         """OpenAI's `usage`."""
+        completion_tokens = sum(finish.num_tokens for finish in self._finishes)
         return {
             "prompt_tokens": self.prompt_tokens,
-            "completion_tokens": self._completion_tokens,
-            "total_tokens": self.prompt_tokens + self._completion_tokens,
-            "prompt_tokens_details": {"cached_tokens": sum(self._cached_tokens.values())},
+            "completion_tokens": completion_tokens,
+            "total_tokens": self.prompt_tokens + completion_tokens,
+            "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
         }
+
+    def timings(self) -> dict[str, Any]:
+        """Of the whole answer."""
+        return timings_object(self.prompt_tokens, self.cached_tokens, self._finishes)
+
+    def timings_of(self, prompt: int, finish: Finish) -> dict[str, Any]:
+        """Of one sequence of a prompt."""
+        num_cached_tokens = finish.timings.num_cached_tokens
+        return timings_object(self._prompt_tokens[prompt], num_cached_tokens, [finish])
 
 
 def usage_of(finished: Iterable[tuple[int, int, Finish]]) -> Usage:
@@ -81,14 +119,21 @@ def usage_of(finished: Iterable[tuple[int, int, Finish]]) -> Usage:
 class ChunkEncoder:
     """What chat and completion streams have in common."""
 
-    def __init__(self, chunk_head: dict[str, Any], *, with_usage: bool) -> None:
+    def __init__(
+        self, chunk_head: dict[str, Any], conventions: Conventions, *, with_usage: bool
+    ) -> None:
         self.usage = Usage()
+        self.conventions = conventions
         self._head = chunk_head
         self._with_usage = with_usage
 
-    def chunk(self, choice: dict[str, Any]) -> bytes:
-        """The event for one choice."""
-        return frame(orjson.dumps({**self._head, "choices": [choice], "usage": None}))
+    def chunk(self, choice: dict[str, Any], prompt: int, finish: Finish | None) -> bytes:
+        """The event for one choice, a sequence of `prompt`; the last one has its timings."""
+        chunk = {**self._head, "choices": [choice], "usage": None}
+        if finish is not None:
+            self.usage.add_finish(prompt, finish)
+            chunk["timings"] = self.usage.timings_of(prompt, finish)
+        return frame(orjson.dumps(chunk))
 
     def end(self) -> bytes:
         """The usage, if it was asked for, and the end mark."""

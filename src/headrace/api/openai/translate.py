@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 from headrace.api.errors import DialectError
+from headrace.api.openai.conventions import conventions_of
 from headrace.api.openai.schemas import (
     UNSUPPORTED,
     UNSUPPORTED_IN_CHAT,
@@ -63,7 +64,13 @@ def _request(
     if body.stream_options is not None and not stream:
         raise ValidationError("`stream_options` is only allowed when `stream` is true")
     request = to_generation_request(
-        prompt, parameters, service.limits, stream=stream, n=n, **dialect
+        prompt,
+        parameters,
+        service.limits,
+        stream=stream,
+        n=n,
+        keep_stop_text=conventions_of(service.settings).keeps_stop_text,
+        **dialect,
     )
     return replace(request, temperature=0.0) if body.temperature == 0 else request
 
@@ -140,6 +147,16 @@ def _check_prompts(prompts: list[str | list[int]], service: Service) -> None:
         )
 
 
+def _check_best_of(best_of: int, n: int, body: CompletionRequest, service: Service) -> None:
+    check_count("best_of", best_of, service.limits.max_best_of)
+    if best_of < n:
+        raise ValidationError(f"`best_of` must be >= `n`. Given: {best_of} and {n}")
+    if best_of > n and body.stream:
+        raise ValidationError("`best_of` > `n` is not supported when streaming tokens")
+    if best_of > n and body.temperature == 0:
+        raise ValidationError("you must use sampling when `best_of` is > `n`")
+
+
 def translate_completion(service: Service, body: CompletionRequest) -> list[GenerationRequest]:
     """One request per prompt. Raises ValidationError."""
     reject_unsupported(body, UNSUPPORTED)
@@ -151,20 +168,24 @@ def translate_completion(service: Service, body: CompletionRequest) -> list[Gene
     prompts = _prompts_of(body)
     _check_prompts(prompts, service)
     n = _sequence_count(body, service)
-    if body.best_of not in (None, n):
-        raise ValidationError(f"`best_of` must be equal to `n`. Given: {body.best_of} and {n}")
-    parameters = _parameters(body, body.max_tokens, body.logprobs)
-    return [
+    best_of = n if body.best_of is None else body.best_of
+    _check_best_of(best_of, n, body, service)
+    # An echo of nothing but the prompt, with its log-probabilities, is how texts are scored.
+    scores_only = bool(body.echo) and body.max_tokens == 0
+    parameters = _parameters(body, None if scores_only else body.max_tokens, body.logprobs)
+    requests = [
         _request(
             body,
             prompt,
             parameters,
             service,
-            n=n,
-            num_top_logprobs=body.logprobs,
+            n=best_of,
+            # The best are found by their log-probabilities.
+            num_top_logprobs=0 if body.logprobs is None and best_of > n else body.logprobs,
             # Token ids are echoed by the text that comes with their log-probabilities.
             prompt_logprobs=bool(body.echo)
             and (body.logprobs is not None or not isinstance(prompt, str)),
         )
         for prompt in prompts
     ]
+    return [replace(each, max_new_tokens=0) for each in requests] if scores_only else requests

@@ -23,7 +23,10 @@ def _wants_details(parameters: GenerateParameters) -> bool:
     return parameters.details or parameters.decoder_input_details
 
 
-def _translate(service: Service, body: GenerateRequest, *, stream: bool) -> GenerationRequest:
+def generation_request(
+    service: Service, body: GenerateRequest, *, stream: bool
+) -> GenerationRequest:
+    """The body in the front end's terms. Raises ValidationError."""
     parameters = body.parameters
     best_of = parameters.best_of or 1
     wants_logprobs = stream or best_of > 1 or _wants_details(parameters)
@@ -52,9 +55,9 @@ def _answer(body: GenerateRequest, generations: list[Generation]) -> dict[str, A
 
 
 async def _generate(service: Service, body: GenerateRequest) -> tuple[Any, dict[str, str]]:
-    generations = await service.generate([_translate(service, body, stream=False)])
+    generations = await service.generate([generation_request(service, body, stream=False)])
     headers = generation_headers(
-        service.frontend.info.device,
+        service.compute_type,
         len(body.inputs),
         generations,
         generations[0].prompt.num_tokens,
@@ -70,9 +73,9 @@ async def generate(service: Service, body: GenerateRequest) -> Response:
 
 async def generate_stream(service: Service, body: GenerateRequest) -> EventStream:
     """One event per token, no `[DONE]`."""
-    deltas = service.stream([_translate(service, body, stream=True)])
+    deltas = service.stream([generation_request(service, body, stream=True)])
     encoder = TokenEncoder(details=body.parameters.details, full_text_of=_full_text_of(body))
-    headers = stream_headers(service.frontend.info.device, len(body.inputs))
+    headers = stream_headers(service.compute_type, len(body.inputs))
     return EventStream(deltas, encoder, headers)
 
 

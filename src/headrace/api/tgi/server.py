@@ -32,7 +32,7 @@ async def info(service: Service) -> Response:
         "router": "text-generation-router",
         "version": __version__,
         "sha": None,
-        "docker_label": None,
+        "docker_label": settings.docker_label,
     }
     return Response(orjson.dumps(answer), media_type="application/json")
 

@@ -1,0 +1,77 @@
+"""`--tgi-compat`: TGI's choices on OpenAI's routes, by its own published snapshots and code."""
+
+from collections.abc import AsyncIterator
+
+import httpx
+import orjson
+import pytest
+from conftest import AppOf, client_of
+from fake_frontend import FakeFrontend
+
+from headrace.errors import GenerationError
+from headrace.types import FinishReason
+
+MESSAGES = [{"role": "user", "content": "hi"}]
+CHAT = "/v1/chat/completions"
+
+
+@pytest.fixture
+async def tgi(app_of: AppOf) -> AsyncIterator[httpx.AsyncClient]:
+    async with client_of(app_of(tgi_compat=True)) as client:
+        yield client
+
+
+@pytest.mark.parametrize(
+    ("reason", "chat_name", "completion_name"),
+    [
+        (FinishReason.EOS_TOKEN, "stop", "eos_token"),
+        (FinishReason.LENGTH, "length", "length"),
+        (FinishReason.STOP_SEQUENCE, "stop_sequence", "stop_sequence"),
+    ],
+)
+async def test_finish_reasons_and_ids(
+    tgi: httpx.AsyncClient,
+    frontend: FakeFrontend,
+    reason: FinishReason,
+    chat_name: str,
+    completion_name: str,
+) -> None:
+    frontend.reason = reason
+    chat = (await tgi.post(CHAT, json={"messages": MESSAGES})).json()
+    completion = (await tgi.post("/v1/completions", json={"prompt": "x"})).json()
+    assert (chat["id"], completion["id"]) == ("", "")
+    assert chat["choices"][0]["finish_reason"] == chat_name
+    assert completion["choices"][0]["finish_reason"] == completion_name
+
+
+async def test_stop_text_is_kept(tgi: httpx.AsyncClient, frontend: FakeFrontend) -> None:
+    await tgi.post(CHAT, json={"messages": MESSAGES, "stop": ["x"]})
+    assert frontend.requests[0].keep_stop_text
+
+
+async def test_every_delta_names_the_role(tgi: httpx.AsyncClient) -> None:
+    response = await tgi.post(CHAT, json={"messages": MESSAGES, "stream": True})
+    *chunks, done = response.text.removesuffix("\n\n").split("\n\n")
+    deltas = [orjson.loads(c.removeprefix("data: "))["choices"][0]["delta"] for c in chunks]
+    assert deltas == [{"role": "assistant", "content": w} for w in ("Hello", " big", " world")]
+    assert done == "data: [DONE]"
+
+
+async def test_completion_chunks_have_empty_finish_reasons(tgi: httpx.AsyncClient) -> None:
+    response = await tgi.post("/v1/completions", json={"prompt": "x", "stream": True})
+    *chunks, _ = response.text.removesuffix("\n\n").split("\n\n")
+    choices = [orjson.loads(chunk.removeprefix("data: "))["choices"][0] for chunk in chunks]
+    assert [choice["finish_reason"] for choice in choices] == ["", "", "eos_token"]
+
+
+async def test_errors(tgi: httpx.AsyncClient, frontend: FakeFrontend) -> None:
+    frontend.error = GenerationError("x")
+    response = await tgi.post(CHAT, json={"messages": MESSAGES})
+    assert response.status_code == 424
+    assert response.json() == {
+        "error": "Request failed during generation: Server error: x",
+        "error_type": "generation",
+    }
+    refused = await tgi.post(CHAT, json={"messages": 1})
+    assert refused.status_code == 422
+    assert refused.headers["content-type"].startswith("text/plain")
