@@ -13,11 +13,14 @@ from pathlib import Path
 from headrace.checkpoint.checkpoint import open_checkpoint
 from headrace.engine.channel import Channel
 from headrace.engine.core import EngineCore
+from headrace.engine.grammar import GrammarCompiler
+from headrace.engine.grammar_jobs import GrammarJobs
 from headrace.engine.scheduler import Scheduler
 from headrace.errors import StartupError
 from headrace.observability import logging
 from headrace.runner.build import build_executor
 from headrace.serve.launch import EngineOrder
+from headrace.text.tokenizer import load_tokenizer
 from headrace.types import Command, EngineFailure, LoadProgress
 
 
@@ -48,7 +51,8 @@ def run(connection: socket.socket) -> int:
         prefix_caching=settings.prefix_caching,
     )
     channel.send(info)
-    EngineCore(scheduler, executor, channel).run()
+    grammars = GrammarJobs(GrammarCompiler(lambda: load_tokenizer(checkpoint), info.vocab_size))
+    EngineCore(scheduler, executor, channel, grammars).run()
     return 0
 
 

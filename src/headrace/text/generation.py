@@ -47,6 +47,7 @@ class GenerationRequest:
     """None: no log-probabilities; 0: of chosen tokens; n: also of the n likeliest."""
     prompt_logprobs: bool = False
     grammar: Grammar | None = None
+    """End-of-sequence ends the text where the grammar allows it, whatever `ignore_eos` says."""
     cache_salt: str = ""
     priority: int = 0
 

@@ -8,7 +8,7 @@ import time
 
 import msgspec
 
-from headrace.errors import GenerationError
+from headrace.errors import GenerationError, ValidationError
 from headrace.text.generation import Finish, GenerationRequest, PromptInfo, TextDelta, TokenText
 from headrace.text.stop import StopMatcher
 from headrace.text.tokenizer import Tokenizer
@@ -42,9 +42,10 @@ class SequenceText:
 
     def update(self, event: TokenEvent) -> TextDelta:
         """What the event adds. The delta has `finish` when the sequence is over, be it by the
-        engine's word or because a stop string was found. Raises GenerationError."""
+        engine's word or because a stop string was found. Raises GenerationError, or
+        ValidationError when the engine found the request to be at fault."""
         if event.error is not None:
-            raise GenerationError(event.error)
+            raise (ValidationError if event.is_invalid else GenerationError)(event.error)
         prompt = None if self._num_tokens else self._begin(event)
         tokens, text = self._take(event)
         self._num_tokens += len(tokens)
