@@ -223,7 +223,10 @@ async def test_without_a_limit_the_context_is_filled(make: Any) -> None:
         ({"prompt": [49152]}, "`inputs` must have token ids >= 0 and < 49152. Given: 49152"),
         ({"logit_bias": {-1: 1.0}}, "`logit_bias` must have token ids >= 0 and < 49152. Given: -1"),
         ({"stop": ("",)}, "`stop` must not contain empty strings"),
-        ({"grammar": Grammar(kind="json", source="{}")}, "grammar is not supported"),
+        (
+            {"grammar": Grammar(kind="json", source="{}"), "min_new_tokens": 1},
+            "`min_new_tokens` must not be set when `grammar` is",
+        ),
     ],
 )
 async def test_refusals(make: Any, fields: dict[str, Any], message: str) -> None:

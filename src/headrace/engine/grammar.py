@@ -23,12 +23,15 @@ MAX_CACHED_GRAMMARS: Final = 32
 LIMITS: Final = LLParserLimits(
     initial_lexer_fuel=1_000_000,  # about a third of a second
     step_lexer_fuel=50_000,  # a few milliseconds
-    step_max_items=20_000,
+    step_max_items=5_000,  # about ten milliseconds; a schema of 200 properties needs a fifth
     max_items_in_row=2_000,
     max_lexer_states=20_000,  # some 1.5 kB each
     max_grammar_size=100_000,  # symbols
     verbose_errors=False,
 )
+MAX_FORCED_CHARACTERS: Final = 256
+"""Where a grammar leaves no choice, tokens are those of the forced text, of which no more than this
+is looked at. The mask needs just the first of them."""
 WHITESPACE: Final = r"(\r?\n[ \t]{0,64}| )?"
 """Between the parts of a JSON text: a line break with indentation, a space, or nothing. Unbounded
 whitespace is where small models get lost until their tokens run out."""
@@ -71,13 +74,14 @@ class _Tokens:
     bos_token_id = None
 
     def __init__(self, vocabulary: Vocabulary, vocab_size: int) -> None:
-        self.tokens = vocabulary.token_bytes()[:vocab_size]
+        tokens = vocabulary.token_bytes()[:vocab_size]
+        self.tokens = tokens + [b""] * (vocab_size - len(tokens))
         self.special_token_ids = [i for i in vocabulary.special_ids if i < vocab_size]
         self.eos_token_id = vocabulary.eos_token_ids[0]
         self._encode = vocabulary.encode
 
     def __call__(self, text: str) -> list[int]:
-        return self._encode(text, False).ids
+        return self._encode(text[:MAX_FORCED_CHARACTERS], False).ids
 
 
 class GrammarCompiler:
@@ -116,7 +120,6 @@ class GrammarCompiler:
                 vocabulary = self._load_vocabulary()
                 self._tokenizer = LLTokenizer(
                     _Tokens(vocabulary, self._vocab_size),  # type: ignore[arg-type]
-                    n_vocab=self._vocab_size,
                     eos_token=list(vocabulary.eos_token_ids),
                 )
             return self._tokenizer
