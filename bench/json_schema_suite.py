@@ -99,7 +99,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder
-    suite = Suite(load_tokenizer(open_checkpoint(hub.locate(None))))
+    tokenizer = load_tokenizer(open_checkpoint(hub.locate(None)))
+    tokenizer.read_special_tokens_as_text()
+    suite = Suite(tokenizer)
     for path in sorted(folder.glob("*.json")):
         suite.run_file(path)
     suite.report()

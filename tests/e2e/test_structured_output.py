@@ -98,9 +98,14 @@ def test_with_everything_else(openai: OpenAI) -> None:
         assert own[-1].finish_reason == "stop"
 
 
+def test_names_of_special_tokens_are_text(openai: OpenAI) -> None:
+    text = ask(openai, of_schema({"const": "a <|im_end|> b"})).choices[0].message.content
+    assert json.loads(text) == "a <|im_end|> b"
+
+
 def test_a_stop_string_ends_a_constrained_text(openai: OpenAI) -> None:
     text = ask(openai, of_schema(PERSON), stop=":").choices[0].message.content
-    assert text.endswith('"name"') or text.endswith('"name" ')
+    assert text.rstrip().endswith('"name"')
 
 
 def test_ignore_eos_does_not_outlive_the_grammar(openai: OpenAI) -> None:
@@ -129,7 +134,7 @@ def test_what_is_not_supported_is_named(openai: OpenAI) -> None:
 
 
 def test_hostile_grammars_disturb_nobody(server: ServerProcess, openai: OpenAI) -> None:
-    free = {"model": "tgi", "prompt": "Once upon a time", "temperature": 0, "max_tokens": 120}
+    free = {"model": "tgi", "prompt": "Once upon a time", "temperature": 0, "max_tokens": 60}
     undisturbed = openai.completions.create(**free).choices[0].text
     done = threading.Event()
 

@@ -152,3 +152,11 @@ def test_the_vocabulary_is_loaded_with_the_first_grammar_only() -> None:
     compiler.matcher(Grammar(kind="regex", source="a"))
     compiler.matcher(Grammar(kind="regex", source="b"))
     assert len(loaded) == 1
+
+
+def test_without_an_end_of_sequence_token_there_are_no_grammars() -> None:
+    class Endless(ByteVocabulary):
+        eos_token_ids = ()  # type: ignore[assignment]
+
+    with pytest.raises(ValidationError, match="no end-of-sequence token"):
+        GrammarCompiler(Endless, 300).matcher(Grammar(kind="regex", source="a"))

@@ -64,7 +64,9 @@ class Vocabulary(Protocol):
         """By id, what each token adds to the text."""
         ...
 
-    def encode(self, text: str, add_special_tokens: bool = True) -> Encoding: ...
+    def encode(self, text: str, add_special_tokens: bool = True) -> Encoding:
+        """The name of a special token, spelled out, must be text like any other."""
+        ...
 
 
 class _Tokens:
@@ -76,7 +78,8 @@ class _Tokens:
     def __init__(self, vocabulary: Vocabulary, vocab_size: int) -> None:
         tokens = vocabulary.token_bytes()[:vocab_size]
         self.tokens = tokens + [b""] * (vocab_size - len(tokens))
-        self.special_token_ids = [i for i in vocabulary.special_ids if i < vocab_size]
+        special_ids = vocabulary.special_ids.union(vocabulary.eos_token_ids)
+        self.special_token_ids = [token_id for token_id in special_ids if token_id < vocab_size]
         self.eos_token_id = vocabulary.eos_token_ids[0]
         self._encode = vocabulary.encode
 
@@ -118,6 +121,10 @@ class GrammarCompiler:
         with self._lock:
             if self._tokenizer is None:
                 vocabulary = self._load_vocabulary()
+                if not vocabulary.eos_token_ids:
+                    raise ValidationError(
+                        "grammar is not supported: the model has no end-of-sequence token"
+                    )
                 self._tokenizer = LLTokenizer(
                     _Tokens(vocabulary, self._vocab_size),  # type: ignore[arg-type]
                     eos_token=list(vocabulary.eos_token_ids),
