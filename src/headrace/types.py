@@ -24,7 +24,7 @@ class FinishReason(StrEnum):
 class Grammar(msgspec.Struct, frozen=True, kw_only=True):
     """A constraint on the generated text, compiled on the engine's side.
 
-    `kind` is "json" (a JSON schema as text), "regex", or "lark".
+    `kind` is "json" (a JSON schema as text), "regex", or "lark" (llguidance's dialect).
     """
 
     kind: str
@@ -151,6 +151,8 @@ class TokenEvent(msgspec.Struct, kw_only=True, array_like=True):
     """With `prompt_logprobs`: per prompt token the likeliest, none for the first."""
     timings: Timings | None = None
     """With the first token, as far as they are known then, and with the last event."""
+    is_invalid: bool = False
+    """The error is the request's own fault; for example, its grammar is not valid."""
 
 
 class EngineStats(msgspec.Struct, kw_only=True, array_like=True):
@@ -214,6 +216,9 @@ class StepPlan(msgspec.Struct, kw_only=True, array_like=True):
     num_samples: list[int]
     """Trailing positions of each row to sample from: 0 while the prompt is incomplete, 1 for a
     plain step, 1 + drafts when drafts are verified."""
+    masks: dict[int, bytes] = {}
+    """By index into `rows`, for rows with a grammar: which tokens are allowed at each sampled
+    position, one after another. Token t is bit t % 32 of the little-endian 32-bit word t // 32."""
 
 
 class RowOutput(msgspec.Struct, kw_only=True, array_like=True):

@@ -334,11 +334,9 @@ async def test_error_within_a_stream(
 
 
 REFUSED_IN_CHAT: list[dict[str, Any]] = [
-    {"response_format": {"type": "json_object"}},
     {"tools": [{"type": "function", "function": {"name": "f"}}]},
     {"tool_choice": "required"},
     {"functions": [{"name": "f"}]},
-    {"grammar": {"type": "regex", "value": "a"}},
     {"adapter_id": "a"},
     {"modalities": ["audio"]},
     {"chat_template_kwargs": {"enable_thinking": True}},

@@ -13,6 +13,7 @@ from headrace.engine.core import EngineCore
 from headrace.engine.fake import FakeExecutor
 from headrace.engine.scheduler import Scheduler
 from headrace.types import Command, EngineFailure, EngineInfo, LoadProgress
+from tests.engine.vocabulary import grammar_jobs
 
 NUM_BLOCKS, BLOCK_SIZE, BUDGET, MAX_NUM_SEQS, VOCAB_SIZE = 64, 4, 32, 8, 1000
 
@@ -48,7 +49,7 @@ def main() -> None:
             kernels="none",
         )
     )
-    EngineCore(scheduler, executor, channel).run()
+    EngineCore(scheduler, executor, channel, grammar_jobs(VOCAB_SIZE)).run()
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from headrace.engine.fake import FakeExecutor
 from headrace.engine.scheduler import Scheduler
 from headrace.types import Abort, Command, Report, StepEvents
 from tests.engine.oracle import expected, make_add
+from tests.engine.vocabulary import grammar_jobs
 
 
 class Client:
@@ -34,7 +35,8 @@ def core() -> Iterator[tuple[EngineCore, Client]]:
             num_blocks=16, block_size=4, max_batch_prefill_tokens=16, max_num_seqs=4
         )
         executor = FakeExecutor(num_blocks=16, block_size=4, lethal=666)
-        yield EngineCore(scheduler, executor, Channel[Command](theirs, Command)), Client(ours)
+        channel = Channel[Command](theirs, Command)
+        yield EngineCore(scheduler, executor, channel, grammar_jobs(1000)), Client(ours)
 
 
 def test_runs_requests_and_ends_with_the_client(core: tuple[EngineCore, Client]) -> None:

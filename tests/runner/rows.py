@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from headrace.runner.masks import Masks
 from headrace.runner.sample_positions import SamplePositions
 from headrace.runner.sampler import Sampler, Samples
 from headrace.types import RowStart, SamplingParams
@@ -21,7 +22,7 @@ def row_start(
     )
 
 
-def sample(logits: Tensor, starts: list[RowStart], bitmask: Tensor | None = None) -> Samples:
+def sample(logits: Tensor, starts: list[RowStart], masks: Masks | None = None) -> Samples:
     """One step with one position per row, each behind all of the row's tokens."""
     sampler = Sampler(max(start.row for start in starts) + 1, CPU)
     for start in starts:
@@ -31,4 +32,4 @@ def sample(logits: Tensor, starts: list[RowStart], bitmask: Tensor | None = None
         np.array([start.row for start in starts]),
         np.array([len(start.token_ids) for start in starts]),
     )
-    return sampler.sample(logits.clone(), at, bitmask)
+    return sampler.sample(logits.clone(), at, masks)

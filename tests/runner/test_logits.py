@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.runner.logits import allow_, leading
+from headrace.runner.masks import Masks
 
 
 @settings(max_examples=100, deadline=None)
@@ -23,11 +24,12 @@ def test_leading_never_sorts_whole_rows_for_forbidden_tokens() -> None:
     assert (top[0, 2:] == -torch.inf).all()
 
 
-def test_bitmask_allows_set_bits_only() -> None:
+def test_masks_allow_set_bits_only() -> None:
     allowed = np.zeros((2, 96), dtype=bool)
     allowed[0, [0, 31, 32, 69]] = True
     allowed[1, [63]] = True
     packed = np.packbits(allowed, axis=1, bitorder="little").view(np.int32)
-    logits = torch.zeros(2, 70)
-    allow_(logits, torch.from_numpy(packed))
-    assert (logits.isfinite().numpy() == allowed[:, :70]).all()
+    logits = torch.zeros(3, 70)
+    allow_(logits, Masks(torch.tensor([0, 2]), torch.from_numpy(packed)))
+    assert (logits[[0, 2]].isfinite().numpy() == allowed[:, :70]).all()
+    assert logits[1].isfinite().all()

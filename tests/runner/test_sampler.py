@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import MinNewTokensLengthLogitsProcessor, RepetitionPenaltyLogitsProcessor
 
 from headrace.runner.choice import best
+from headrace.runner.masks import Masks
 from headrace.runner.sample_positions import SamplePositions
 from headrace.runner.sampler import Sampler
 from headrace.types import RowOutput, RowStart, SamplingParams
@@ -253,14 +254,14 @@ def test_a_row_without_finite_logits_fails_alone(fields: dict[str, float]) -> No
 
 
 @pytest.mark.parametrize("fields", [{"temperature": 0}, {}, {"top_p": 0.9}, {"typical_p": 0.5}])
-def test_a_bitmask_leaves_allowed_tokens_only(fields: dict[str, float]) -> None:
+def test_a_mask_leaves_allowed_tokens_only(fields: dict[str, float]) -> None:
     params = SamplingParams(max_tokens=1, **fields)
-    bitmask = torch.zeros(2, -(-VOCAB_SIZE // 32), dtype=torch.int32)
-    bitmask[0] = -1
-    bitmask[1, 2] = 1 << 5
+    bits = torch.zeros(1, -(-VOCAB_SIZE // 32), dtype=torch.int32)
+    bits[0, 2] = 1 << 5
     logits = random_logits(2)
     free = sample(logits, [row_start(r, params) for r in range(2)])
-    masked = sample(logits, [row_start(r, params) for r in range(2)], bitmask)
+    masks = Masks(torch.tensor([1]), bits)
+    masked = sample(logits, [row_start(r, params) for r in range(2)], masks)
     assert masked.token_ids.tolist() == [free.token_ids[0], 69]
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 from typing import Any
 
@@ -18,7 +18,7 @@ from headrace.text.fake import FAKE_INFO, FakeClient, repeat
 from headrace.text.frontend import Frontend
 from headrace.text.generation import GenerationRequest, TextDelta
 from headrace.text.tokenizer import Tokenizer
-from headrace.types import FinishReason, Grammar
+from headrace.types import Add, FinishReason, Grammar, TokenEvent
 
 EOS = 2
 TEXT = "Grüße, 日本 🎉! The end. "
@@ -223,7 +223,10 @@ async def test_without_a_limit_the_context_is_filled(make: Any) -> None:
         ({"prompt": [49152]}, "`inputs` must have token ids >= 0 and < 49152. Given: 49152"),
         ({"logit_bias": {-1: 1.0}}, "`logit_bias` must have token ids >= 0 and < 49152. Given: -1"),
         ({"stop": ("",)}, "`stop` must not contain empty strings"),
-        ({"grammar": Grammar(kind="json", source="{}")}, "grammar is not supported"),
+        (
+            {"grammar": Grammar(kind="json", source="{}"), "min_new_tokens": 1},
+            "`min_new_tokens` must not be set when `grammar` is",
+        ),
     ],
 )
 async def test_refusals(make: Any, fields: dict[str, Any], message: str) -> None:
@@ -242,6 +245,24 @@ async def test_the_engines_state_is_passed_on(make: Any) -> None:
     assert (frontend.info, frontend.stats) == (client.info, client.stats)
     client.is_healthy = False
     assert not frontend.is_healthy
+
+
+async def test_a_grammar_outranks_ignore_eos(make: Any) -> None:
+    client = FakeClient()
+    grammar = Grammar(kind="regex", source="a")
+    await collect(make(client), request(ignore_eos=True, grammar=grammar))
+    assert client.adds[0].params.grammar == grammar
+    assert EOS in client.adds[0].params.stop_token_ids
+
+
+async def test_the_engine_can_find_a_request_at_fault(make: Any) -> None:
+    class Strict(FakeClient):
+        async def generate(self, add: Add) -> AsyncIterator[TokenEvent]:
+            error = "grammar is not valid: no"
+            yield TokenEvent(request_id=0, token_ids=[], error=error, is_invalid=True)
+
+    with pytest.raises(ValidationError, match="^grammar is not valid: no$"):
+        await collect(make(Strict()), request())
 
 
 async def test_errors_of_the_engine(make: Any) -> None:

@@ -81,6 +81,22 @@ def test_missing_and_broken_files_are_named(tmp_path: Path) -> None:
         load_tokenizer(checkpoint)
 
 
+def test_token_bytes_add_up_to_the_text(embedded_tokenizer: Tokenizer, corpus: list[str]) -> None:
+    table = embedded_tokenizer.token_bytes()
+    assert len(table) == embedded_tokenizer.vocab_size
+    for text in corpus:
+        ids = embedded_tokenizer.encode(text).ids
+        assert b"".join(table[token_id] for token_id in ids).decode() == text
+
+
+def test_special_tokens_can_be_plain_text(embedded_checkpoint: Checkpoint) -> None:
+    tokenizer = load_tokenizer(embedded_checkpoint)
+    tokenizer.read_special_tokens_as_text()
+    ids = tokenizer.encode("a<|im_end|>b", add_special_tokens=False).ids
+    assert not tokenizer.special_ids.intersection(ids)
+    assert "".join(map(tokenizer.text_of, ids)) == "a<|im_end|>b"
+
+
 def test_embedded_tokenizer_builds_fast(embedded_checkpoint: Checkpoint) -> None:
     started = time.perf_counter()
     load_tokenizer(embedded_checkpoint)

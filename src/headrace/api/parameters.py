@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from headrace.api.grammar import OutputFormat, to_grammar
 from headrace.api.schema import (
     Body,
     Float32,
@@ -49,7 +50,7 @@ class GenerateParameters(Body):
     decoder_input_details: bool = False
     seed: Unsigned64 | None = None
     top_n_tokens: Unsigned32 | None = None
-    grammar: Any = None
+    grammar: OutputFormat | None = None
     adapter_id: Any = None
 
     @property
@@ -61,7 +62,6 @@ class GenerateParameters(Body):
 
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "watermark": (False,),
-    "grammar": (None,),
     "adapter_id": (None,),
 }
 
@@ -74,6 +74,7 @@ class Limits:
     max_stop_sequences: int
     max_top_n_tokens: int
     max_input_tokens: int
+    allows_grammar: bool = True
 
 
 @dataclass(frozen=True)
@@ -188,6 +189,8 @@ def check(
         )
     _check_extensions(parameters)
     _check_inputs(inputs, parameters.truncate, limits)
+    if parameters.grammar is not None and not limits.allows_grammar:
+        raise ValidationError("grammar is not supported")
 
 
 def _temperature(parameters: GenerateParameters) -> float:
@@ -230,6 +233,7 @@ def to_generation_request(
         stop=tuple(parameters.stop),
         stop_token_ids=tuple(parameters.stop_token_ids or ()),
         ignore_eos=parameters.ignore_eos,
+        grammar=to_grammar(parameters.grammar),
         **{name: value for name, value in given.items() if value is not None},
         **dialect,
     )

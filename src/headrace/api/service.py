@@ -88,6 +88,7 @@ class Service:
             max_stop_sequences=settings.max_stop_sequences,
             max_top_n_tokens=settings.max_top_n_tokens,
             max_input_tokens=self.max_input_tokens,
+            allows_grammar=not settings.disable_grammar_support,
         )
 
     async def stream(

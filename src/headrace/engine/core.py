@@ -7,17 +7,29 @@ import gc
 import time
 
 from headrace.engine.channel import Channel
+from headrace.engine.grammar_jobs import GrammarJobs
 from headrace.engine.scheduler import Scheduler
-from headrace.types import Add, Command, Executor, StepEvents, TokenEvent
+from headrace.types import Abort, Command, Executor, StepEvents, TokenEvent
 
 
 class EngineCore:
     """Owns the scheduler and drives one executor until the client goes away."""
 
-    def __init__(self, scheduler: Scheduler, executor: Executor, channel: Channel[Command]) -> None:
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        executor: Executor,
+        channel: Channel[Command],
+        grammars: GrammarJobs,
+    ) -> None:
         self.scheduler = scheduler
         self.executor = executor
         self.channel = channel
+        self.grammars = grammars
+
+    @property
+    def has_work(self) -> bool:
+        return self.scheduler.has_work or self.grammars.num_compiling > 0
 
     def run(self) -> None:
         """Serve until the client closes the channel.
@@ -29,32 +41,50 @@ class EngineCore:
         # What lives now lives for ever; without this each full collection walks it again.
         gc.collect()
         gc.freeze()
-        while (commands := self.channel.receive(wait=not self.scheduler.has_work)) is not None:
-            refusals = self.obey(commands)
+        while (commands := self.channel.receive(wait=not self.has_work)) is not None:
+            refusals = self.obey(commands) + self.admit()
             if self.scheduler.has_work:
                 self.step(refusals)
             else:
                 self.emit(refusals)
+                self.grammars.idle()
 
     def obey(self, commands: list[Command]) -> list[TokenEvent]:
         """Carry out commands in order; return the events of requests that are refused."""
         refusals = []
         for command in commands:
-            if isinstance(command, Add):
-                if refusal := self.scheduler.add(command):
-                    refusals.append(refusal)
-            else:
+            if isinstance(command, Abort):
                 for request_id in command.request_ids:
+                    self.grammars.discard(request_id)
                     self.scheduler.abort(request_id)
+            elif command.params.grammar is not None:
+                self.grammars.start(command)
+            elif refusal := self.scheduler.add(command):
+                refusals.append(refusal)
         return refusals
+
+    def admit(self) -> list[TokenEvent]:
+        """Queue the requests whose grammars are compiled by now, and end those whose grammars
+        failed; return the events of requests that are refused."""
+        compiled, failed = self.grammars.collect()
+        refusals = [self.scheduler.add(add, constraint) for add, constraint in compiled]
+        for request_id, error in failed.items():
+            self.scheduler.abort(request_id)
+            refusals.append(
+                TokenEvent(request_id=request_id, token_ids=[], error=error, is_invalid=True)
+            )
+        return [refusal for refusal in refusals if refusal is not None]
 
     def step(self, refusals: list[TokenEvent]) -> None:
         begin = time.monotonic()
+        self.grammars.settle()
         plan = self.scheduler.schedule()
         execute_begin = time.monotonic()
         output = self.executor.execute(plan)
         execute_end = time.monotonic()
         events = self.scheduler.update(plan, output)
+        if not plan.rows:
+            self.grammars.idle()
         self.emit(refusals + events, time.monotonic() - begin, execute_end - execute_begin)
 
     def emit(
@@ -62,6 +92,7 @@ class EngineCore:
     ) -> None:
         """Send one message for the whole step, even if no token came of it: it is a heartbeat."""
         stats = self.scheduler.stats()
+        stats.num_waiting += self.grammars.num_compiling
         stats.step_duration = step_duration
         stats.execute_duration = execute_duration
         self.channel.send(StepEvents(events=events, stats=stats))

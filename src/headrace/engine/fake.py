@@ -18,10 +18,16 @@ def key_value(before: int, token_id: int) -> int:
     return crc32(token_id.to_bytes(8, "little"), before)
 
 
-def sample(context: "array[int]", params: SamplingParams, vocab_size: int) -> int:
+def sample(
+    context: "array[int]", params: SamplingParams, vocab_size: int, mask: bytes | None = None
+) -> int:
     """Next token after a context of `key_value`s; the seed counts unless greedy."""
     seed = params.seed & 0xFFFFFFFF if params.temperature > 0 else 0
-    return crc32(context.tobytes(), seed) % vocab_size
+    number = crc32(context.tobytes(), seed)
+    if mask is None:
+        return number % vocab_size
+    allowed = [token for token in range(vocab_size) if mask[token // 8] >> token % 8 & 1]
+    return allowed[number % len(allowed)]
 
 
 def logprob(key_value: int, token_id: int) -> float:
@@ -43,6 +49,7 @@ class _Row:
         self.num_prompt_tokens = start.num_prompt_tokens
         self.token_ids = start.token_ids
         self.block_table: list[int] = []
+        self.mask: bytes | None = None
 
 
 class FakeExecutor:
@@ -81,12 +88,13 @@ class FakeExecutor:
             self._rows[row_start.row] = _Row(row_start)
         outputs = []
         offset = 0
-        for row, start, count, blocks, num_samples in zip(
-            plan.rows, plan.starts, plan.counts, plan.new_blocks, plan.num_samples, strict=True
+        for index, (row, start, count, blocks, num_samples) in enumerate(
+            zip(plan.rows, plan.starts, plan.counts, plan.new_blocks, plan.num_samples, strict=True)
         ):
             token_ids = plan.token_ids[offset : offset + count]
             offset += count
             self._rows[row].block_table += blocks
+            self._rows[row].mask = plan.masks.get(index)
             outputs.append(self._run_row(self._rows[row], start, token_ids, num_samples))
         assert offset == len(plan.token_ids)
         self.num_computed_tokens += offset
@@ -126,7 +134,7 @@ class FakeExecutor:
     def _sample(self, row: _Row, context_len: int, output: RowOutput) -> None:
         context = array("q", [self._cache[self._slot(row, p)] for p in range(context_len)])
         assert EMPTY not in context, "read of a slot that was never written"
-        token = sample(context, row.params, self.vocab_size)
+        token = sample(context, row.params, self.vocab_size, row.mask)
         output.token_ids = [token]
         num_top = row.params.num_top_logprobs
         if num_top is not None:

@@ -3,12 +3,26 @@
 Knows nothing of other requests; the scheduler moves it between queues.
 """
 
+from typing import Protocol
+
 from headrace.engine.blocks import chain_digest, root_digest
 from headrace.types import Add, FinishReason, RowStart, Timings
 
 NO_ROW = -1
 
 TopLogprobs = list[tuple[int, float]]
+
+
+class Constraint(Protocol):
+    """What a request's grammar makes of its tokens; `engine.constraint` has the real one."""
+
+    is_ready: bool
+    mask: bytes
+    """The tokens that may come next; valid when `is_ready`."""
+
+    def accept(self, token_ids: list[int]) -> None:
+        """Begin with the mask that follows these tokens."""
+        ...
 
 
 class Request:
@@ -18,6 +32,7 @@ class Request:
         "arrival_time",
         "block_ids",
         "block_size",
+        "constraint",
         "digests",
         "finish_reason",
         "first_token_time",
@@ -41,10 +56,18 @@ class Request:
         "token_ids",
     )
 
-    def __init__(self, add: Add, arrival: int, now: float, block_size: int) -> None:
+    def __init__(
+        self,
+        add: Add,
+        arrival: int,
+        now: float,
+        block_size: int,
+        constraint: Constraint | None = None,
+    ) -> None:
         self.request_id = add.request_id
         self.params = add.params
         self.order = (add.priority, arrival)
+        self.constraint = constraint
         self.queue: list[Request] = []
         """The scheduler's queue that holds this request."""
 
@@ -100,6 +123,11 @@ class Request:
                 self.finish_reason = FinishReason.LENGTH
                 return taken
         return len(token_ids)
+
+    @property
+    def is_ready(self) -> bool:
+        """False while the mask for its next token is being computed."""
+        return self.constraint is None or self.constraint.is_ready
 
     def row_start(self) -> RowStart:
         return RowStart(

@@ -10,6 +10,8 @@ request is in one of three queues, all kept in (priority, arrival) order:
     prefilling   lacks several tokens: a prompt, or all tokens again after preemption or a crash
     decoding     lacks exactly the token sampled last
 
+A request with a grammar sits out while the mask for its next token is not ready.
+
 Progress: blocks are taken only when a step needs them. When they run out, the last running request
 that is not part of the step yet gives its blocks back and waits at the head of its priority. The
 first in order is never asked to, so it always goes on; and nobody is admitted whose known tokens
@@ -22,7 +24,7 @@ from operator import attrgetter
 
 from headrace.engine.blocks import BlockPool
 from headrace.engine.prefix_cache import PrefixCache
-from headrace.engine.request import NO_ROW, Request
+from headrace.engine.request import NO_ROW, Constraint, Request
 from headrace.types import Add, EngineStats, RowOutput, StepOutput, StepPlan, TokenEvent
 
 _order = attrgetter("order")
@@ -69,12 +71,16 @@ class Scheduler:
     def num_running(self) -> int:
         return len(self.prefilling) + len(self.decoding)
 
-    def add(self, add: Add) -> TokenEvent | None:
-        """Queue a request, or return the error event that is all it will ever get."""
+    def add(self, add: Add, constraint: Constraint | None = None) -> TokenEvent | None:
+        """Queue a request, or return the error event that is all it will ever get.
+
+        `constraint` is that of its grammar; it has accepted `add.output_ids`.
+        """
         assert add.request_id not in self._requests, f"request id {add.request_id} is in use"
         if error := self._refusal(add):
             return TokenEvent(request_id=add.request_id, token_ids=[], error=error)
-        request = Request(add, self._num_arrivals, time.monotonic(), self.block_size)
+        now = time.monotonic()
+        request = Request(add, self._num_arrivals, now, self.block_size, constraint)
         self._num_arrivals += 1
         self._requests[request.request_id] = request
         self._enqueue(request, self.waiting)
@@ -136,16 +142,18 @@ class Scheduler:
             token_ids=[],
             new_blocks=[],
             num_samples=[],
+            masks={},
         )
         num_preemptions = self._stats.num_preemptions
         self.prefix_cache.begin_step()
         self._schedule_decodes(plan)
-        budget = self._schedule_prompts(plan, self.token_budget - len(plan.rows))
+        num_decodes = len(plan.rows)
+        budget = self._schedule_prompts(plan, self.token_budget - num_decodes)
         if self._stats.num_preemptions == num_preemptions:
             budget = self._admit(plan, budget)
         plan.ended, self._ended_rows = self._ended_rows, []
-        self._stats.num_decode_tokens = len(self.decoding)
-        self._stats.num_prefill_tokens = self.token_budget - budget - len(self.decoding)
+        self._stats.num_decode_tokens = num_decodes
+        self._stats.num_prefill_tokens = self.token_budget - budget - num_decodes
         return plan
 
     def _schedule_decodes(self, plan: StepPlan) -> None:
@@ -153,6 +161,8 @@ class Scheduler:
         rows, starts, token_ids = plan.rows, plan.starts, plan.token_ids
         new_blocks = plan.new_blocks
         for request in self.decoding:  # preemption shortens it at the end only
+            if not request.is_ready:
+                continue
             start = request.num_computed
             blocks: list[int] = []
             if start % block_size == 0 and start == len(request.block_ids) * block_size:
@@ -162,6 +172,8 @@ class Scheduler:
                 blocks.append(pool.allocate())
                 request.block_ids += blocks
                 request.num_sent_blocks += 1
+            if request.constraint is not None:
+                plan.masks[len(rows)] = request.constraint.mask
             rows.append(request.row)
             starts.append(start)
             token_ids.append(request.token_ids[-1])
@@ -174,13 +186,16 @@ class Scheduler:
         for request in self.prefilling:  # preemption shortens it at the end only
             if not budget:
                 break
-            budget -= self._schedule_chunk(plan, request, budget)
+            if request.is_ready:
+                budget -= self._schedule_chunk(plan, request, budget)
         return budget
 
     def _admit(self, plan: StepPlan, budget: int) -> int:
         """Let waiting requests run, strictly in order. Return what is left of the budget."""
         while budget and self.waiting and self.num_running < self.max_num_seqs:
             request = self.waiting[0]
+            if not request.is_ready:  # preempted a moment ago
+                break
             if self.prefix_cache.num_blocks_to_allocate(request) > self.pool.num_free:
                 break
             self._dequeue(request)
@@ -205,6 +220,8 @@ class Scheduler:
         self.prefix_cache.announce(request, end)
         if request.row == NO_ROW:
             self._start_row(plan, request)
+        if end == known and request.constraint is not None:
+            plan.masks[len(plan.rows)] = request.constraint.mask
         plan.rows.append(request.row)
         plan.starts.append(start)
         plan.counts.append(end - start)
@@ -276,6 +293,8 @@ class Scheduler:
             top_logprobs=result.top_logprobs,
         )
         taken = request.append(tokens)
+        if request.constraint is not None and request.finish_reason is None:
+            request.constraint.accept(tokens)
         if request.queue is not self.decoding:
             self._finish_prefill(request, event, now)
         if request.finish_reason is not None:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from headrace.attention.base import AttentionBatch
 from headrace.runner.batch import BatchBuffers
+from headrace.runner.masks import Masks, step_masks
 from headrace.runner.outputs import row_outputs
 from headrace.runner.prompt_logprobs import PromptLogprobs
 from headrace.runner.sample_positions import SamplePositions, sample_positions
@@ -54,13 +55,13 @@ class ModelExecutor:
             plan, step.query_end, hidden, self._model.logits
         )
         at = sample_positions(plan, step.rows, step.query_end)
-        outputs = row_outputs(plan, at, self._sample(hidden, at))
+        outputs = row_outputs(plan, at, self._sample(hidden, at, step_masks(plan, hidden.device)))
         self._sampler.accept(plan.rows, outputs)
         for index, scores in prompt_scores.items():
             outputs[index].prompt_logprobs = scores.logprobs
             outputs[index].prompt_top_logprobs = scores.top_logprobs
         return StepOutput(rows=outputs)
 
-    def _sample(self, hidden: Tensor, at: SamplePositions) -> Samples:
+    def _sample(self, hidden: Tensor, at: SamplePositions, masks: Masks | None) -> Samples:
         index = torch.from_numpy(at.index).to(hidden.device)
-        return self._sampler.sample(self._model.logits(hidden[index]), at)
+        return self._sampler.sample(self._model.logits(hidden[index]), at, masks)

@@ -3,15 +3,14 @@
 import torch
 from torch import Tensor
 
+from headrace.runner.masks import Masks
 
-def allow_(logits: Tensor, bitmask: Tensor) -> None:
-    """Forbid, in logits [R, V], each token whose bit is 0 in bitmask [R, ceil(V / 32)] int32.
 
-    Token t is bit t % 32 of word t // 32, as grammar libraries pack it.
-    """
-    bits = bitmask[:, :, None] >> torch.arange(32, dtype=torch.int32, device=bitmask.device) & 1
-    allowed = bits.flatten(1)[:, : logits.shape[1]].to(torch.bool)
-    logits.masked_fill_(~allowed, -torch.inf)
+def allow_(logits: Tensor, masks: Masks) -> None:
+    """Forbid what the masks exclude, in logits [R, V]."""
+    shifts = torch.arange(32, dtype=torch.int32, device=logits.device)
+    bits = (masks.bits[:, :, None] >> shifts & 1).flatten(1)[:, : logits.shape[1]]
+    logits[masks.index] = logits[masks.index].masked_fill_(bits == 0, -torch.inf)
 
 
 def leading(values: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,7 @@ from headrace.runner.bias import LogitBias
 from headrace.runner.choice import best, choose_from_all, choose_from_truncated
 from headrace.runner.logits import allow_
 from headrace.runner.logprobs import SampledLogprobs, TopLogprobs
+from headrace.runner.masks import Masks
 from headrace.runner.parameters import RECORD, RowParameters, record
 from headrace.runner.penalties import TokenCounts, penalize_
 from headrace.runner.random import draw_keys
@@ -57,18 +58,15 @@ class Sampler:
             self._counts[start.row] = TokenCounts(start.token_ids[:prompt_length])
             self._counts[start.row].extend(start.token_ids[prompt_length:])
 
-    def sample(self, logits: Tensor, at: SamplePositions, bitmask: Tensor | None = None) -> Samples:
-        """Choose one token per row of logits [R, V] float32, which are changed in place.
-
-        bitmask [R, ceil(V / 32)] int32: a set bit allows a token.
-        """
+    def sample(self, logits: Tensor, at: SamplePositions, masks: Masks | None = None) -> Samples:
+        """Choose one token per row of logits [R, V] float32, which are changed in place."""
         parameters = RowParameters(self._table[at.rows], self._device)
         reported = np.flatnonzero(parameters["num_top_logprobs"] >= 0)
         # Of the model's own distribution, so before anything changes the logits.
         logprobs = SampledLogprobs.take(logits, reported) if len(reported) else None
         self._adjust_(logits, at, parameters)
-        if bitmask is not None:
-            allow_(logits, bitmask)
+        if masks is not None:
+            allow_(logits, masks)
         best_logits, token_ids = best(logits)
         if parameters.is_sampled.any():
             _draw_(token_ids, logits, best_logits, at, parameters)

@@ -8,16 +8,20 @@ channel, which ends this process.
 import signal
 import socket
 import sys
+from functools import partial
 from pathlib import Path
 
-from headrace.checkpoint.checkpoint import open_checkpoint
+from headrace.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from headrace.engine.channel import Channel
 from headrace.engine.core import EngineCore
+from headrace.engine.grammar import GrammarCompiler
+from headrace.engine.grammar_jobs import GrammarJobs
 from headrace.engine.scheduler import Scheduler
 from headrace.errors import StartupError
 from headrace.observability import logging
 from headrace.runner.build import build_executor
 from headrace.serve.launch import EngineOrder
+from headrace.text.tokenizer import Tokenizer, load_tokenizer
 from headrace.types import Command, EngineFailure, LoadProgress
 
 
@@ -48,8 +52,16 @@ def run(connection: socket.socket) -> int:
         prefix_caching=settings.prefix_caching,
     )
     channel.send(info)
-    EngineCore(scheduler, executor, channel).run()
+    grammars = GrammarJobs(GrammarCompiler(partial(load_vocabulary, checkpoint), info.vocab_size))
+    EngineCore(scheduler, executor, channel, grammars).run()
     return 0
+
+
+def load_vocabulary(checkpoint: Checkpoint) -> Tokenizer:
+    """The checkpoint's tokens for grammars, to which all text is plain text."""
+    tokenizer = load_tokenizer(checkpoint)
+    tokenizer.read_special_tokens_as_text()
+    return tokenizer
 
 
 def main() -> int:

@@ -189,7 +189,9 @@ class Frontend:
     def _add(
         self, request: GenerationRequest, prompt_ids: list[int], max_tokens: int, seed: int
     ) -> Add:
-        eos_token_ids = () if request.ignore_eos else self.tokenizer.eos_token_ids
+        # Where its grammar ends, so must a sequence.
+        ignores_eos = request.ignore_eos and request.grammar is None
+        eos_token_ids = () if ignores_eos else self.tokenizer.eos_token_ids
         params = SamplingParams(
             max_tokens=max_tokens,
             min_tokens=request.min_new_tokens,
@@ -206,6 +208,7 @@ class Frontend:
             stop_token_ids=frozenset(request.stop_token_ids) | frozenset(eos_token_ids),
             num_top_logprobs=request.num_top_logprobs,
             prompt_logprobs=request.prompt_logprobs,
+            grammar=request.grammar,
         )
         return Add(
             request_id=next(self._request_ids),
@@ -218,8 +221,8 @@ class Frontend:
 
 def _check(request: GenerationRequest, vocab_size: int) -> None:
     """What depends on the model, but not on the tokenized prompt."""
-    if request.grammar is not None:
-        raise ValidationError("grammar is not supported")
+    if request.grammar is not None and request.min_new_tokens:
+        raise ValidationError("`min_new_tokens` must not be set when `grammar` is")
     if "" in request.stop:
         raise ValidationError("`stop` must not contain empty strings")
     ids: dict[str, Iterable[int]] = {

@@ -48,6 +48,7 @@ class GenerationRequest:
     prompt_logprobs: bool = False
     """Also of the prompt's tokens, with as many of the likeliest."""
     grammar: Grammar | None = None
+    """End-of-sequence ends the text where the grammar allows it, whatever `ignore_eos` says."""
     cache_salt: str = ""
     priority: int = 0
 

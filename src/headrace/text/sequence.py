@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import msgspec
 
-from headrace.errors import GenerationError
+from headrace.errors import GenerationError, ValidationError
 from headrace.text.generation import Finish, GenerationRequest, PromptInfo, TextDelta, TokenText
 from headrace.text.stop import StopMatcher
 from headrace.text.tokenizer import Tokenizer
@@ -44,9 +44,10 @@ class SequenceText:
 
     def update(self, event: TokenEvent) -> TextDelta:
         """What the event adds. The delta has `finish` when the sequence is over, be it by the
-        engine's word or because a stop string was found. Raises GenerationError."""
+        engine's word or because a stop string was found. Raises GenerationError, or
+        ValidationError when the engine found the request to be at fault."""
         if event.error is not None:
-            raise GenerationError(event.error)
+            raise (ValidationError if event.is_invalid else GenerationError)(event.error)
         if self._request.max_new_tokens == 0:
             event = _without_tokens(event)
         prompt = None if self._num_tokens else self._begin(event)

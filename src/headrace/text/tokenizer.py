@@ -72,6 +72,15 @@ class Tokenizer:
         piece = self._pieces[token_id]
         return piece if isinstance(piece, str) else piece.decode(errors="replace")
 
+    def read_special_tokens_as_text(self) -> None:
+        """From now on, special tokens that are spelled out in a text count as plain text."""
+        self._backend.encode_special_tokens = True
+
+    def token_bytes(self) -> list[bytes]:
+        """By id, what each token adds to the text. A second's work for a large vocabulary."""
+        pieces = (self._pieces[token_id] for token_id in range(self.vocab_size))
+        return [piece.encode() if isinstance(piece, str) else piece for piece in pieces]
+
     def _ids_of(self, token: str | None) -> tuple[int, ...]:
         token_id = None if token is None else self._backend.token_to_id(token)
         return () if token_id is None else (token_id,)

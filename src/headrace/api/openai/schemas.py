@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from headrace.api.grammar import OutputFormat
 from headrace.api.schema import Body, Float32, Int32, Unsigned32
 
 Seed = Annotated[int, Field(ge=-(2**63), le=2**64 - 1)]
@@ -37,8 +38,8 @@ class SamplingBody(Body):
     min_tokens: Unsigned32 | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    response_format: Any = None
-    grammar: Any = None
+    response_format: OutputFormat | None = None
+    grammar: OutputFormat | None = None
     adapter_id: Any = None
 
     @property
@@ -94,8 +95,6 @@ class CompletionRequest(SamplingBody):
 
 
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {
-    "response_format": (None, {"type": "text"}),
-    "grammar": (None,),
     "adapter_id": (None,),
 }
 """Fields without effect here, with the values that ask for nothing."""

@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 from headrace.api.errors import DialectError
+from headrace.api.grammar import OutputFormat
 from headrace.api.openai.conventions import conventions_of
 from headrace.api.openai.schemas import (
     UNSUPPORTED,
@@ -35,6 +36,13 @@ def _stop_list(stop: str | list[str] | None) -> list[str]:
     return [stop] if isinstance(stop, str) else stop
 
 
+def _output_format(body: SamplingBody) -> OutputFormat | None:
+    """TGI calls it `grammar` in completions, and takes that name in chat too."""
+    if body.response_format is not None and body.grammar is not None:
+        raise ValidationError("`response_format` and `grammar` are mutually exclusive")
+    return body.response_format or body.grammar
+
+
 def _parameters(
     body: SamplingBody, max_new_tokens: int | None, top_n_tokens: int | None
 ) -> GenerateParameters:
@@ -46,6 +54,7 @@ def _parameters(
         min_new_tokens=body.min_tokens,
         top_n_tokens=top_n_tokens,
         stop=_stop_list(body.stop),
+        grammar=_output_format(body),
         # OpenAI's seeds are signed; here they are the same 64 bits without a sign.
         seed=None if body.seed is None else body.seed % 2**64,
     )

@@ -1,0 +1,189 @@
+"""Requests with grammars through the whole loop, over the fake executor."""
+
+import re
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from headrace.engine.channel import Channel
+from headrace.engine.constraint import Constraint
+from headrace.engine.core import EngineCore
+from headrace.engine.fake import FakeExecutor
+from headrace.engine.grammar import GrammarCompiler
+from headrace.engine.grammar_jobs import GrammarJobs
+from headrace.engine.scheduler import Scheduler
+from headrace.types import Abort, Add, Command, FinishReason, Grammar, Report, TokenEvent
+from tests.engine.oracle import expected, make_add
+from tests.engine.test_core import Client
+from tests.engine.vocabulary import EOS, ByteVocabulary, text_of
+
+VOCAB_SIZE = 257
+PATTERN = "([a-c]{3}-){4}[0-9]+!"
+
+
+class SlowCompiler(GrammarCompiler):
+    """Takes as long as `gate` is closed for the grammar "slow"."""
+
+    def __init__(self) -> None:
+        super().__init__(ByteVocabulary, VOCAB_SIZE)
+        self.gate = threading.Event()
+
+    def matcher(self, grammar: Grammar) -> object:  # type: ignore[override]
+        if grammar.source == "slow":
+            assert self.gate.wait(10)
+        return super().matcher(grammar)
+
+
+class Session:
+    """An engine in a thread, fed over its channel."""
+
+    def __init__(self, connection: socket.socket, core: EngineCore, gate: threading.Event) -> None:
+        self.client = Client(connection)
+        self.core = core
+        self.gate = gate
+        self.events: dict[int, list[TokenEvent]] = {}
+        self._steps = self.client.steps()
+
+    def send(self, *commands: Command) -> None:
+        for command in commands:
+            self.client.channel.send(command)
+
+    def wait_for(self, *request_ids: int) -> None:
+        """Until all of them have ended."""
+        missing = set(request_ids)
+        while missing:
+            for event in next(self._steps).events:
+                self.events.setdefault(event.request_id, []).append(event)
+                if event.finish_reason or event.error:
+                    missing.discard(event.request_id)
+
+    def output(self, request_id: int) -> list[int]:
+        return [token for event in self.events[request_id] for token in event.token_ids]
+
+
+def session_with(num_blocks: int) -> Iterator[Session]:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        scheduler = Scheduler(
+            num_blocks=num_blocks, block_size=4, max_batch_prefill_tokens=16, max_num_seqs=8
+        )
+        executor = FakeExecutor(num_blocks=num_blocks, block_size=4, vocab_size=VOCAB_SIZE)
+        compiler = SlowCompiler()
+        channel: Channel[Report] = Channel(theirs, Command)
+        core = EngineCore(scheduler, executor, channel, GrammarJobs(compiler))  # type: ignore[arg-type]
+        thread = threading.Thread(target=core.run)
+        thread.start()
+        yield Session(ours, core, compiler.gate)
+        ours.shutdown(socket.SHUT_RDWR)
+        thread.join(timeout=10)
+        assert not thread.is_alive()
+        scheduler.check()
+
+
+@pytest.fixture
+def session() -> Iterator[Session]:
+    yield from session_with(num_blocks=128)
+
+
+@pytest.fixture
+def small_session() -> Iterator[Session]:
+    yield from session_with(num_blocks=16)
+
+
+def constrained(
+    request_id: int, source: str = PATTERN, kind: str = "regex", **fields: object
+) -> Add:
+    grammar = Grammar(kind=kind, source=source)
+    fields = {"max_tokens": 40, "stop_token_ids": frozenset({EOS}), "grammar": grammar} | fields
+    return make_add(request_id, [request_id, 7, 8], **fields)  # type: ignore[arg-type]
+
+
+def test_grammars_hold_beside_free_requests(session: Session) -> None:
+    free = make_add(9, [1, 2, 3], max_tokens=30)
+    session.send(free, *(constrained(i) for i in range(1, 5)))
+    session.wait_for(9, 1, 2, 3, 4)
+    assert session.output(9) == expected(free, VOCAB_SIZE)[0]
+    for i in range(1, 5):
+        reason = session.events[i][-1].finish_reason
+        text = text_of(session.output(i))
+        if reason is FinishReason.EOS_TOKEN:
+            assert re.fullmatch(PATTERN, text)
+        else:
+            assert reason is FinishReason.LENGTH and re.match("([a-c]{3}-){4}[0-9]+", text)
+
+
+def test_preemption_and_resumption_change_nothing(session: Session, small_session: Session) -> None:
+    adds = [constrained(i, "[a-z]{36}") for i in range(1, 5)]
+    session.send(*adds)
+    session.wait_for(1, 2, 3, 4)
+    small_session.send(*adds)
+    small_session.wait_for(1, 2, 3, 4)
+    outputs = [session.output(i) for i in range(1, 5)]
+    assert [small_session.output(i) for i in range(1, 5)] == outputs
+    assert small_session.core.scheduler.stats().num_preemptions > 0
+    resumed = Add(
+        request_id=6, prompt_ids=[1, 7, 8], params=adds[0].params, output_ids=outputs[0][:11]
+    )
+    session.send(resumed)
+    session.wait_for(6)
+    assert session.output(6) == outputs[0][11:]
+
+
+def test_a_request_waits_for_its_grammar_alone(session: Session) -> None:
+    free = make_add(1, [1, 2, 3], max_tokens=5)
+    session.send(constrained(2, "slow"), free, constrained(3, "ab"))
+    session.wait_for(1, 3)
+    assert 2 not in session.events
+    session.gate.set()
+    session.wait_for(2)
+    assert text_of(session.output(2)) == "slow"
+
+
+def test_a_waiting_request_can_be_aborted(session: Session) -> None:
+    session.send(constrained(2, "slow"), Abort([2]))
+    session.gate.set()
+    session.send(constrained(3, "ab"))
+    session.wait_for(3)
+    assert 2 not in session.events
+    assert not session.core.has_work
+
+
+def test_an_invalid_grammar_ends_its_request_only(session: Session) -> None:
+    session.send(constrained(1, "(a"), constrained(2, "ab"))
+    session.wait_for(1, 2)
+    (event,) = session.events[1]
+    assert event.is_invalid and event.error and event.error.startswith("grammar is not valid: ")
+    assert text_of(session.output(2)) == "ab"
+
+
+def test_a_grammar_that_fails_on_the_way_ends_its_request_only(session: Session) -> None:
+    hostile = 'start: x x x x x x\nx: x x | y y | "a" |\ny: x y x | y x y | "b" |'
+    free = make_add(2, [1, 2, 3], max_tokens=60)
+    session.send(constrained(1, hostile, "lark", max_tokens=400), free)
+    session.wait_for(1, 2)
+    last = session.events[1][-1]
+    assert last.is_invalid or last.finish_reason  # it may end before it becomes too complex
+    assert session.output(2) == expected(free, VOCAB_SIZE)[0]
+
+
+def test_a_late_mask_holds_up_nobody(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    advance = Constraint._advance
+    late = threading.Event()
+
+    def slow_advance(self: Constraint, token_ids: list[int]) -> None:
+        if token_ids == [*b"s"]:
+            assert late.wait(10)
+        advance(self, token_ids)
+
+    monkeypatch.setattr(Constraint, "_advance", slow_advance)
+    free = make_add(1, [1, 2, 3], max_tokens=40)
+    session.send(constrained(2, "slow text"), free)
+    session.wait_for(1)
+    assert session.output(2) == [*b"s"]
+    time.sleep(0.05)  # the loop idles meanwhile
+    late.set()
+    session.wait_for(2)
+    assert text_of(session.output(2)) == "slow text"
