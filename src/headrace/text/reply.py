@@ -5,21 +5,12 @@ lost, and what cannot become a marker any more is passed on at once. Knows no di
 Hot file: `ReplyParser.feed` runs once per delta and stream.
 """
 
-from dataclasses import dataclass
-
+from headrace.text.reasoning import ReasoningMarkers
 from headrace.text.reply_events import Content, Reasoning, ReplyEvent
 from headrace.text.stop import StopMatcher
 from headrace.text.tools.calls import CallRules, Calls, NotACall
 from headrace.text.tools.format import ToolFormat
 from headrace.text.tools.reading import Reader
-
-
-@dataclass(frozen=True, slots=True)
-class ReasoningMarkers:
-    """What stands around reasoning."""
-
-    start: str
-    end: str
 
 
 class ReplyParser:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from headrace.text.tools.calls import Calls
+from headrace.text.tools.calls import Calls, new_call_id
 from headrace.text.tools.reading import Reader
 
 
@@ -27,3 +27,7 @@ class ToolFormat:
     """True: a reply may also begin with a call, without the marker."""
     special: tuple[str, ...] = ()
     """Texts within the above that may be tokens of their own, beside the marker."""
+    new_id: Callable[[], str] = new_call_id
+    """Makes an id that the chat template accepts when it comes back."""
+    accept_id: Callable[[str], str] = str
+    """The id to show to the chat template for one that a client sent."""

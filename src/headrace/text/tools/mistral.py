@@ -3,6 +3,10 @@
 Both are read wherever one may come. Format: mistral-common's tokenizers, v3 and v11.
 """
 
+import hashlib
+import re
+import secrets
+
 from headrace.text.tools.calls import Calls, NotACall
 from headrace.text.tools.format import ToolFormat
 from headrace.text.tools.reading import Reader, read_arguments, read_call, skip_space
@@ -42,6 +46,18 @@ def _read_one(calls: Calls, first: str) -> Reader:
     yield from read_arguments(calls, name, brace)
 
 
+def new_id() -> str:
+    """Mistral's templates refuse ids that are not nine letters or digits."""
+    return accept_id(secrets.token_hex(16))
+
+
+def accept_id(id: str) -> str:
+    """The id itself if it is of that kind, else nine digits that always stand for it."""
+    if re.fullmatch("[a-zA-Z0-9]{9}", id):
+        return id
+    return hashlib.sha256(id.encode(errors="replace")).hexdigest()[:9]
+
+
 MISTRAL = ToolFormat(
     name="mistral",
     marker=MARKER,
@@ -51,6 +67,8 @@ MISTRAL = ToolFormat(
     tail="}",
     separator=", ",
     closing="]",
+    new_id=new_id,
+    accept_id=accept_id,
 )
 MISTRAL_ARGUMENTS = ToolFormat(
     name="mistral_arguments",
@@ -59,4 +77,6 @@ MISTRAL_ARGUMENTS = ToolFormat(
     head=lambda name: f"{name}{ARGUMENTS}",
     separator=MARKER,
     special=(ARGUMENTS, CALL_ID),
+    new_id=new_id,
+    accept_id=accept_id,
 )
