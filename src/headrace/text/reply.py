@@ -56,8 +56,7 @@ class ReplyParser:
         """End of the reply: what was held back is content, unless it only closes a call."""
         if self._reader is not None:
             is_content = self._calls.is_reading
-            left = self._calls.fail()
-            self._end_calls()
+            left = self._give_up_calls()
             if is_content:
                 self._add(left)
         self._add(self._finder.flush())
@@ -123,20 +122,25 @@ class ReplyParser:
                 self._reader.send(character)
             except StopIteration:
                 unreported.clear()
-                self._end_calls()
+                self._end_calls(skips_space=True)
                 return text[position + 1 :]
             except NotACall:
                 unreported.pop()
-                left = self._calls.fail()
-                self._end_calls()
-                self._add(left)
+                self._add(self._give_up_calls())
                 return text[position:]
         return ""
 
-    def _end_calls(self) -> None:
+    def _give_up_calls(self) -> str:
+        """Read text again; returns what was read as part of a call and is none."""
+        is_behind_call = not self._calls.is_reading
+        left = self._calls.fail()
+        self._end_calls(skips_space=is_behind_call)
+        return left
+
+    def _end_calls(self, *, skips_space: bool) -> None:
         self._reader = None
         self._events += self._calls.take_events()
-        self._skips_space = self._skips_space or bool(self._calls.count)
+        self._skips_space = skips_space
         self._finder = self._new_finder()
 
     def _add(self, text: str) -> None:
