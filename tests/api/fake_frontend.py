@@ -53,6 +53,8 @@ class FakeFrontend:
     """Seconds before each delta."""
     requests: list[GenerationRequest] = field(default_factory=list)
     rendered: list[list[dict[str, Any]]] = field(default_factory=list)
+    tools: list[list[Any] | None] = field(default_factory=list)
+    variables: list[dict[str, Any]] = field(default_factory=list)
     chat_format: ChatFormat = field(default_factory=ChatFormat)
     num_closed_early: int = 0
     num_running: int = 0
@@ -142,4 +144,6 @@ class FakeFrontend:
         **variables: Any,
     ) -> str:
         self.rendered.append(messages)
+        self.tools.append(tools)
+        self.variables.append(variables)
         return "".join(f"<{m['role']}>{m['content']}" for m in messages)
