@@ -210,6 +210,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"tool_choice": "required"}, "tool_error", "`tool_choice` needs `tools`"),
     ({"tools": TOOLS, "tool_choice": "none", "tool_prompt": "x"}, "validation", "`tool_prompt`"),
     ({"chat_template_kwargs": {"messages": []}}, "validation", "`chat_template_kwargs`"),
+    ({"reasoning_effort": "low"}, "validation", "`reasoning_effort`"),
     ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "", "tools[0].function.name"),
     ({"tools": [{"type": "search"}]}, "", "tools[0].type"),
     ({"tools": {}}, "", "tools"),
@@ -314,3 +315,11 @@ async def test_chat_tokenize_shows_the_tools(
     body = {"messages": MESSAGES, "tools": TOOLS}
     text = (await client.post("/chat_tokenize", json=body)).json()["templated_text"]
     assert json.dumps(WEATHER) in text, "a template that knows no tools: they are described"
+
+
+async def test_reasoning_effort_is_for_templates_that_know_it(
+    official: openai.AsyncOpenAI, frontend: FakeFrontend
+) -> None:
+    say(frontend, "Yes.", variables=frozenset({"reasoning_effort"}))
+    await official.chat.completions.create(model="tgi", messages=MESSAGES, reasoning_effort="low")
+    assert frontend.variables == [{"reasoning_effort": "low"}]

@@ -11,9 +11,9 @@ from headrace.text.reasoning import ReasoningMarkers, detect_reasoning
 from headrace.text.reply import ReplyParser
 from headrace.text.tools.calls import CallRules
 from headrace.text.tools.format import ToolFormat
-from headrace.text.tools.grammar import calls_grammar
 from headrace.text.tools.hermes import HERMES
 from headrace.text.tools.registry import detect
+from headrace.text.tools.reply_grammar import reply_grammar
 from headrace.text.tools.toolset import ToolSet
 from headrace.types import Grammar
 
@@ -31,10 +31,17 @@ class ChatFormat:
     token_ids: Mapping[str, int] = field(default_factory=dict)
     """The markers that are tokens of their own."""
 
-    def grammar(self, tool_set: ToolSet, *, in_reasoning: bool) -> Grammar | None:
-        """Constrains the calls of a reply; None when they cannot be told from free text."""
-        return calls_grammar(
-            self.tools, tool_set, self.reasoning, self.token_ids, in_reasoning=in_reasoning
+    def grammar(
+        self, tool_set: ToolSet | None, answer: Grammar | None, *, in_reasoning: bool
+    ) -> Grammar | None:
+        """Constrains a reply's calls, and its text to `answer`; see `reply_grammar`."""
+        return reply_grammar(
+            self.tools,
+            tool_set,
+            answer,
+            self.reasoning,
+            self.token_ids,
+            in_reasoning=in_reasoning,
         )
 
     def parser(

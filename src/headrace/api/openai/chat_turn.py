@@ -37,11 +37,16 @@ class ChatTurn:
     new_parser: Callable[[], ReplyParser] | None
 
 
-def _template_variables(body: ChatRequest) -> dict[str, Any]:
+def _template_variables(body: ChatRequest, known: frozenset[str]) -> dict[str, Any]:
+    """Raises ValidationError for what the template would not notice."""
     variables = body.chat_template_kwargs or {}
     if reserved := RENDERED & variables.keys():
         raise ValidationError(f"`chat_template_kwargs` must not contain `{min(reserved)}`")
-    return variables
+    if body.reasoning_effort is None:
+        return variables
+    if "reasoning_effort" not in known:
+        raise ValidationError("`reasoning_effort` is not supported by this model's chat template")
+    return {"reasoning_effort": body.reasoning_effort, **variables}
 
 
 def _prefill(messages: list[dict[str, Any]]) -> str | None:
@@ -59,7 +64,7 @@ async def render_prompt(service: Service, body: ChatRequest) -> ChatPrompt:
         raise ValidationError("`tool_prompt` is only allowed with `tools` that may be called")
     messages = template_messages(body)
     prefill = _prefill(messages)
-    variables = _template_variables(body)
+    variables = _template_variables(body, chat_format.variables)
     messages, tools = present_tools(chat_format, messages, tool_set, body.tool_prompt)
     text = await service.frontend.render_chat(messages, tools, **variables)
     markers = chat_format.reasoning
@@ -70,24 +75,22 @@ async def render_prompt(service: Service, body: ChatRequest) -> ChatPrompt:
 def chat_turn(
     service: Service, body: ChatRequest, prompt: ChatPrompt, request: GenerationRequest
 ) -> ChatTurn:
-    """Constrain the calls, and say how replies are parsed. Raises ToolError.
-
-    Replies that follow a grammar of the client's are content as a whole.
-    """
-    if request.grammar is not None:
-        if prompt.tool_set is not None:
-            raise ToolError("Grammar and tools are mutually exclusive")
+    """Constrain the reply, and say how it is parsed. Raises ToolError."""
+    chat_format, tool_set = service.frontend.chat_format, prompt.tool_set
+    separates_reasoning = _separates_reasoning(service, body)
+    with_reasoning = separates_reasoning and chat_format.reasoning is not None
+    if request.grammar is not None and request.grammar.kind == "lark":
+        with_reasoning = False  # there is no place for reasoning in the client's own rules
+    if tool_set is None and not with_reasoning:
         return ChatTurn(request=request, new_parser=None)
-    chat_format = service.frontend.chat_format
-    separates = _separates_reasoning(service, body)
-    if prompt.tool_set is None and not (separates and chat_format.reasoning):
-        return ChatTurn(request=request, new_parser=None)
-    request = _constrained(service, request, prompt)
+    if _needs_grammar(service, request, tool_set):
+        grammar = chat_format.grammar(tool_set, request.grammar, in_reasoning=prompt.in_reasoning)
+        request = replace(request, grammar=grammar)
 
     def new_parser() -> ReplyParser:
         return chat_format.parser(
-            prompt.tool_set,
-            separates_reasoning=separates,
+            tool_set,
+            separates_reasoning=separates_reasoning,
             in_reasoning=prompt.in_reasoning,
             is_constrained=request.grammar is not None,
         )
@@ -102,18 +105,14 @@ def _separates_reasoning(service: Service, body: ChatRequest) -> bool:
     return body.separate_reasoning
 
 
-def _constrained(
-    service: Service, request: GenerationRequest, prompt: ChatPrompt
-) -> GenerationRequest:
-    """The request with a grammar for its calls, where there can be one."""
-    tool_set = prompt.tool_set
+def _needs_grammar(service: Service, request: GenerationRequest, tool_set: ToolSet | None) -> bool:
+    """Required calls and answers of a form need one; calls that are merely allowed get one
+    unless it would forbid what the request asks for."""
+    if request.grammar is not None:
+        return True
     if tool_set is None:
-        return request
-    if not tool_set.is_required:
-        # Free text needs no grammar: leave it unconstrained where that would forbid something.
-        if service.settings.disable_grammar_support or request.min_new_tokens:
-            return request
-    elif service.settings.disable_grammar_support:
+        return False
+    has_grammars = not service.settings.disable_grammar_support
+    if tool_set.is_required and not has_grammars:
         raise ToolError("`tool_choice` needs grammars, which this server does not support")
-    chat_format = service.frontend.chat_format
-    return replace(request, grammar=chat_format.grammar(tool_set, in_reasoning=prompt.in_reasoning))
+    return tool_set.is_required or (has_grammars and not request.min_new_tokens)

@@ -84,7 +84,7 @@ class ChatRequest(SamplingBody):
     modalities: Any = None
     audio: Any = None
     prediction: Any = None
-    reasoning_effort: Any = None
+    reasoning_effort: str | None = None
     web_search_options: Any = None
 
 
@@ -111,6 +111,5 @@ UNSUPPORTED_IN_CHAT: dict[str, tuple[Any, ...]] = UNSUPPORTED | {
     "modalities": (None, ["text"]),
     "audio": (None,),
     "prediction": (None,),
-    "reasoning_effort": (None,),
     "web_search_options": (None,),
 }

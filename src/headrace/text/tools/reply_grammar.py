@@ -1,8 +1,8 @@
-"""Constrain a reply's tool calls: Lark source, in llguidance's dialect, for any format.
+"""Constrain a whole reply: its tool calls, its answer, and reasoning before them.
 
-Syntax: llguidance's documentation of its Lark dialect. `[lazy]` ends a lexeme at its first match,
-`<[7]>` is token 7, `%json` the values of a schema. Texts that are tokens of their own may come
-either as that token or spelled out.
+Writes Lark source in llguidance's dialect (see its documentation of the syntax): `[lazy]` ends a
+lexeme at its first match, `<[7]>` is token 7, `%json` the values of a schema. Texts that are tokens
+of their own may come either as that token or spelled out.
 """
 
 import json
@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from headrace.errors import ToolError
 from headrace.text.reasoning import ReasoningMarkers
 from headrace.text.tools.format import ToolFormat
 from headrace.text.tools.toolset import Tool, ToolSet
@@ -17,40 +18,60 @@ from headrace.types import Grammar
 
 TEXT = r"TEXT: /(.|\n)*/"
 SPACE = r"SPACE: /[ \n]{0,4}/"
+_ESCAPED_OR_SLASH = re.compile(r"\\.|/|\n", re.DOTALL)
 COMPOUNDS = {"$ref", "allOf", "anyOf", "oneOf"}
 
 
-def calls_grammar(
+def reply_grammar(
     format: ToolFormat,
-    tool_set: ToolSet,
+    tool_set: ToolSet | None,
+    answer: Grammar | None,
     reasoning: ReasoningMarkers | None,
     token_ids: Mapping[str, int],
     *,
     in_reasoning: bool,
 ) -> Grammar | None:
-    """The grammar of a reply in which every call is valid.
+    """The grammar of a reply in which every call is valid, and text is an `answer`, if given.
 
-    Required calls come at once, or behind reasoning; others whenever the marker does. None when
-    the format gives free text and calls the same beginning. `token_ids`: of the markers that are
-    tokens of the model.
+    Required calls come at once, others in place of the answer, or wherever their marker stands in
+    free text. All may be preceded by reasoning. None when the format gives free text and calls the
+    same beginning. `token_ids`: of the markers that are tokens of the model. Raises ToolError for
+    an answer in Lark, whose rules cannot be mixed with others.
     """
     lark = _Lark(format, token_ids)
-    rules = [TEXT, SPACE, *lark.call_rules(tool_set)]
-    if tool_set.is_required:
-        first = "" if format.is_bare else lark.literal(format.marker)
-        start = f"SPACE {first} calls"
+    rules = [TEXT, SPACE]
+    calls = f"{lark.literal(format.marker)} calls"
+    if tool_set is not None:
+        rules += lark.call_rules(tool_set)
+    if tool_set is not None and tool_set.is_required:
+        rules.append(f"reply: {'calls' if format.is_bare else calls}")
+    elif answer is not None:
+        rules.append(f"answer: {_answer(answer)}")
+        rules.append("reply: answer" if tool_set is None else f"reply: answer | {calls}")
     elif not format.is_bare:
-        start = "free"
-        rules += lark.until("opened", format.marker) + ["free: TEXT | opened calls"]
+        rules += [*lark.until("opened", format.marker), "reply: TEXT | opened calls"]
     else:
         return None
+    start = "reply"
     if reasoning is not None:
         rules += lark.until("thoughts", reasoning.end)
-        if in_reasoning:
-            start = f"thoughts {start}"
-        else:
-            start = f"(SPACE {lark.literal(reasoning.start)} thoughts)? {start}"
+        opening = "" if in_reasoning else lark.literal(reasoning.start)
+        start = f"({opening} thoughts SPACE){'' if in_reasoning else '?'} reply"
     return Grammar(kind="lark", source="\n".join([f"start: {start}", *rules, ""]))
+
+
+def _answer(grammar: Grammar) -> str:
+    """A grammar as part of another."""
+    if grammar.kind == "json":
+        schema = json.loads(grammar.source)
+        return f"%json {json.dumps(_guided(schema, is_lenient=False))}"
+    if grammar.kind == "regex":
+        return f"/{_ESCAPED_OR_SLASH.sub(_escape, grammar.source)}/"
+    raise ToolError("Grammar and tools are mutually exclusive when the grammar is Lark")
+
+
+def _escape(match: re.Match[str]) -> str:
+    return {"/": r"\/", "\n": r"\n"}.get(match[0], match[0])
 
 
 class _Lark:
@@ -102,17 +123,25 @@ class _Lark:
 def arguments_schema(tool: Tool) -> dict[str, Any]:
     """The schema that a tool's arguments are held to.
 
-    White space is that of json.dumps, which models have learned. Arguments that a schema does not
+    Arguments that a schema does not
     name are left out, so that a model cannot go on inventing them.
     """
     schema: dict[str, Any] = dict(tool.parameters or {"type": "object", "properties": {}})
     if "properties" in schema and not COMPOUNDS & schema.keys():
         schema.setdefault("additionalProperties", False)
+    # Keywords that llguidance does not know are passed over, unless the tool is strict.
+    return _guided({"type": "object", **schema}, is_lenient=not tool.is_strict)
+
+
+def _guided(schema: dict[str, Any] | bool, *, is_lenient: bool) -> dict[str, Any]:
+    """The schema with llguidance's options; white space as json.dumps writes it, which models
+    have learned."""
+    if isinstance(schema, bool):
+        schema = {} if schema else {"not": {}}
     guidance = {
         "whitespace_flexible": False,
         "item_separator": ", ",
         "key_separator": ": ",
-        # Keywords that llguidance does not know are passed over, unless the tool is strict.
-        "lenient": not tool.is_strict,
+        "lenient": is_lenient,
     }
-    return {"type": "object", **schema, "x-guidance": guidance}
+    return {**schema, "x-guidance": guidance}

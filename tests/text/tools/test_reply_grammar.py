@@ -11,11 +11,13 @@ import pytest
 import tokenizers
 from llguidance import LLMatcher, LLTokenizer
 
+from headrace.errors import ToolError
 from headrace.text.chat_format import ChatFormat
 from headrace.text.reasoning import ReasoningMarkers
 from headrace.text.reply_events import Reply, fold
 from headrace.text.tools.registry import FORMATS
 from headrace.text.tools.toolset import Tool, ToolSet
+from headrace.types import Grammar
 
 THINK = ReasoningMarkers("<think>", "</think>")
 WEATHER = {
@@ -61,10 +63,15 @@ def chat_format(name: str, backend: tokenizers.Tokenizer) -> ChatFormat:
 
 
 def matcher(
-    name: str, tokens: Any, *, in_reasoning: bool = False, **fields: Any
+    name: str,
+    tokens: Any,
+    *,
+    answer: Grammar | None = None,
+    in_reasoning: bool = False,
+    **fields: Any,
 ) -> LLMatcher | None:
     tool_set = ToolSet(**({"tools": TOOLS, "callable": TOOLS} | fields))
-    grammar = chat_format(name, tokens[0]).grammar(tool_set, in_reasoning=in_reasoning)
+    grammar = chat_format(name, tokens[0]).grammar(tool_set, answer, in_reasoning=in_reasoning)
     if grammar is None:
         return None
     assert grammar.kind == "lark"
@@ -137,9 +144,41 @@ def test_unknown_keywords_are_passed_over_unless_strict(tokens: Any) -> None:
     for is_strict in (False, True):
         tools = [Tool(name="f", parameters=schema, is_strict=is_strict, definition={})]
         tool_set = ToolSet(tools=tools, callable=tools, is_required=True)
-        grammar = chat_format("hermes", tokens[0]).grammar(tool_set, in_reasoning=False)
+        grammar = chat_format("hermes", tokens[0]).grammar(tool_set, None, in_reasoning=False)
         assert grammar is not None
         assert LLMatcher(tokens[1], grammar.source).is_error() == is_strict
+
+
+ANSWERS = [
+    (Grammar(kind="json", source='{"enum": [{"a": [1, 2]}]}'), '{"a": [1, 2]}'),
+    (Grammar(kind="regex", source=r"a/b\/\w\n"), "a/b/c\n"),
+]
+
+
+@pytest.mark.parametrize(("answer", "text"), ANSWERS)
+@pytest.mark.parametrize("name", sorted(CALL))
+def test_answers_of_a_form_or_calls(name: str, tokens: Any, answer: Grammar, text: str) -> None:
+    marker = FORMATS[name].marker  # calls cannot do without it here
+    call = marker + GOOD[name].removeprefix(marker)
+    for reply in (text, call, f"<think>Hm</think>\n\n{text}"):
+        assert allows(name, tokens, reply, answer=answer)
+    assert allows(name, tokens, f"Hm</think>\n{text}", answer=answer, in_reasoning=True)
+    for reply in ("Hello", BAD[name], f"{text}{text}"):
+        assert not allows(name, tokens, reply, answer=answer)
+
+
+def test_answers_in_lark_cannot_be_mixed_with_calls(tokens: Any) -> None:
+    with pytest.raises(ToolError, match="mutually exclusive"):
+        matcher("hermes", tokens, answer=Grammar(kind="lark", source='start: "a"'))
+
+
+def test_reasoning_before_an_answer(tokens: Any) -> None:
+    answer = Grammar(kind="json", source="true")
+    grammar = chat_format("hermes", tokens[0]).grammar(None, answer, in_reasoning=True)
+    assert grammar is not None
+    made = LLMatcher(tokens[1], grammar.source)
+    ids = tokens[0].encode('So: {</think>\n[1, {"a": null}]', add_special_tokens=False).ids
+    assert made.try_consume_tokens(ids) == len(ids) and made.is_accepting()
 
 
 def sample(made: LLMatcher, tokens: Any, seed: int) -> str:
@@ -171,7 +210,7 @@ def reply_of(name: str, tokens: Any, text: str, tool_set: ToolSet) -> tuple[Repl
 def test_whatever_the_grammar_allows_is_understood(name: str, tokens: Any, seed: int) -> None:
     tool_set = ToolSet(tools=TOOLS, callable=TOOLS, is_required=True)
     calls_only = replace(chat_format(name, tokens[0]), reasoning=None)
-    grammar = calls_only.grammar(tool_set, in_reasoning=False)
+    grammar = calls_only.grammar(tool_set, None, in_reasoning=False)
     assert grammar is not None
     text = sample(LLMatcher(tokens[1], grammar.source), tokens, seed)
     reply, ends_in_calls = reply_of(name, tokens, text, tool_set)
