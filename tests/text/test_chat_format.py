@@ -13,6 +13,7 @@ FAMILIES = [
     (LLAMA3, "llama3", True, False),
     (MISTRAL, "mistral", True, False),
     (MISTRAL_ARGUMENTS, "mistral_arguments", True, False),
+    (QWEN.replace("tool_call>", "invoke>"), "hermes", False, True),
     (DEEPSEEK, "hermes", False, True),
 ]
 

@@ -72,12 +72,14 @@ def detect_chat_format(
     """The format that templates (by name) show. `token_id`: of a text that is one token."""
     source = "\n".join(sources.values())
     variables = frozenset(re.findall(r"\w+", source))
-    renders_tools = "tools" in variables
-    tools = detect(source) if renders_tools else HERMES
+    # A template that teaches an unknown format is not given the tools: described in words, they
+    # come with a format that can be read.
+    known = detect(source) if "tools" in variables else None
+    tools = known or HERMES
     reasoning = detect_reasoning(source)
     return ChatFormat(
         tools=tools,
-        renders_tools=renders_tools,
+        renders_tools=known is not None,
         variables=variables,
         reasoning=reasoning,
         token_ids=dict(_marker_tokens(tools, reasoning, token_id)),

@@ -20,6 +20,6 @@ _SIGNS = (
 """What tells a format in the source of a template, tried in this order."""
 
 
-def detect(source: str) -> ToolFormat:
-    """The format of a chat template; hermes when it shows none."""
-    return next((each for sign, each in _SIGNS if sign in source), HERMES)
+def detect(source: str) -> ToolFormat | None:
+    """The format of a chat template; None when it shows none of these."""
+    return next((each for sign, each in _SIGNS if sign in source), None)
