@@ -76,3 +76,30 @@ def test_history_with_calls(openai: OpenAI) -> None:
         model="tgi", messages=messages, tools=TOOLS, max_tokens=24, temperature=0
     )
     assert answer.choices[0].finish_reason in ("stop", "length", "tool_calls")
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("choice", ["required", "get_weather"])
+def test_required_calls_follow_their_schema(openai: OpenAI, choice: Any, seed: int) -> None:
+    answer = openai.chat.completions.create(
+        model="tgi", messages=QUESTION, tools=TOOLS, tool_choice=choice, seed=seed, max_tokens=96
+    )
+    choice = answer.choices[0]
+    if choice.finish_reason == "length":
+        return
+    assert choice.finish_reason == "tool_calls" and choice.message.content is None
+    for call in choice.message.tool_calls or ():
+        arguments = json.loads(call.function.arguments)  # type: ignore[union-attr]
+        assert list(arguments) == ["city"] and isinstance(arguments["city"], str)
+
+
+def test_an_answer_of_a_form_or_calls(openai: OpenAI) -> None:
+    schema = {"type": "object", "properties": {"warm": {"type": "boolean"}}, "required": ["warm"],
+              "additionalProperties": False}  # fmt: skip
+    answer = openai.chat.completions.create(
+        model="tgi", messages=QUESTION, tools=TOOLS, max_tokens=64, temperature=0,
+        response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": schema}},
+    )  # fmt: skip
+    choice = answer.choices[0]
+    if choice.message.tool_calls is None:
+        assert list(json.loads(choice.message.content or "")) == ["warm"]
