@@ -142,6 +142,9 @@ class Settings:
     validation_workers: int = flag(2, "tokenizer threads")
     payload_limit: int = flag(2_000_000, "bytes of a request body; more get 413")
     prefix_caching: bool = flag(True, "keep finished blocks for requests that share a prefix")
+    separate_reasoning: bool = flag(
+        True, "put a model's reasoning into reasoning_content instead of content"
+    )
     disable_grammar_support: bool = flag(False, "refuse grammars")
     enable_prefill_logprobs: bool = flag(
         False, "log-probabilities of prompts (always available on request here)",

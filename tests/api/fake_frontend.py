@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from headrace.errors import HeadraceError
+from headrace.text.chat_format import ChatFormat
 from headrace.text.generation import (
     Finish,
     Generation,
@@ -53,6 +54,9 @@ class FakeFrontend:
     """Seconds before each delta."""
     requests: list[GenerationRequest] = field(default_factory=list)
     rendered: list[list[dict[str, Any]]] = field(default_factory=list)
+    tools: list[list[Any] | None] = field(default_factory=list)
+    variables: list[dict[str, Any]] = field(default_factory=list)
+    chat_format: ChatFormat = field(default_factory=ChatFormat)
     num_closed_early: int = 0
     num_running: int = 0
 
@@ -139,6 +143,13 @@ class FakeFrontend:
         offsets = special + [(i, i + 1) for i in range(len(text))]
         return FakeEncoding([ord(text[a]) if b else 0 for a, b in offsets], offsets)
 
-    async def render_chat(self, messages: list[dict[str, Any]]) -> str:
+    async def render_chat(
+        self,
+        messages: list[dict[str, Any]],
+        tools: list[Any] | None = None,
+        **variables: Any,
+    ) -> str:
         self.rendered.append(messages)
+        self.tools.append(tools)
+        self.variables.append(variables)
         return "".join(f"<{m['role']}>{m['content']}" for m in messages)

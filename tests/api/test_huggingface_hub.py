@@ -41,6 +41,24 @@ async def test_its_calls(app_of: AppOf) -> None:
     assert answers["chunks"] == "Hello big world"
 
 
+def call_tools(port: int) -> tuple[Any, list[Any]]:
+    chat = InferenceClient(base_url=f"http://127.0.0.1:{port}")
+    tools: Any = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
+    whole = chat.chat_completion(MESSAGES, tools=tools, tool_choice="auto")
+    return whole, list(chat.chat_completion(MESSAGES, tools=tools, stream=True))
+
+
+async def test_its_tools(app_of: AppOf, frontend: FakeFrontend) -> None:
+    frontend.words = ("<tool_call>", '{"name": "f", ', '"arguments": {"a"', ": 1}}", "</tool_call>")
+    async with server_at(app_of()) as port:
+        whole, chunks = await asyncio.to_thread(call_tools, port)
+    (call,) = whole.choices[0].message.tool_calls
+    assert (call.function.name, call.function.arguments) == ("f", '{"a": 1}')
+    parts = [p for c in chunks for p in c.choices[0].delta.tool_calls or ()]
+    assert "".join(part.function.arguments for part in parts) == '{"a": 1}'
+    assert [parts[0].function.name, chunks[-1].choices[0].finish_reason] == ["f", "tool_calls"]
+
+
 @pytest.mark.parametrize(
     ("error", "kind", "message"),
     [

@@ -334,12 +334,11 @@ async def test_error_within_a_stream(
 
 
 REFUSED_IN_CHAT: list[dict[str, Any]] = [
-    {"tools": [{"type": "function", "function": {"name": "f"}}]},
-    {"tool_choice": "required"},
     {"functions": [{"name": "f"}]},
     {"adapter_id": "a"},
     {"modalities": ["audio"]},
-    {"chat_template_kwargs": {"enable_thinking": True}},
+    {"chat_template_kwargs": {"messages": []}},
+    {"tool_prompt": "say"},
     {"n": 3},
     {"n": 0},
     {"temperature": -0.5},
@@ -425,7 +424,13 @@ async def test_text_parts_are_joined(client: httpx.AsyncClient, frontend: FakeFr
     [
         ({"content": [{"type": "image_url", "image_url": {"url": "data:"}}]}, "content"),
         ({"content": None}, "content"),
-        ({"content": None, "tool_calls": [{"id": "0"}]}, "tool_calls"),
+        (
+            {
+                "content": None,
+                "tool_calls": [{"id": "0", "function": {"name": "f", "arguments": "["}}],
+            },
+            "tool_calls[0].function.arguments",
+        ),
     ],
 )
 async def test_unusable_messages(

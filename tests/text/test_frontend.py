@@ -309,6 +309,8 @@ async def test_chat(embedded_tokenizer: Tokenizer, template: ChatTemplate) -> No
 class BlockedTemplate:
     """Stands in for a template that hangs."""
 
+    sources: dict[str, str] = {}
+
     def __init__(self) -> None:
         self.released = threading.Event()
 

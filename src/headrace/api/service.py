@@ -10,6 +10,7 @@ from headrace.api.compute_headers import describe_device
 from headrace.api.parameters import Limits
 from headrace.config import Settings
 from headrace.observability.metrics import Metrics
+from headrace.text.chat_format import ChatFormat
 from headrace.text.generation import Finish, Generation, GenerationRequest, TextDelta
 from headrace.text.interleave import interleave
 from headrace.types import EngineInfo, EngineStats
@@ -47,7 +48,17 @@ class Frontend(Protocol):
 
     async def tokenize(self, text: str, add_special_tokens: bool = True) -> Encoding: ...
 
-    async def render_chat(self, messages: list[dict[str, Any]]) -> str: ...
+    @property
+    def chat_format(self) -> ChatFormat:
+        """How the model writes tool calls and reasoning."""
+        ...
+
+    async def render_chat(
+        self,
+        messages: list[dict[str, Any]],
+        tools: list[Any] | None = None,
+        **variables: Any,
+    ) -> str: ...
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ class ChatTemplate:
     def __init__(
         self, sources: Mapping[str, str], bos_token: str | None, eos_token: str | None
     ) -> None:
-        self._names = frozenset(sources)
+        self.sources = sources
         self._special_tokens = {"bos_token": bos_token or "", "eos_token": eos_token or ""}
         self._process = TemplateProcess(sources)
 
@@ -55,17 +55,20 @@ class ChatTemplate:
         self._process.close()
 
     def _name(self, tools: Sequence[dict[str, Any]] | None) -> str:
-        name = "tool_use" if tools and "tool_use" in self._names else "default"
-        if name not in self._names:
+        name = "tool_use" if tools and "tool_use" in self.sources else "default"
+        if name not in self.sources:
             raise TemplateError(
-                f"none of the templates is named default: {', '.join(sorted(self._names))}"
+                f"none of the templates is named default: {', '.join(sorted(self.sources))}"
             )
         return name
 
 
 def _continued(messages: Sequence[Message]) -> list[Message] | None:
-    """The messages with the cut marked, if the last one is an assistant's with text."""
+    """The messages with the cut marked, if the last one is an assistant's with text, and
+    without tool calls (which end a message)."""
     if not messages or messages[-1].get("role") != "assistant":
+        return None
+    if messages[-1].get("tool_calls"):
         return None
     content = messages[-1].get("content")
     if isinstance(content, str):

@@ -15,6 +15,7 @@ from typing import Any, cast
 
 from headrace.errors import OverloadedError, TemplateError, ValidationError
 from headrace.text.chat import ChatTemplate, Message
+from headrace.text.chat_format import ChatFormat, detect_chat_format
 from headrace.text.generation import Generation, GenerationRequest, TextDelta
 from headrace.text.interleave import interleave
 from headrace.text.sequence import SequenceText
@@ -48,6 +49,11 @@ class Frontend:
         self.client = client
         self.tokenizer = tokenizer
         self._template = template
+        self.chat_format = (
+            ChatFormat()
+            if template is None
+            else detect_chat_format(template.sources, tokenizer.token_id)
+        )
         self._max_input_tokens = max_input_tokens
         self._free_slots = max_concurrent_requests
         self._tokenizers = ThreadPoolExecutor(validation_workers, thread_name_prefix="tokenizer")

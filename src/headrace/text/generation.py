@@ -43,6 +43,8 @@ class GenerationRequest:
     ignore_eos: bool = False
     skip_special_tokens: bool = True
     """False: special tokens appear in the text."""
+    shown_token_ids: frozenset[int] = frozenset()
+    """Special tokens that appear in the text all the same (the markers of tool calls)."""
     num_top_logprobs: int | None = None
     """None: no log-probabilities; 0: of chosen tokens; n: also of the n likeliest."""
     prompt_logprobs: bool = False

@@ -33,7 +33,9 @@ class SequenceText:
         self._request = request
         self._tokenizer = tokenizer
         self._special_ids = tokenizer.special_ids
-        self._detokenizer = tokenizer.detokenizer(request.skip_special_tokens)
+        self._detokenizer = tokenizer.detokenizer(
+            request.skip_special_tokens, request.shown_token_ids
+        )
         self._stop = StopMatcher(request.stop)
         self._validation_time = validation_time
         self._started = time.monotonic()

@@ -50,6 +50,8 @@ class StopMatcher:
         self._automata = [_Automaton(stop) for stop in longest_first]
         self._held = ""
         self.match: str | None = None
+        self.rest = ""
+        """After a match: what followed the stop string in the last piece."""
 
     def feed(self, text: str) -> str:
         """Text released by this piece: up to the stop string, without it, when it is found."""
@@ -64,6 +66,7 @@ class StopMatcher:
             if finished:
                 self.match = finished[0].pattern
                 self._held = ""
+                self.rest = buffer[position:]
                 return buffer[: position - len(self.match)]
         keep = max(a.matched for a in self._automata)
         released, self._held = buffer[: len(buffer) - keep], buffer[len(buffer) - keep :]

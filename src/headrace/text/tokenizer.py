@@ -45,9 +45,9 @@ class Tokenizer:
         self.vocab_size: int = backend.get_vocab_size(with_added_tokens=True)
         added = backend.get_added_tokens_decoder()
         self.special_ids = frozenset(id for id, token in added.items() if token.special)
-        decode = token_decoder(backend.decoder)
-        self._pieces = TokenPieces(backend.id_to_token, decode, frozenset())
-        self._plain_pieces = TokenPieces(backend.id_to_token, decode, self.special_ids)
+        self._decode = token_decoder(backend.decoder)
+        self._pieces_by_hidden: dict[frozenset[int], TokenPieces] = {}
+        self._pieces = self._pieces_hiding(frozenset())
 
     def encode(self, text: str, add_special_tokens: bool = True) -> Encoding:
         """Token ids of a text. Without `add_special_tokens` no BOS or EOS is added; special
@@ -63,9 +63,19 @@ class Tokenizer:
         encoding = self._backend.encode(text, add_special_tokens=add_special_tokens)
         return Encoding(encoding.ids, encoding.offsets)
 
-    def detokenizer(self, skip_special_tokens: bool = True) -> Detokenizer:
-        """A fresh detokenizer for one stream of ids that continues some prompt."""
-        return Detokenizer(self._plain_pieces if skip_special_tokens else self._pieces)
+    def detokenizer(
+        self, skip_special_tokens: bool = True, shown: frozenset[int] = frozenset()
+    ) -> Detokenizer:
+        """A fresh detokenizer for one stream of ids that continues some prompt.
+
+        `shown` are special tokens that are not skipped.
+        """
+        hidden = self.special_ids - shown if skip_special_tokens else frozenset()
+        return Detokenizer(self._pieces_hiding(hidden))
+
+    def token_id(self, text: str) -> int | None:
+        """The token that a text is, if it is one."""
+        return self._backend.token_to_id(text)
 
     def text_of(self, token_id: int) -> str:
         """The text of one token on its own; bytes of incomplete characters show as U+FFFD."""
@@ -80,6 +90,12 @@ class Tokenizer:
         """By id, what each token adds to the text. A second's work for a large vocabulary."""
         pieces = (self._pieces[token_id] for token_id in range(self.vocab_size))
         return [piece.encode() if isinstance(piece, str) else piece for piece in pieces]
+
+    def _pieces_hiding(self, hidden: frozenset[int]) -> TokenPieces:
+        if hidden not in self._pieces_by_hidden:
+            pieces = TokenPieces(self._backend.id_to_token, self._decode, hidden)
+            self._pieces_by_hidden[hidden] = pieces
+        return self._pieces_by_hidden[hidden]
 
     def _ids_of(self, token: str | None) -> tuple[int, ...]:
         token_id = None if token is None else self._backend.token_to_id(token)

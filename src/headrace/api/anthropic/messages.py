@@ -14,8 +14,9 @@ from headrace.api.anthropic.schemas import (
 )
 from headrace.api.anthropic.translate import chat_messages, chat_request
 from headrace.api.events import EventStream
+from headrace.api.openai.chat_turn import render_prompt
 from headrace.api.openai.schemas import ChatRequest
-from headrace.api.openai.translate import template_messages, translate_chat
+from headrace.api.openai.translate import translate_chat
 from headrace.api.schema import reject_unsupported
 from headrace.api.service import Service
 
@@ -23,7 +24,8 @@ from headrace.api.service import Service
 async def messages(service: Service, body: MessagesRequest) -> Response | EventStream:
     """One message, or a stream of events."""
     reject_unsupported(body, UNSUPPORTED_IN_MESSAGES)
-    request = replace(await translate_chat(service, chat_request(body)), keep_stop_text=False)
+    turn = await translate_chat(service, chat_request(body))
+    request = replace(turn.request, keep_stop_text=False)
     if body.stream:
         return EventStream(service.stream([request]), MessageEncoder(body.model), {})
     (generation,) = await service.generate([request])
@@ -35,7 +37,7 @@ async def count_tokens(service: Service, body: CountTokensRequest) -> Response:
     """How long the prompt of these messages is."""
     reject_unsupported(body, UNSUPPORTED)
     chat = ChatRequest(messages=chat_messages(body))
-    prompt = await service.frontend.render_chat(template_messages(chat))
-    encoding = await service.frontend.tokenize(prompt, add_special_tokens=False)
+    prompt = await render_prompt(service, chat)
+    encoding = await service.frontend.tokenize(prompt.text, add_special_tokens=False)
     answer = {"input_tokens": len(encoding.ids)}
     return Response(orjson.dumps(answer), media_type="application/json")

@@ -1,6 +1,6 @@
 """POST /v1/chat/completions."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import orjson
@@ -13,7 +13,20 @@ from headrace.api.openai.parts import ChunkEncoder, head, usage_of
 from headrace.api.openai.schemas import ChatRequest
 from headrace.api.openai.translate import translate_chat
 from headrace.api.service import Service
-from headrace.text.generation import Generation, TextDelta, TokenText
+from headrace.text.generation import Finish, Generation, TextDelta, TokenText
+from headrace.text.reply import ReplyParser
+from headrace.text.reply_events import (
+    CallArguments,
+    CallStart,
+    Content,
+    Reasoning,
+    Reply,
+    ReplyEvent,
+    fold,
+)
+from headrace.types import FinishReason
+
+NewParser = Callable[[], ReplyParser] | None
 
 
 def _token(token: TokenText) -> dict[str, Any]:
@@ -30,58 +43,138 @@ def logprobs_object(tokens: Iterable[TokenText]) -> dict[str, Any]:
     return {"content": content}
 
 
+def _finish_reason(
+    conventions: Conventions, finish: Finish | None, parser: ReplyParser | None
+) -> str | None:
+    """As without tools, but for a reply that ends in complete calls."""
+    ends_in_calls = parser is not None and parser.ends_in_calls
+    if finish is not None and finish.reason is not FinishReason.LENGTH and ends_in_calls:
+        return conventions.calls_reason
+    return conventions.chat_finish_reason(finish)
+
+
+def _function_call(id: str, name: str, arguments: str) -> dict[str, Any]:
+    return {"id": id, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def _message(reply: Reply) -> dict[str, Any]:
+    """The whole message; content is null when there are only calls."""
+    message: dict[str, Any] = {"role": "assistant", "content": reply.content}
+    if reply.reasoning:
+        message["reasoning_content"] = reply.reasoning
+    if reply.calls:
+        message["content"] = reply.content or None
+        message["tool_calls"] = [
+            _function_call(call.id, call.name, call.arguments) for call in reply.calls
+        ]
+    return message
+
+
 def _choice(
-    generation: Generation, conventions: Conventions, *, with_logprobs: bool
+    generation: Generation, conventions: Conventions, new_parser: NewParser, *, with_logprobs: bool
 ) -> dict[str, Any]:
+    parser = None if new_parser is None else new_parser()
+    if parser is None:
+        reply = Reply(content=generation.text)
+    else:
+        reply = fold(parser.feed(generation.text) + parser.finish())
     return {
         "index": generation.index,
-        "message": {"role": "assistant", "content": generation.text},
+        "message": _message(reply),
         "logprobs": logprobs_object(generation.tokens) if with_logprobs else None,
-        "finish_reason": conventions.chat_finish_reason(generation.finish),
+        "finish_reason": _finish_reason(conventions, generation.finish, parser),
     }
+
+
+def _fragment(event: ReplyEvent) -> dict[str, Any]:
+    """The `delta` of a chunk."""
+    match event:
+        case Content(text):
+            return {"content": text}
+        case Reasoning(text):
+            return {"reasoning_content": text}
+        case CallStart(index, id, name):
+            return {"tool_calls": [{"index": index, **_function_call(id, name, "")}]}
+        case CallArguments(index, text):
+            return {"tool_calls": [{"index": index, "function": {"arguments": text}}]}
 
 
 class ChatEncoder(ChunkEncoder):
     """The chunks of one chat stream."""
 
     def __init__(
-        self, chunk_head: dict[str, Any], conventions: Conventions, body: ChatRequest
+        self,
+        chunk_head: dict[str, Any],
+        conventions: Conventions,
+        body: ChatRequest,
+        new_parser: NewParser,
     ) -> None:
         super().__init__(chunk_head, conventions, with_usage=body.includes_usage)
         self._with_logprobs = bool(body.logprobs)
+        count = 1 if body.n is None else body.n
+        self._parsers = [None if new_parser is None else new_parser() for _ in range(count)]
 
     def delta(self, delta: TextDelta) -> bytes:
+        parser = self._parsers[delta.index]
+        fragments = [{"content": delta.text}] if parser is None else self._parse(parser, delta)
         if delta.prompt is not None:
             self.usage.add_prompt(0, delta.prompt.num_tokens)
-        names_role = delta.prompt is not None or self.conventions.repeats_role
-        message = {"role": "assistant"} if names_role else {}
-        message["content"] = delta.text
+            opening: dict[str, Any] = {"role": "assistant", "content": None}
+            fragments[:1] = [opening | (fragments[0] if fragments else {})]
+        elif self.conventions.repeats_role:
+            fragments = [{"role": "assistant"} | fragment for fragment in fragments]
+        return b"".join(
+            self._chunk(delta, fragment, number, is_last=number == len(fragments))
+            for number, fragment in enumerate(fragments, 1)
+        )
+
+    def _chunk(
+        self, delta: TextDelta, fragment: dict[str, Any], number: int, *, is_last: bool
+    ) -> bytes:
+        """The finish goes with a delta's last fragment."""
+        finish = delta.finish if is_last else None
         choice = {
             "index": delta.index,
-            "delta": message,
-            "logprobs": logprobs_object(delta.tokens) if self._with_logprobs else None,
-            "finish_reason": self.conventions.chat_finish_reason(delta.finish),
+            "delta": fragment,
+            "logprobs": self._logprobs(delta, is_first=number == 1),
+            "finish_reason": _finish_reason(self.conventions, finish, self._parsers[delta.index]),
         }
-        return self.chunk(choice, 0, delta.finish)
+        return self.chunk(choice, 0, finish)
+
+    def _parse(self, parser: ReplyParser, delta: TextDelta) -> list[dict[str, Any]]:
+        """What a delta adds to the message; an empty fragment carries the finish reason, or
+        log-probabilities of tokens whose text is held back."""
+        events = parser.feed(delta.text)
+        if delta.finish is not None:
+            events += parser.finish()
+        fragments = list(map(_fragment, events))
+        if delta.finish is not None or (self._with_logprobs and not fragments):
+            fragments.append({})
+        return fragments
+
+    def _logprobs(self, delta: TextDelta, *, is_first: bool) -> dict[str, Any] | None:
+        """All tokens of a delta go with its first chunk."""
+        return logprobs_object(delta.tokens) if self._with_logprobs and is_first else None
 
 
 async def chat_completions(service: Service, body: ChatRequest) -> Response | EventStream:
     """One object, or a stream of chunks."""
-    request = await translate_chat(service, body)
-    conventions = conventions_of(service.settings)
+    turn = await translate_chat(service, body)
+    request, conventions = turn.request, conventions_of(service.settings)
     compute_type, num_characters = service.compute_type, len(request.prompt)
     if body.stream:
         chunk_head = head(service, "chat.completion.chunk", "chatcmpl", body.model)
         headers = stream_headers(compute_type, num_characters)
-        encoder = ChatEncoder(chunk_head, conventions, body)
+        encoder = ChatEncoder(chunk_head, conventions, body, turn.new_parser)
         return EventStream(service.stream([request]), encoder, headers)
     generations = await service.generate([request])
-    with_logprobs = bool(body.logprobs)
     usage = usage_of((0, each.prompt.num_tokens, each.finish) for each in generations)
+    with_logprobs = bool(body.logprobs)
     answer = {
         **head(service, "chat.completion", "chatcmpl", body.model),
         "choices": [
-            _choice(each, conventions, with_logprobs=with_logprobs) for each in generations
+            _choice(each, conventions, turn.new_parser, with_logprobs=with_logprobs)
+            for each in generations
         ],
         "usage": usage.to_json(),
         "timings": usage.timings(),

@@ -22,6 +22,8 @@ class Conventions:
 
     chat_reasons: Mapping[FinishReason, str]
     completion_reasons: Mapping[FinishReason, str]
+    calls_reason: str
+    """`finish_reason` of a chat reply that ends in tool calls."""
     unfinished_completion: str | None
     """`finish_reason` of a completion's chunks before the last."""
     keeps_stop_text: bool
@@ -51,6 +53,7 @@ OPENAI_REASONS = {
 OPENAI = Conventions(
     chat_reasons=OPENAI_REASONS,
     completion_reasons=OPENAI_REASONS,
+    calls_reason="tool_calls",
     unfinished_completion=None,
     keeps_stop_text=False,
     has_ids=True,
@@ -62,6 +65,7 @@ TGI = Conventions(
     chat_reasons={reason: reason.value for reason in FinishReason}
     | {FinishReason.EOS_TOKEN: "stop"},
     completion_reasons={reason: reason.value for reason in FinishReason},
+    calls_reason="stop",
     unfinished_completion="",
     keeps_stop_text=True,
     has_ids=False,

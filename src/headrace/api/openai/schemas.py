@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from headrace.api.grammar import OutputFormat
+from headrace.api.openai.tools import ToolCallMessage, ToolChoice, ToolDefinition
 from headrace.api.schema import Body, Float32, Int32, Unsigned32
 
 Seed = Annotated[int, Field(ge=-(2**63), le=2**64 - 1)]
@@ -61,7 +62,9 @@ class ChatMessage(Body):
     role: str
     content: str | list[ContentPart] | None = None
     name: str | None = None
-    tool_calls: Any = None
+    tool_calls: list[ToolCallMessage] | None = None
+    tool_call_id: str | None = None
+    reasoning_content: str | None = None
 
 
 class ChatRequest(SamplingBody):
@@ -71,17 +74,19 @@ class ChatRequest(SamplingBody):
     max_completion_tokens: Unsigned32 | None = None
     logprobs: bool | None = None
     top_logprobs: Unsigned32 | None = None
-    tools: Any = None
-    tool_choice: Any = None
-    tool_prompt: Any = None
+    tools: list[ToolDefinition] | None = None
+    tool_choice: ToolChoice | None = None
+    tool_prompt: str | None = None
+    parallel_tool_calls: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    separate_reasoning: bool | None = None
     functions: Any = None
     function_call: Any = None
     modalities: Any = None
     audio: Any = None
     prediction: Any = None
-    reasoning_effort: Any = None
+    reasoning_effort: str | None = None
     web_search_options: Any = None
-    chat_template_kwargs: Any = None
 
 
 class CompletionRequest(SamplingBody):
@@ -100,15 +105,10 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
 """Fields without effect here, with the values that ask for nothing."""
 
 UNSUPPORTED_IN_CHAT: dict[str, tuple[Any, ...]] = UNSUPPORTED | {
-    "tools": (None, []),
-    "tool_choice": (None, "none", "auto"),
-    "tool_prompt": (None,),
     "functions": (None, []),
     "function_call": (None, "none", "auto"),
     "modalities": (None, ["text"]),
     "audio": (None,),
     "prediction": (None,),
-    "reasoning_effort": (None,),
     "web_search_options": (None,),
-    "chat_template_kwargs": (None, {}),
 }

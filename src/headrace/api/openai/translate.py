@@ -5,11 +5,11 @@ from typing import Any, cast
 
 from headrace.api.errors import DialectError
 from headrace.api.grammar import OutputFormat
+from headrace.api.openai.chat_turn import ChatTurn, chat_turn, render_prompt
 from headrace.api.openai.conventions import conventions_of
 from headrace.api.openai.schemas import (
     UNSUPPORTED,
     UNSUPPORTED_IN_CHAT,
-    ChatMessage,
     ChatRequest,
     CompletionRequest,
     SamplingBody,
@@ -90,49 +90,24 @@ def _sequence_count(body: SamplingBody, service: Service) -> int:
     return n
 
 
-def _content(message: ChatMessage, number: int) -> str:
-    where = f"`messages[{number}]"
-    if message.tool_calls:
-        raise ValidationError(f"{where}.tool_calls` is not supported by this server")
-    if message.content is None:
-        raise ValidationError(f"{where}.content` must be a string or a list of parts")
-    if isinstance(message.content, str):
-        return message.content
-    for part in message.content:
-        if part.type != "text" or part.text is None:
-            raise ValidationError(
-                f'{where}.content` supports parts with `type` "text" and a `text` only. '
-                f'Given: `type` "{part.type}"'
-            )
-    return "".join(part.text or "" for part in message.content)
-
-
-def template_messages(body: ChatRequest) -> list[dict[str, Any]]:
-    """The messages as chat templates expect them. Raises ValidationError."""
-    messages = []
-    for number, message in enumerate(body.messages):
-        entry = {"role": message.role, "content": _content(message, number)}
-        messages.append(entry if message.name is None else entry | {"name": message.name})
-    return messages
-
-
-async def translate_chat(service: Service, body: ChatRequest) -> GenerationRequest:
-    """Check the body and render its messages. Raises ValidationError, TemplateError."""
+async def translate_chat(service: Service, body: ChatRequest) -> ChatTurn:
+    """Check the body and render its messages. Raises ValidationError, ToolError, TemplateError."""
     reject_unsupported(body, UNSUPPORTED_IN_CHAT)
     if body.top_logprobs and not body.logprobs:
         raise ValidationError("`logprobs` must be true when `top_logprobs` is set")
     n = _sequence_count(body, service)
-    prompt = await service.frontend.render_chat(template_messages(body))
+    prompt = await render_prompt(service, body)
     limit = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
-    return _request(
+    request = _request(
         body,
-        prompt,
+        prompt.text,
         _parameters(body, limit, body.top_logprobs),
         service,
         n=n,
         add_special_tokens=False,
         num_top_logprobs=(body.top_logprobs or 0) if body.logprobs else None,
     )
+    return chat_turn(service, body, prompt, request)
 
 
 def _prompts_of(body: CompletionRequest) -> list[str | list[int]]:

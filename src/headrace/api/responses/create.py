@@ -20,7 +20,8 @@ from headrace.api.service import Service
 async def create_response(service: Service, body: ResponsesRequest) -> Response | EventStream:
     """One object, or a stream of typed events."""
     reject_unsupported(body, UNSUPPORTED)
-    request = replace(await translate_chat(service, chat_request(body)), keep_stop_text=False)
+    turn = await translate_chat(service, chat_request(body))
+    request = replace(turn.request, keep_stop_text=False)
     response = ResponseObject(
         body, served_name(service, body.model), with_logprobs=wants_logprobs(body)
     )

@@ -75,7 +75,7 @@ async def _translate(
 ) -> GenerationRequest:
     if isinstance(instance, ChatRequest):
         check_count("n", 1 if instance.n is None else instance.n, 1)
-        return await translate_chat(service, instance)
+        return (await translate_chat(service, instance)).request
     check_count("best_of", instance.parameters.best_of or 1, 1)
     parameters = instance.parameters.model_copy(update={"do_sample": True})
     sampling = instance.model_copy(update={"parameters": parameters})

@@ -5,8 +5,8 @@ from typing import Any
 import orjson
 from starlette.responses import Response
 
+from headrace.api.openai.chat_turn import render_prompt
 from headrace.api.openai.schemas import ChatRequest
-from headrace.api.openai.translate import template_messages
 from headrace.api.service import Service
 from headrace.api.tgi.schemas import GenerateRequest
 
@@ -36,7 +36,7 @@ async def tokenize(service: Service, body: GenerateRequest) -> Response:
 
 async def chat_tokenize(service: Service, body: ChatRequest) -> Response:
     """The rendered chat template and its tokens."""
-    text = await service.frontend.render_chat(template_messages(body))
+    text = (await render_prompt(service, body)).text
     tokens = await _tokens(service, text, add_special_tokens=False)
     answer = {"tokenize_response": tokens, "templated_text": text}
     return Response(orjson.dumps(answer), media_type="application/json")
