@@ -3,13 +3,13 @@ from typing import Any
 
 import httpx
 import pytest
-from fake_frontend import INFO, FakeFrontend
 from starlette.applications import Starlette
 
 from headrace.api.app import build_app
 from headrace.api.service import ServedModel
 from headrace.config import Settings
 from headrace.observability.metrics import Metrics
+from tests.api.fake_frontend import INFO, FakeFrontend
 
 AppOf = Callable[..., Starlette]
 

@@ -7,12 +7,12 @@ import anthropic
 import httpx
 import orjson
 import pytest
-from conftest import AppOf, client_of
-from fake_frontend import FakeFrontend
-from live_server import server_at
 
 from headrace.errors import GenerationError, OverloadedError, TemplateError
 from headrace.types import FinishReason
+from tests.api.conftest import AppOf, client_of
+from tests.api.fake_frontend import FakeFrontend
+from tests.api.live_server import server_at
 
 QUESTION: Any = [{"role": "user", "content": "hi"}]
 

@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 import httpx
 import pytest
-from conftest import AppOf
-from fake_frontend import FakeFrontend
 
 from headrace import __version__
 from headrace.api.routes import ROUTES
+from tests.api.conftest import AppOf
+from tests.api.fake_frontend import FakeFrontend
 
 Connect = Callable[..., httpx.AsyncClient]
 MESSAGES = [{"role": "user", "content": "x"}]

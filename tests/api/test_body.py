@@ -4,7 +4,8 @@ from collections.abc import AsyncIterator, Callable
 
 import httpx
 import pytest
-from conftest import AppOf
+
+from tests.api.conftest import AppOf
 
 JSON = {"content-type": "application/json"}
 

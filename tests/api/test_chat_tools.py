@@ -8,13 +8,13 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from conftest import AppOf, client_of
-from fake_frontend import FakeFrontend
 
 from headrace.text.chat_format import ChatFormat
 from headrace.text.reasoning import ReasoningMarkers
 from headrace.text.tools.registry import FORMATS
 from headrace.types import FinishReason
+from tests.api.conftest import AppOf, client_of
+from tests.api.fake_frontend import FakeFrontend
 
 MESSAGES: Any = [{"role": "user", "content": "What is the weather?"}]
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}

@@ -7,8 +7,6 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import AppOf, client_of
-from fake_frontend import INFO, FakeFrontend
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,6 +17,8 @@ from headrace.api.service import ServedModel
 from headrace.config import Settings
 from headrace.errors import EngineDeadError, GenerationError
 from headrace.observability.metrics import Metrics
+from tests.api.conftest import AppOf, client_of
+from tests.api.fake_frontend import INFO, FakeFrontend
 
 SCALARS = st.one_of(
     st.none(), st.booleans(), st.integers(-(2**65), 2**65), st.floats(allow_nan=False),

@@ -4,11 +4,11 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from conftest import AppOf
-from fake_frontend import FakeFrontend
 from pydantic import BaseModel
 
 from headrace.types import Grammar
+from tests.api.conftest import AppOf
+from tests.api.fake_frontend import FakeFrontend
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}

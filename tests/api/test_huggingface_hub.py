@@ -4,13 +4,13 @@ import asyncio
 from typing import Any
 
 import pytest
-from conftest import AppOf
-from fake_frontend import FakeFrontend
 from huggingface_hub import InferenceClient
 from huggingface_hub import errors as client_errors
-from live_server import server_at
 
 from headrace.errors import GenerationError, OverloadedError, ValidationError
+from tests.api.conftest import AppOf
+from tests.api.fake_frontend import FakeFrontend
+from tests.api.live_server import server_at
 
 MESSAGES = [{"role": "user", "content": "x"}]
 

@@ -6,11 +6,11 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from conftest import AppOf, client_of
-from fake_frontend import FakeFrontend
 
 from headrace.errors import GenerationError, OverloadedError, TemplateError
 from headrace.types import FinishReason
+from tests.api.conftest import AppOf, client_of
+from tests.api.fake_frontend import FakeFrontend
 
 MESSAGES: Any = [{"role": "user", "content": "hi"}]
 

@@ -4,7 +4,8 @@ from typing import Any
 
 import httpx
 import pytest
-from fake_frontend import FakeFrontend
+
+from tests.api.fake_frontend import FakeFrontend
 
 SAMPLE = {"do_sample": True}
 

@@ -5,11 +5,11 @@ from typing import Any
 
 import openai
 import pytest
-from conftest import AppOf, client_of
-from fake_frontend import FakeFrontend
 
 from headrace.errors import GenerationError
 from headrace.types import FinishReason
+from tests.api.conftest import AppOf, client_of
+from tests.api.fake_frontend import FakeFrontend
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 import pytest
 import schemathesis
-from fake_frontend import INFO
 from hypothesis import HealthCheck, given, settings
 from msgspec.structs import replace
 from schemathesis import GenerationMode
@@ -27,6 +26,7 @@ from headrace.text.chat import load_chat_template
 from headrace.text.fake import FakeClient
 from headrace.text.frontend import Frontend
 from headrace.text.tokenizer import load_tokenizer
+from tests.api.fake_frontend import INFO
 
 pytestmark = pytest.mark.slow
 

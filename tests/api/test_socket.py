@@ -5,12 +5,12 @@ from collections.abc import Callable
 
 import orjson
 import pytest
-from conftest import AppOf
-from fake_frontend import FakeFrontend
-from live_server import server_at
 
 from headrace.api import events
 from headrace.errors import GenerationError
+from tests.api.conftest import AppOf
+from tests.api.fake_frontend import FakeFrontend
+from tests.api.live_server import server_at
 
 
 async def post(

@@ -5,11 +5,11 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import AppOf
-from fake_frontend import FakeFrontend
 
 from headrace.errors import GenerationError, OverloadedError, ValidationError
 from headrace.types import FinishReason
+from tests.api.conftest import AppOf
+from tests.api.fake_frontend import FakeFrontend
 
 TOKENS = (
     b'[{"id":10,"text":"Hello","logprob":-0.25,"special":false},'

@@ -4,10 +4,10 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import AppOf, client_of
-from fake_frontend import FakeFrontend
 
 from headrace.errors import GenerationError, OverloadedError
+from tests.api.conftest import AppOf, client_of
+from tests.api.fake_frontend import FakeFrontend
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gguf_files import write_gguf
 from safetensors.numpy import save_file
 
 from headrace.checkpoint.checkpoint import open_checkpoint
 from headrace.checkpoint.embedded import embedded_model
 from headrace.errors import CheckpointError
+from tests.checkpoint.gguf_files import write_gguf
 
 CONFIG = {
     "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,

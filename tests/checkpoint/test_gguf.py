@@ -7,7 +7,6 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
-from gguf_files import write_gguf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,6 +14,7 @@ from headrace.checkpoint.embedded import embedded_model
 from headrace.checkpoint.ggml import GGMLType
 from headrace.checkpoint.gguf import GGUFFile
 from headrace.errors import CheckpointError
+from tests.checkpoint.gguf_files import write_gguf
 
 
 @pytest.fixture(scope="module")

@@ -5,13 +5,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gguf_files import TOKENS, write_gguf
 from transformers import AutoConfig, LlamaConfig
 
 from headrace.checkpoint.embedded import embedded_model
 from headrace.checkpoint.gguf import GGUFFile
 from headrace.checkpoint.gguf_config import config_of, end_token_ids
 from headrace.errors import CheckpointError
+from tests.checkpoint.gguf_files import TOKENS, write_gguf
 
 FIELDS = [
     "architectures", "hidden_size", "intermediate_size", "num_hidden_layers",

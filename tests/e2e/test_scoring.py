@@ -41,7 +41,14 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[OpenAI, T
     tokenizer = save_tokenizer(folder)
     # A small step budget, so that long prompts are scored in chunks.
     with ServerProcess(
-        "--model-id", str(folder), "--max-batch-prefill-tokens", "128", "--dtype", "float32"
+        "--model-id",
+        str(folder),
+        "--max-batch-prefill-tokens",
+        "128",
+        "--dtype",
+        "float32",
+        "--kv-cache-dtype",
+        "float32",
     ) as server:
         server.wait_ready()
         client = OpenAI(base_url=f"{server.url}/v1", api_key="-", max_retries=0)

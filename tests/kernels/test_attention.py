@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from samples import Ragged, attend, fill, ragged, rotary
 from torch import Tensor
 
 from headrace.kernels.base import Kernels
+from tests.kernels.samples import Ragged, attend, fill, ragged, rotary
 
 HEADS = [(9, 3, 64), (4, 4, 80), (8, 2, 128), (2, 1, 256), (16, 1, 96), (13, 1, 16)]
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.int8]

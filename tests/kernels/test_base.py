@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 import torch
-from samples import dense, grouped, ragged
 
 from headrace.kernels import load
 from headrace.kernels.base import Kernels
 from headrace.kernels.tensors import LayerCache, Rotary
+from tests.kernels.samples import dense, grouped, ragged
 
 
 def ints(*values: int) -> torch.Tensor:

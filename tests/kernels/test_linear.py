@@ -2,10 +2,18 @@
 
 import pytest
 import torch
-from samples import Dense, activations, dense, exact_values, fake_quantized, grouped, quantized
 
 from headrace.kernels.base import Kernels
 from headrace.kernels.tensors import WeightKind
+from tests.kernels.samples import (
+    Dense,
+    activations,
+    dense,
+    exact_values,
+    fake_quantized,
+    grouped,
+    quantized,
+)
 
 INTEGER_WEIGHTS = [
     ("int4", 32, True),

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from samples import dense, exact_values, fake_quantized, grouped
 from torch.nn import functional
 
 from headrace.kernels.base import Kernels
 from headrace.kernels.tensors import GateKind, NormKind, WeightKind
+from tests.kernels.samples import dense, exact_values, fake_quantized, grouped
 
 FUNCTIONS = {
     "silu": functional.silu,

@@ -2,10 +2,10 @@
 
 import pytest
 import tokenizers
-from families import CHATML, DEEPSEEK, LLAMA3, MISTRAL, MISTRAL_ARGUMENTS, QWEN
 
 from headrace.text.chat_format import detect_chat_format
 from headrace.text.tokenizer import Tokenizer
+from tests.text.families import CHATML, DEEPSEEK, LLAMA3, MISTRAL, MISTRAL_ARGUMENTS, QWEN
 
 FAMILIES = [
     (CHATML, "hermes", False, False),

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from families import CHATML, LLAMA3, MISTRAL, QWEN
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from headrace.text.chat import ChatTemplate
 from headrace.text.chat_format import detect_chat_format
 from headrace.text.tools.presentation import present_tools
 from headrace.text.tools.toolset import Tool, ToolSet
+from tests.text.families import CHATML, LLAMA3, MISTRAL, QWEN
 
 DEFINITIONS = [
     {"type": "function", "function": {"name": name, "description": "é <b>", "parameters": {}}}
