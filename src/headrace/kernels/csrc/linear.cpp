@@ -7,7 +7,7 @@
 namespace headrace {
 namespace {
 
-constexpr int64_t kPanelRows = 64;
+constexpr int64_t kPanelRows = 128;
 constexpr int64_t kPanelColumns = 2 * kLanes;
 constexpr int64_t kPanelDepth = 256;  // inputs of an integer weight widened to float at a time
 

@@ -51,125 +51,140 @@ class TileRegisters {
     bool needed_;
 };
 
-constexpr int64_t kUnpackedGroups = 32;  // at a time: 16 KB
-constexpr int kGroupBytes = kGroup * kLanes;
-constexpr int kTilesInFlight = 4;
+constexpr int kInFlight = 3;                // tile products
+constexpr int64_t kUnpackedGroups = 32;  // at a time: 20 KB
 
-struct alignas(64) TileSums {
-    int32_t values[kTilesInFlight][kBlockRows][kLanes];
+// 32 inputs of an integer tile: w = q * scale + minimum, q signed.
+struct alignas(64) UnpackedGroup {
+    int8_t q[kGroup / 4][kLanes][4];
+    float scale[kLanes], minimum[kLanes];
 };
 
-// Sum register `kSum` = rows of the cell times a group of unpacked weights. Assembly, because
-// gcc 12's intrinsics take no template arguments for register numbers.
+struct alignas(64) TileSums {
+    int32_t values[kInFlight][kBlockRows][kLanes];
+};
+
+template <Kind kKind, bool kMinimum>
+inline void unpack_group(const Weight& weight, int64_t tile, int64_t index, UnpackedGroup& to) {
+    constexpr bool kNibbles = kKind == Kind::kInt4;
+    constexpr int64_t kBytes = sizeof to.q / (kNibbles ? 2 : 1);
+    const auto store = [&](int line, __m512i bytes) { _mm512_store_si512(to.q[line], bytes); };
+    const uint8_t* quants = weight.tile(tile) + index * kBytes;
+    for (int line = 0; line < kBytes / 64; ++line) {
+        const U8x64 bytes = U8x64::load(quants + 64 * line);
+        __builtin_prefetch(quants + 64 * line + kPrefetchBytes);
+        if constexpr (kNibbles) {
+            const __m512i zero_point = _mm512_set1_epi8(kMinimum ? 0 : 8);
+            store(line, _mm512_sub_epi8(low_nibbles(bytes).v, zero_point));
+            store(line + 4, _mm512_sub_epi8(high_nibbles(bytes).v, zero_point));
+        } else {
+            store(line, _mm512_xor_si512(bytes.v, _mm512_set1_epi8(-128)));
+        }
+    }
+    const int64_t scale_index = index * kGroup / weight.group;
+    const uint16_t* scales = weight.scales(tile) + scale_index * (kMinimum ? 2 : 1) * kLanes;
+    load_f16(scales).store(to.scale);
+    if constexpr (kMinimum) load_f16(scales + kLanes).store(to.minimum);
+}
+
+// Sum register kSum = a cell times a group. Assembly, because gcc 12's intrinsics take no template
+// arguments for register numbers.
 template <int kSum>
-inline void multiply_cell(const Cell* cell, const int8_t* weights) {
-    constexpr int kLeft = 4 + kSum % 2, kRight = 6 + kSum % 2;
+inline void multiply_cell(const Cell& cell, const UnpackedGroup& group) {
     __asm__ volatile(
         "tilezero %%tmm%c[sum]\n\t"
         "tileloadd (%[cell], %[cell_row]), %%tmm%c[left]\n\t"
-        "tileloadd (%[weights], %[weight_row]), %%tmm%c[right]\n\t"
+        "tileloadd (%[group], %[group_row]), %%tmm%c[right]\n\t"
         "tdpbssd %%tmm%c[right], %%tmm%c[left], %%tmm%c[sum]"
         :
-        : [cell] "r"(cell->q), [cell_row] "r"(int64_t{kGroup}), [weights] "r"(weights),
-          [weight_row] "r"(int64_t{64}), [sum] "i"(kSum), [left] "i"(kLeft), [right] "i"(kRight)
+        : [cell] "r"(cell.q), [cell_row] "r"(int64_t{kGroup}), [group] "r"(group.q),
+          [group_row] "r"(int64_t{64}), [sum] "i"(kSum), [left] "i"(4 + kSum % 2),
+          [right] "i"(6 + kSum % 2)
         : "memory");
 }
 
 template <int kSum>
-inline void store_sums(TileSums& sums) {
+inline void store_sum(TileSums& sums) {
     __asm__ volatile("tilestored %%tmm%c[sum], (%[to], %[row])"
                      :
                      : [to] "r"(sums.values[kSum]), [row] "r"(int64_t{64}), [sum] "i"(kSum)
                      : "memory");
 }
 
-// Starts products of up to four groups.
-inline void start_products(const Cell* cells, const int8_t* weights, int64_t groups) {
-    if (groups > 0) multiply_cell<0>(cells, weights);
-    if (groups > 1) multiply_cell<1>(cells + 1, weights + kGroupBytes);
-    if (groups > 2) multiply_cell<2>(cells + 2, weights + 2 * kGroupBytes);
-    if (groups > 3) multiply_cell<3>(cells + 3, weights + 3 * kGroupBytes);
+// Starts the products of the first four of `count` groups.
+inline void start_products(const Cell* cells, const UnpackedGroup* groups, int64_t count) {
+    if (count > 0) multiply_cell<0>(cells[0], groups[0]);
+    if (count > 1) multiply_cell<1>(cells[1], groups[1]);
+    if (count > 2) multiply_cell<2>(cells[2], groups[2]);
+    
 }
 
-// Stores them all at once: changing between these instructions and others is what takes time.
-inline void store_products(TileSums& sums) {
-    store_sums<0>(sums);
-    store_sums<1>(sums);
-    store_sums<2>(sums);
-    store_sums<3>(sums);
+// All at once: changing from other instructions to this one is what takes the time.
+inline void store_sums(TileSums& sums) {
+    store_sum<0>(sums);
+    store_sum<1>(sums);
+    store_sum<2>(sums);
+    
 }
 
-// Weights of a group as signed bytes, the operand of a tile product.
-template <Kind kKind, bool kMinimum>
-inline void unpack_group(const uint8_t* quants, int8_t* to) {
-    constexpr int kLines = kKind == Kind::kInt4 ? 4 : 8;
-    const auto store = [&](int line, __m512i bytes) { _mm512_store_si512(to + 64 * line, bytes); };
-    for (int line = 0; line < kLines; ++line) {
-        const U8x64 bytes = U8x64::load(quants + 64 * line);
-        __builtin_prefetch(quants + 64 * line + kPrefetchBytes);
-        if constexpr (kKind == Kind::kInt8) {
-            store(line, _mm512_xor_si512(bytes.v, _mm512_set1_epi8(-128)));
-        } else {
-            const __m512i zero_point = _mm512_set1_epi8(kMinimum ? 0 : 8);
-            store(line, _mm512_sub_epi8(low_nibbles(bytes).v, zero_point));
-            store(line + 4, _mm512_sub_epi8(high_nibbles(bytes).v, zero_point));
+template <int kCount, bool kMinimum>
+inline void add_scaled(const TileSums& sums, const Cell* cells, const UnpackedGroup* groups,
+                       F32x16 (&acc)[kBlockRows]) {
+    for (int g = 0; g < kCount; ++g) {
+        const F32x16 scale = F32x16::load(groups[g].scale);
+        const F32x16 minimum = F32x16::load(groups[g].minimum);
+        HEADRACE_UNROLL
+        for (int r = 0; r < kBlockRows; ++r) {
+            const I32x16 sum{_mm512_load_si512(sums.values[g][r])};
+            acc[r] = fma(to_float(sum), scale * F32x16::broadcast(cells[g].scale[r]), acc[r]);
+            if constexpr (kMinimum) {
+                acc[r] = fma(minimum, F32x16::broadcast(cells[g].scaled_sum[r]), acc[r]);
+            }
         }
     }
 }
 
-// c[16][16] += the product of 16 rows with `groups` unpacked groups of 32, the first of which is
-// group `first` of the weight's tile.
+// c[16][16] += a block's cells times as many groups, whose first products have been started.
+// Starts those of the block at `next`, if any, at the end: the tiles are never idle.
 template <bool kMinimum>
-inline void multiply_block(const Weight& weight, int64_t tile, int64_t first, int64_t groups,
-                           const int8_t* unpacked, const Cell* cells, float* c, int64_t ldc) {
-    const int64_t groups_per_scale = weight.group / kGroup;
-    const uint16_t* scales = weight.scales(tile);
+inline void multiply_block(const Cell* cells, const Cell* next, const UnpackedGroup* groups,
+                           int64_t count, float* c, int64_t ldc) {
     TileSums sums;
     F32x16 acc[kBlockRows];
     HEADRACE_UNROLL
     for (int r = 0; r < kBlockRows; ++r) acc[r] = F32x16::load(c + r * ldc);
-    start_products(cells, unpacked, groups);
-    for (int64_t start = 0; start < groups; start += kTilesInFlight) {
-        const int64_t next = start + kTilesInFlight;
-        store_products(sums);
-        start_products(cells + next, unpacked + next * kGroupBytes, groups - next);
-        for (int64_t g = start; g < std::min(next, groups); ++g) {
-            const uint16_t* at =
-                scales + (first + g) / groups_per_scale * (kMinimum ? 2 * kLanes : kLanes);
-            const F32x16 scale = load_f16(at);
-            const F32x16 minimum = kMinimum ? load_f16(at + kLanes) : scale;
-            HEADRACE_UNROLL
-            for (int r = 0; r < kBlockRows; ++r) {
-                const I32x16 sum{_mm512_load_si512(sums.values[g - start][r])};
-                const F32x16 x_scale = F32x16::broadcast(cells[g].scale[r]);
-                acc[r] = fma(to_float(sum), scale * x_scale, acc[r]);
-                if constexpr (kMinimum) {
-                    acc[r] = fma(minimum, F32x16::broadcast(cells[g].scaled_sum[r]), acc[r]);
-                }
-            }
-        }
+    int64_t g = 0;
+    for (; count - g > kInFlight; g += kInFlight) {
+        store_sums(sums);
+        start_products(cells + g + kInFlight, groups + g + kInFlight, count - g - kInFlight);
+        add_scaled<kInFlight, kMinimum>(sums, cells + g, groups + g, acc);
     }
+    store_sums(sums);
+    if (next) start_products(next, groups, count);
+    with_constant<kInFlight>(static_cast<int>(count - g), [&](auto n) {
+        add_scaled<n.value, kMinimum>(sums, cells + g, groups + g, acc);
+    });
     HEADRACE_UNROLL
     for (int r = 0; r < kBlockRows; ++r) acc[r].store(c + r * ldc);
 }
 
-// c[blocks * 16][16] = whole blocks of 16 rows, from row block `block`, times one integer tile.
+// c[blocks * 16][16] = whole blocks of rows, from row block `block`, times one integer tile.
 template <Kind kKind, bool kMinimum>
 inline void multiply_blocks(const Activation& x, int64_t block, int64_t blocks,
                             const Weight& weight, int64_t tile, float* c, int64_t ldc) {
     if (blocks == 0) return;
-    alignas(64) int8_t unpacked[kUnpackedGroups * kGroupBytes];
-    constexpr int64_t kQuantBytes = kGroupBytes / (kKind == Kind::kInt4 ? 2 : 1);
+    UnpackedGroup groups[kUnpackedGroups];
     for (int64_t r = 0; r < blocks * kBlockRows; ++r) F32x16::zero().store(c + r * ldc);
     for (int64_t first = 0; first < x.groups(); first += kUnpackedGroups) {
-        const int64_t groups = std::min(kUnpackedGroups, x.groups() - first);
-        for (int64_t g = 0; g < groups; ++g) {
-            unpack_group<kKind, kMinimum>(weight.tile(tile) + (first + g) * kQuantBytes,
-                                          unpacked + g * kGroupBytes);
+        const int64_t count = std::min(kUnpackedGroups, x.groups() - first);
+        for (int64_t g = 0; g < count; ++g) {
+            unpack_group<kKind, kMinimum>(weight, tile, first + g, groups[g]);
         }
-        for (int64_t b = 0; b < blocks; ++b) {
-            multiply_block<kMinimum>(weight, tile, first, groups, unpacked,
-                                     x.cells(block + b) + first, c + b * kBlockRows * ldc, ldc);
+        const Cell* cells = x.cells(block) + first;
+        start_products(cells, groups, count);
+        for (int64_t b = 0; b < blocks; ++b, cells += x.groups()) {
+            const Cell* next = b + 1 < blocks ? cells + x.groups() : nullptr;
+            multiply_block<kMinimum>(cells, next, groups, count, c + b * kBlockRows * ldc, ldc);
         }
     }
 }
