@@ -19,9 +19,11 @@ struct alignas(64) Panel {
 template <Kind kKind, bool kMinimum>
 void integer_tile(const Activation& x, const Weight& weight, int64_t tile, int64_t row,
                   int64_t rows, float* c) {
-    const int64_t blocks = tile_blocks(rows);
-    multiply_blocks<kKind, kMinimum>(x, row / kBlockRows, blocks, weight, tile, c, kPanelColumns);
-    for (int64_t r = blocks * kBlockRows; r < rows;) {
+    if (suits_tiles(rows)) {
+        const int64_t block = row / kBlockRows;
+        return multiply_blocks<kKind, kMinimum>(x, block, rows, weight, tile, c, kPanelColumns);
+    }
+    for (int64_t r = 0; r < rows;) {
         const int first = static_cast<int>((row + r) % kBlockRows);
         const Cell* cells = x.cells((row + r) / kBlockRows);
         const int count = static_cast<int>(std::min<int64_t>(
@@ -141,7 +143,7 @@ void LinearOp::finish(const float* panel, int64_t row, int64_t rows, int64_t til
 }
 
 void LinearOp::run(Team& team) const {
-    const TileRegisters registers(x_.quantized && tile_blocks(rows_.count()) > 0);
+    const TileRegisters registers(x_.quantized && suits_tiles(rows_.count()));
     const int64_t tiles = weight_.tiles();
     Panel panel;
     for_each_panel(team, rows_.count(), (tiles + 1) / 2, [&](int64_t pair, int64_t row,
@@ -155,7 +157,7 @@ void LinearOp::run(Team& team) const {
 }
 
 void LinearGateOp::run(Team& team) const {
-    const TileRegisters registers(x_.quantized && tile_blocks(rows_.count()) > 0);
+    const TileRegisters registers(x_.quantized && suits_tiles(rows_.count()));
     Panel gate, up;
     const int64_t features = weight_.out / 2;
     for_each_panel(team, rows_.count(), features / kGroup, [&](int64_t pair, int64_t row,

@@ -1,7 +1,7 @@
-// AMX: the product of 16 int8 rows with an integer tile, one tile instruction for each group of 32.
+// AMX: the product of int8 rows with an integer tile, one instruction for 16 rows and 32 inputs.
 // Its integer sums are exact and are scaled in the same order as in multiply_tile, so a row's
 // result is the same bits whichever of the two computes it.
-// Without AMX no block of rows is taken.
+// Without AMX no number of rows suits.
 #pragma once
 
 #include "products.h"
@@ -15,12 +15,8 @@ namespace headrace {
 
 #if defined(__AMX_INT8__)
 
-constexpr int64_t kMinTileRows = 9;  // of a block of 16: with fewer, multiply_tile is quicker
-
-// Blocks of rows that are multiplied with tiles, the last perhaps with some rows too many.
-inline int64_t tile_blocks(int64_t rows) {
-    return (rows + kBlockRows - kMinTileRows) / kBlockRows;
-}
+// With fewer rows, multiply_tile is quicker.
+inline bool suits_tiles(int64_t rows) { return rows > 10; }
 
 // Linux keeps the tile registers from a process until it asks for them.
 inline bool permit_tiles() {
@@ -28,7 +24,7 @@ inline bool permit_tiles() {
     return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 }
 
-// Tile registers: 0..3 sums [16][16] int32, 4..5 activations [16][32], 6..7 weights [8][16][4].
+// Tile registers: 0..2 sums [16][16] int32, 4..5 activations [16][32], 6..7 weights [8][16][4].
 // A thread has them, if needed, from construction to destruction.
 class TileRegisters {
    public:
@@ -51,7 +47,7 @@ class TileRegisters {
     bool needed_;
 };
 
-constexpr int kInFlight = 3;                // tile products
+constexpr int kInFlight = 3;             // tile products
 constexpr int64_t kUnpackedGroups = 32;  // at a time: 20 KB
 
 // 32 inputs of an integer tile: w = q * scale + minimum, q signed.
@@ -111,12 +107,11 @@ inline void store_sum(TileSums& sums) {
                      : "memory");
 }
 
-// Starts the products of the first four of `count` groups.
+// Starts the products of the first three of `count` groups.
 inline void start_products(const Cell* cells, const UnpackedGroup* groups, int64_t count) {
     if (count > 0) multiply_cell<0>(cells[0], groups[0]);
     if (count > 1) multiply_cell<1>(cells[1], groups[1]);
     if (count > 2) multiply_cell<2>(cells[2], groups[2]);
-    
 }
 
 // All at once: changing from other instructions to this one is what takes the time.
@@ -124,17 +119,16 @@ inline void store_sums(TileSums& sums) {
     store_sum<0>(sums);
     store_sum<1>(sums);
     store_sum<2>(sums);
-    
 }
 
-template <int kCount, bool kMinimum>
+template <int kCount, bool kMinimum, int kRows>
 inline void add_scaled(const TileSums& sums, const Cell* cells, const UnpackedGroup* groups,
-                       F32x16 (&acc)[kBlockRows]) {
+                       F32x16 (&acc)[kRows]) {
     for (int g = 0; g < kCount; ++g) {
         const F32x16 scale = F32x16::load(groups[g].scale);
         const F32x16 minimum = F32x16::load(groups[g].minimum);
         HEADRACE_UNROLL
-        for (int r = 0; r < kBlockRows; ++r) {
+        for (int r = 0; r < kRows; ++r) {
             const I32x16 sum{_mm512_load_si512(sums.values[g][r])};
             acc[r] = fma(to_float(sum), scale * F32x16::broadcast(cells[g].scale[r]), acc[r]);
             if constexpr (kMinimum) {
@@ -144,15 +138,15 @@ inline void add_scaled(const TileSums& sums, const Cell* cells, const UnpackedGr
     }
 }
 
-// c[16][16] += a block's cells times as many groups, whose first products have been started.
+// c[kRows][16] += a block's first rows times as many groups; their first products have been started.
 // Starts those of the block at `next`, if any, at the end: the tiles are never idle.
-template <bool kMinimum>
+template <int kRows, bool kMinimum>
 inline void multiply_block(const Cell* cells, const Cell* next, const UnpackedGroup* groups,
                            int64_t count, float* c, int64_t ldc) {
     TileSums sums;
-    F32x16 acc[kBlockRows];
+    F32x16 acc[kRows];
     HEADRACE_UNROLL
-    for (int r = 0; r < kBlockRows; ++r) acc[r] = F32x16::load(c + r * ldc);
+    for (int r = 0; r < kRows; ++r) acc[r] = F32x16::load(c + r * ldc);
     int64_t g = 0;
     for (; count - g > kInFlight; g += kInFlight) {
         store_sums(sums);
@@ -165,14 +159,14 @@ inline void multiply_block(const Cell* cells, const Cell* next, const UnpackedGr
         add_scaled<n.value, kMinimum>(sums, cells + g, groups + g, acc);
     });
     HEADRACE_UNROLL
-    for (int r = 0; r < kBlockRows; ++r) acc[r].store(c + r * ldc);
+    for (int r = 0; r < kRows; ++r) acc[r].store(c + r * ldc);
 }
 
-// c[blocks * 16][16] = whole blocks of rows, from row block `block`, times one integer tile.
+// c[rows][16] = rows, from row block `block`, times one integer tile. Writes whole blocks to c.
 template <Kind kKind, bool kMinimum>
-inline void multiply_blocks(const Activation& x, int64_t block, int64_t blocks,
+inline void multiply_blocks(const Activation& x, int64_t block, int64_t rows,
                             const Weight& weight, int64_t tile, float* c, int64_t ldc) {
-    if (blocks == 0) return;
+    const int64_t blocks = (rows + kBlockRows - 1) / kBlockRows;
     UnpackedGroup groups[kUnpackedGroups];
     for (int64_t r = 0; r < blocks * kBlockRows; ++r) F32x16::zero().store(c + r * ldc);
     for (int64_t first = 0; first < x.groups(); first += kUnpackedGroups) {
@@ -184,7 +178,12 @@ inline void multiply_blocks(const Activation& x, int64_t block, int64_t blocks,
         start_products(cells, groups, count);
         for (int64_t b = 0; b < blocks; ++b, cells += x.groups()) {
             const Cell* next = b + 1 < blocks ? cells + x.groups() : nullptr;
-            multiply_block<kMinimum>(cells, next, groups, count, c + b * kBlockRows * ldc, ldc);
+            float* to = c + b * kBlockRows * ldc;
+            if (rows - b * kBlockRows > kBlockRows / 2) {
+                multiply_block<kBlockRows, kMinimum>(cells, next, groups, count, to, ldc);
+            } else {
+                multiply_block<kBlockRows / 2, kMinimum>(cells, next, groups, count, to, ldc);
+            }
         }
     }
 }
@@ -192,7 +191,7 @@ inline void multiply_blocks(const Activation& x, int64_t block, int64_t blocks,
 #else
 
 inline bool permit_tiles() { return true; }
-inline int64_t tile_blocks(int64_t) { return 0; }
+inline bool suits_tiles(int64_t) { return false; }
 
 struct TileRegisters {
     explicit TileRegisters(bool) {}
