@@ -23,7 +23,9 @@ def pretend(monkeypatch: pytest.MonkeyPatch, features: frozenset[str], built: se
 def test_the_best_built_module_that_the_cpu_can_run_is_taken(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    pretend(monkeypatch, AVX512, {"_avx512", "_avx2"})
+    pretend(monkeypatch, dispatch.MODULES["_amx"], {"_amx", "_avx512"})
+    assert dispatch.load("auto").name == "_amx"
+    pretend(monkeypatch, AVX512, {"_amx", "_avx512", "_avx2"})
     assert dispatch.load("auto").name == "_avx512"
     pretend(monkeypatch, AVX512, {"_avx2"})
     assert dispatch.load("native").name == "_avx2"

@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from headrace.kernels.base import Kernels
+from headrace.kernels.dispatch import native_modules
+from headrace.kernels.native import NativeKernels
 from headrace.kernels.tensors import WeightKind
 from tests.kernels.samples import (
     Dense,
@@ -100,12 +102,12 @@ def test_fused_gate_is_gate_after_linear(
 @pytest.mark.parametrize(
     "weight_of",
     [
-        lambda: grouped("int4", 70, 640, 32, True),
-        lambda: grouped("int4", 70, 640, 128, False),
-        lambda: grouped("int8", 70, 640, 32, False),
-        lambda: dense("bfloat16", 70, 640),
-        lambda: dense("float16", 70, 640),
-        lambda: dense("float32", 70, 640),
+        lambda: grouped("int4", 70, 1280, 32, True),
+        lambda: grouped("int4", 70, 1280, 128, False),
+        lambda: grouped("int8", 70, 1280, 32, False),
+        lambda: dense("bfloat16", 70, 1280),
+        lambda: dense("float16", 70, 1280),
+        lambda: dense("float32", 70, 1280),
     ],
 )
 def test_rows_do_not_depend_on_batch_or_threads(
@@ -113,7 +115,7 @@ def test_rows_do_not_depend_on_batch_or_threads(
 ) -> None:
     weight = weight_of().pack(native)
     exact = exact or not weight.is_integer
-    x = torch.randn(150, 640)
+    x = torch.randn(150, 1280)
 
     def product(rows: torch.Tensor) -> torch.Tensor:
         out = torch.empty(len(rows), 70)
@@ -123,7 +125,20 @@ def test_rows_do_not_depend_on_batch_or_threads(
     whole = product(x)
     for threads in (1, 2, 3):
         native.set_num_threads(threads)
-        for first, last in [(0, 1), (3, 4), (5, 12), (8, 25), (0, 64), (1, 150)]:
+        for first, last in [(0, 1), (3, 4), (5, 15), (5, 16), (8, 25), (0, 64), (1, 150)]:
             assert torch.equal(product(x[first:last].contiguous()), whole[first:last])
     order = torch.randperm(150)
     assert torch.equal(product(x[order]), whole[order])
+
+
+def test_modules_with_and_without_tiles_agree_to_the_bit() -> None:
+    modules = {module.isa: NativeKernels(module, "test") for module in native_modules()}
+    if not {"amx_int8", "avx512_vnni"} <= modules.keys():
+        pytest.skip("needs AMX")
+    x, weight = torch.randn(60, 1280), grouped("int4", 70, 1280, 32, True)
+    results = []
+    for name in ("amx_int8", "avx512_vnni"):
+        kernels, out = modules[name], torch.empty(60, 70)
+        kernels.linear(quantized(kernels, x), weight.pack(kernels), out)
+        results.append(out)
+    assert torch.equal(*results)

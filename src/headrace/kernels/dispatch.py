@@ -14,11 +14,11 @@ from headrace.kernels.twins import TorchKernels
 
 Choice = Literal["auto", "native", "torch"]
 
+AVX512 = frozenset({"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni", "fma", "f16c"})
 # Best first: module name and the CPU features, by Linux's names, that its code uses.
 MODULES: dict[str, frozenset[str]] = {
-    "_avx512": frozenset(
-        {"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni", "fma", "f16c"}
-    ),
+    "_amx": AVX512 | {"amx_tile", "amx_int8"},
+    "_avx512": AVX512,
     "_avxvnni": frozenset({"avx2", "avx_vnni", "fma", "f16c"}),
     "_avx2": frozenset({"avx2", "fma", "f16c"}),
     "_neon": frozenset({"asimd", "asimddp"}),
@@ -48,7 +48,7 @@ def native_modules() -> Iterator[ModuleType]:
             try:
                 yield importlib.import_module(f"headrace.kernels.{name}")
             except ImportError:
-                continue  # not built: no compiler, or one without these instructions
+                continue  # not built by this compiler, or not permitted by the system
 
 
 def load(choice: Choice = "auto") -> Kernels:

@@ -31,8 +31,8 @@ from headrace.kernels.tensors import (
 )
 
 TILE_ROWS = 16
-CELL_ROWS = 8
-CELL_BYTES = 384
+CELL_ROWS = 16
+CELL_BYTES = 768
 BITS: dict[WeightKind, int] = {"int4": 4, "int8": 8, "float16": 16, "bfloat16": 16, "float32": 32}
 
 

@@ -10,6 +10,7 @@ namespace {
 
 constexpr int64_t kSplit = 256;
 constexpr int64_t kRows = kFmaRows;  // query heads x tokens of a unit at most
+constexpr int64_t kCellsAhead = 2;   // fetched while one is read
 constexpr int64_t kApartUnits = 8;   // with so few units, splits are shared out as well
 constexpr float kNone = -std::numeric_limits<float>::infinity();
 
@@ -45,18 +46,22 @@ void clear(float* part, int64_t head_size) {
     std::fill_n(totals(part, head_size), kRows, 0.0f);
 }
 
-// Turns scores [256] into weights in place, zero outside first..last; returns maximum and total.
-void softmax(float* scores, int first, int last, float& maximum, float& total) {
+// Turns `count` scores into weights in place, zero outside first..last; returns maximum and total.
+void softmax(float* scores, int64_t count, int64_t first, int64_t last, float& maximum,
+             float& total) {
     const F32x16 none = F32x16::broadcast(kNone);
+    const auto keep = [&](F32x16 value, F32x16 otherwise, int64_t i) {
+        return select(value, otherwise, static_cast<int>(first - i), static_cast<int>(last - i));
+    };
     F32x16 largest = none, sum = F32x16::zero();
-    for (int i = 0; i < kSplit; i += kLanes) {
-        largest = max(largest, select(F32x16::load(scores + i), none, first - i, last - i));
+    for (int64_t i = 0; i < count; i += kLanes) {
+        largest = max(largest, keep(F32x16::load(scores + i), none, i));
     }
     maximum = reduce_max(largest);
     const F32x16 shift = F32x16::broadcast(maximum);
-    for (int i = 0; i < kSplit; i += kLanes) {
+    for (int64_t i = 0; i < count; i += kLanes) {
         const F32x16 weight = exp(F32x16::load(scores + i) - shift);
-        const F32x16 kept = select(weight, F32x16::zero(), first - i, last - i);
+        const F32x16 kept = keep(weight, F32x16::zero(), i);
         kept.store(scores + i);
         sum = sum + kept;
     }
@@ -140,6 +145,8 @@ void AttentionOp::attend_split(const Unit& unit, int64_t split, const float* q, 
     const int64_t tokens = std::min(kSplit, unit.last_position() + 1 - start);
     const int64_t oldest = options_.window ? unit.position + 1 - options_.window : 0;
     const int64_t from = std::max<int64_t>(0, oldest - start) / kBlockTokens * kBlockTokens;
+    const int64_t blocks = (tokens - from + kBlockTokens - 1) / kBlockTokens;
+    const int64_t end = from + blocks * kBlockTokens;
     const int32_t* table = batch_.block_table + unit.sequence * batch_.table_width;
     const auto* keys = static_cast<const typename Type::Element*>(cache_.keys);
     const auto* values = static_cast<const typename Type::Element*>(cache_.values);
@@ -150,6 +157,13 @@ void AttentionOp::attend_split(const Unit& unit, int64_t split, const float* q, 
     const auto value_cell = [&](int64_t token) {
         return values + cell(token) * size * kBlockTokens;
     };
+    // Cells in the order they are read: keys, values, then what the next key head begins with.
+    const auto nth_cell = [&](int64_t i) {
+        if (i < blocks) return key_cell(from + i * kBlockTokens);
+        if (i < 2 * blocks) return value_cell(from + (i - blocks) * kBlockTokens);
+        const int64_t block = std::min(i - 2 * blocks, blocks - 1);
+        return key_cell(from + block * kBlockTokens) + size * kBlockTokens;
+    };
     const auto scale_columns = [&](float* scores, const float* scales, int64_t token) {
         for (int64_t i = 0; i < rows * kBlockTokens; i += kLanes) {
             float* to = scores + i / kBlockTokens * kSplit + token + i % kBlockTokens;
@@ -158,11 +172,10 @@ void AttentionOp::attend_split(const Unit& unit, int64_t split, const float* q, 
     };
 
     alignas(64) float scores[kRows * kSplit];
-    std::fill_n(scores, rows * kSplit, 0.0f);
-    for (int64_t token = from; token < tokens; token += kBlockTokens) {
-        const int64_t after = token + kBlockTokens;
-        const Lanes<Type> lanes{key_cell(token), kBlockTokens, kLanes,
-                                after < tokens ? key_cell(after) : value_cell(from)};
+    for (int64_t r = 0; r < rows; ++r) std::fill_n(scores + r * kSplit, end, 0.0f);
+    for (int64_t i = 0; i < blocks; ++i) {
+        const int64_t token = from + i * kBlockTokens;
+        const Lanes<Type> lanes{nth_cell(i), kBlockTokens, kLanes, nth_cell(i + kCellsAhead)};
         multiply(q, size, rows, lanes, 2, size, scores + token, kSplit);
         if constexpr (std::is_same_v<Type, Int8>) {
             scale_columns(scores, cache_.key_scales + cell(token) * kBlockTokens, token);
@@ -172,6 +185,7 @@ void AttentionOp::attend_split(const Unit& unit, int64_t split, const float* q, 
         const F32x16 cap = F32x16::broadcast(options_.soft_cap);
         const F32x16 inverse = F32x16::broadcast(1.0f / options_.soft_cap);
         for (int64_t i = 0; i < rows * kSplit; i += kLanes) {
+            if (i % kSplit >= end) continue;
             (tanh(F32x16::load(scores + i) * inverse) * cap).store(scores + i);
         }
     }
@@ -180,21 +194,20 @@ void AttentionOp::attend_split(const Unit& unit, int64_t split, const float* q, 
         const int64_t position = unit.position + r / unit.heads - start;
         const int64_t first = options_.window ? position + 1 - options_.window : 0;
         if (position < 0 || first >= kSplit) {
-            std::fill_n(scores + r * kSplit, kSplit, 0.0f);
+            std::fill_n(scores + r * kSplit, end, 0.0f);
             continue;
         }
-        softmax(scores + r * kSplit, static_cast<int>(std::max<int64_t>(first, 0)),
-                static_cast<int>(std::min(kSplit, position + 1)), maxima(part, size)[r],
+        softmax(scores + r * kSplit, end, first, position + 1, maxima(part, size)[r],
                 totals(part, size)[r]);
     }
-    for (int64_t token = from; token < tokens; token += kBlockTokens) {
-        const int64_t after = token + kBlockTokens;
+    for (int64_t i = 0; i < blocks; ++i) {
+        const int64_t token = from + i * kBlockTokens;
         if constexpr (std::is_same_v<Type, Int8>) {
             scale_columns(scores, cache_.value_scales + cell(token) * kBlockTokens, token);
         }
         for (int64_t d = 0; d < size; d += 2 * kLanes) {
-            const Lanes<Type> lanes{value_cell(token) + d, size, kLanes,
-                                    value_cell(after < tokens ? after : from) + d};
+            const Lanes<Type> lanes{nth_cell(blocks + i) + d, size, kLanes,
+                                    nth_cell(blocks + i + kCellsAhead) + d};
             multiply(scores + token, kSplit, rows, lanes, d + kLanes < size ? 2 : 1, kBlockTokens,
                      part + d, size);
         }

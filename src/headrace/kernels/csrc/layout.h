@@ -8,21 +8,21 @@
 
 namespace headrace {
 
-constexpr int kGroup = 32;     // activations that share a scale
-constexpr int kBlockRows = 8;  // rows of one activation block
+constexpr int kGroup = 32;      // activations that share a scale
+constexpr int kBlockRows = 16;  // rows of one activation block
 
-// Eight rows of one group, quantized: x = q * scale. The order [k / 4][row][k % 4] makes every
-// address in the products a constant offset.
+// Sixteen rows of one group, quantized: x = q * scale. Together they make every address in the
+// products a constant offset, and `q` one tile of AMX.
 struct alignas(64) Cell {
-    int8_t q[kGroup / 4][kBlockRows][4];
+    int8_t q[kBlockRows][kGroup];
     float scale[kBlockRows];
     float scaled_sum[kBlockRows];  // scale * sum(q)
     int32_t start4[kBlockRows];    // -8 * sum(q): where products with offset nibbles start
     int32_t start8[kBlockRows];    // -128 * sum(q): the same for offset bytes
 };
-static_assert(sizeof(Cell) == 384, "the Python side allocates by this size");
+static_assert(sizeof(Cell) == 768, "the Python side allocates by this size");
 
-// Activations [rows, features], either plain float32 or cells [ceil(rows / 8)][features / 32].
+// Activations [rows, features], either plain float32 or cells [ceil(rows / 16)][features / 32].
 struct Activation {
     void* data;
     int64_t features;

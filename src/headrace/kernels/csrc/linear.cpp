@@ -1,13 +1,13 @@
 #include "linear.h"
 
 #include "pointwise.h"
-#include "products.h"
+#include "products_amx.h"
 #include "quantize.h"
 
 namespace headrace {
 namespace {
 
-constexpr int64_t kPanelRows = 64;
+constexpr int64_t kPanelRows = 128;
 constexpr int64_t kPanelColumns = 2 * kLanes;
 constexpr int64_t kPanelDepth = 256;  // inputs of an integer weight widened to float at a time
 
@@ -19,6 +19,10 @@ struct alignas(64) Panel {
 template <Kind kKind, bool kMinimum>
 void integer_tile(const Activation& x, const Weight& weight, int64_t tile, int64_t row,
                   int64_t rows, float* c) {
+    if (suits_tiles(rows)) {
+        const int64_t block = row / kBlockRows;
+        return multiply_blocks<kKind, kMinimum>(x, block, rows, weight, tile, c, kPanelColumns);
+    }
     for (int64_t r = 0; r < rows;) {
         const int first = static_cast<int>((row + r) % kBlockRows);
         const Cell* cells = x.cells((row + r) / kBlockRows);
@@ -139,8 +143,9 @@ void LinearOp::finish(const float* panel, int64_t row, int64_t rows, int64_t til
 }
 
 void LinearOp::run(Team& team) const {
-    Panel panel;
+    const TileRegisters registers(x_.quantized && suits_tiles(rows_.count()));
     const int64_t tiles = weight_.tiles();
+    Panel panel;
     for_each_panel(team, rows_.count(), (tiles + 1) / 2, [&](int64_t pair, int64_t row,
                                                             int64_t rows) {
         const int vectors = pair * 2 + 1 < tiles ? 2 : 1;
@@ -152,6 +157,7 @@ void LinearOp::run(Team& team) const {
 }
 
 void LinearGateOp::run(Team& team) const {
+    const TileRegisters registers(x_.quantized && suits_tiles(rows_.count()));
     Panel gate, up;
     const int64_t features = weight_.out / 2;
     for_each_panel(team, rows_.count(), features / kGroup, [&](int64_t pair, int64_t row,

@@ -8,6 +8,7 @@
 #include "linear.h"
 #include "pack.h"
 #include "pointwise.h"
+#include "products_amx.h"
 #include "rope.h"
 
 #define HEADRACE_QUOTED_(name) #name
@@ -320,6 +321,10 @@ PyModuleDef definition = {
 }  // namespace headrace
 
 PyMODINIT_FUNC HEADRACE_INIT(HEADRACE_MODULE)() {
+    if (!headrace::permit_tiles()) {
+        PyErr_SetString(PyExc_ImportError, "the system grants no tile registers");
+        return nullptr;
+    }
     PyObject* module = PyModule_Create(&headrace::definition);
     if (module) PyModule_AddStringConstant(module, "isa", headrace::kIsa);
     return module;

@@ -121,7 +121,7 @@ inline void multiply_tile(const Weight& weight, int64_t tile, const Cell* cells,
         if constexpr (kMinimum) minimum = load_f16(scales + kLanes);
         scales += kMinimum ? 2 * kLanes : kLanes;
         for (int64_t i = 0; i < cells_per_scale; ++i, ++cells) {
-            const int8_t* q = cells->q[0][first];
+            const int8_t* q = cells->q[first];
             I32x16 sum[R];
             HEADRACE_UNROLL
             for (int r = 0; r < R; ++r) {
@@ -138,13 +138,13 @@ inline void multiply_tile(const Weight& weight, int64_t tile, const Cell* cells,
                 const U8x64 w = U8x64::load(quants);
                 if constexpr (kKind == Kind::kInt8) {
                     HEADRACE_UNROLL
-                    for (int r = 0; r < R; ++r) sum[r] = dot_bytes(sum[r], w, q + 32 * line + 4 * r);
+                    for (int r = 0; r < R; ++r) sum[r] = dot_bytes(sum[r], w, q + 4 * line + kGroup * r);
                 } else {
                     const U8x64 low = low_nibbles(w), high = high_nibbles(w);
                     HEADRACE_UNROLL
                     for (int r = 0; r < R; ++r) {
-                        sum[r] = dot_nibbles(sum[r], low, q + 32 * line + 4 * r);
-                        sum[r] = dot_nibbles(sum[r], high, q + 32 * (line + 4) + 4 * r);
+                        sum[r] = dot_nibbles(sum[r], low, q + 4 * line + kGroup * r);
+                        sum[r] = dot_nibbles(sum[r], high, q + 4 * (line + 4) + kGroup * r);
                     }
                 }
             }

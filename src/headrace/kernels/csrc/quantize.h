@@ -11,10 +11,8 @@ inline void quantize_group(const float* from, Cell& cell, int row) {
     const float largest = reduce_max(max(abs(a), abs(b)));
     const F32x16 inverse = F32x16::broadcast(largest > 0 ? 127.0f / largest : 0.0f);
     const F32x16 qa = round_even(a * inverse), qb = round_even(b * inverse);
-    int8_t bytes[kGroup];
-    store_i8(qa, bytes);
-    store_i8(qb, bytes + kLanes);
-    for (int k = 0; k < kGroup / 4; ++k) std::memcpy(cell.q[k][row], bytes + 4 * k, 4);
+    store_i8(qa, cell.q[row]);
+    store_i8(qb, cell.q[row] + kLanes);
     const float sum = reduce_add(qa + qb);  // whole numbers: exact in any order
     const float scale = largest / 127.0f;
     cell.scale[row] = scale;

@@ -14,7 +14,11 @@
 
 namespace headrace {
 
+#if defined(__AMX_INT8__)
+constexpr const char* kIsa = "amx_int8";
+#else
 constexpr const char* kIsa = "avx512_vnni";
+#endif
 constexpr int kRowTile = 8;
 constexpr int kFmaRows = 12;
 

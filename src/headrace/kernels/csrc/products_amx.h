@@ -1,0 +1,206 @@
+// AMX: the product of int8 rows with an integer tile, one instruction for 16 rows and 32 inputs.
+// Its integer sums are exact and are scaled in the same order as in multiply_tile, so a row's
+// result is the same bits whichever of the two computes it.
+// Without AMX no number of rows suits.
+#pragma once
+
+#include "products.h"
+
+#if defined(__AMX_INT8__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
+namespace headrace {
+
+#if defined(__AMX_INT8__)
+
+// With fewer rows, multiply_tile is quicker.
+inline bool suits_tiles(int64_t rows) { return rows > 10; }
+
+// Linux keeps the tile registers from a process until it asks for them.
+inline bool permit_tiles() {
+    constexpr long kRequestPermission = 0x1023, kTileData = 18;
+    return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+
+// Tile registers: 0..2 sums [16][16] int32, 4..5 activations [16][32], 6..7 weights [8][16][4].
+// A thread has them, if needed, from construction to destruction.
+class TileRegisters {
+   public:
+    explicit TileRegisters(bool needed) : needed_(needed) {
+        if (!needed) return;
+        struct alignas(64) {
+            uint8_t palette = 1, start_row = 0, reserved[14] = {};
+            uint16_t row_bytes[16] = {64, 64, 64, 64, kGroup, kGroup, 64, 64};
+            uint8_t rows[16] = {16, 16, 16, 16, kBlockRows, kBlockRows, kGroup / 4, kGroup / 4};
+        } config;
+        _tile_loadconfig(&config);
+    }
+    ~TileRegisters() {
+        if (needed_) _tile_release();
+    }
+    TileRegisters(const TileRegisters&) = delete;
+    TileRegisters& operator=(const TileRegisters&) = delete;
+
+   private:
+    bool needed_;
+};
+
+constexpr int kInFlight = 3;             // tile products
+constexpr int64_t kUnpackedGroups = 32;  // at a time: 20 KB
+
+// 32 inputs of an integer tile: w = q * scale + minimum, q signed.
+struct alignas(64) UnpackedGroup {
+    int8_t q[kGroup / 4][kLanes][4];
+    float scale[kLanes], minimum[kLanes];
+};
+
+struct alignas(64) TileSums {
+    int32_t values[kInFlight][kBlockRows][kLanes];
+};
+
+template <Kind kKind, bool kMinimum>
+inline void unpack_group(const Weight& weight, int64_t tile, int64_t index, UnpackedGroup& to) {
+    constexpr bool kNibbles = kKind == Kind::kInt4;
+    constexpr int64_t kBytes = sizeof to.q / (kNibbles ? 2 : 1);
+    const auto store = [&](int line, __m512i bytes) { _mm512_store_si512(to.q[line], bytes); };
+    const uint8_t* quants = weight.tile(tile) + index * kBytes;
+    for (int line = 0; line < kBytes / 64; ++line) {
+        const U8x64 bytes = U8x64::load(quants + 64 * line);
+        __builtin_prefetch(quants + 64 * line + kPrefetchBytes);
+        if constexpr (kNibbles) {
+            const __m512i zero_point = _mm512_set1_epi8(kMinimum ? 0 : 8);
+            store(line, _mm512_sub_epi8(low_nibbles(bytes).v, zero_point));
+            store(line + 4, _mm512_sub_epi8(high_nibbles(bytes).v, zero_point));
+        } else {
+            store(line, _mm512_xor_si512(bytes.v, _mm512_set1_epi8(-128)));
+        }
+    }
+    const int64_t scale_index = index * kGroup / weight.group;
+    const uint16_t* scales = weight.scales(tile) + scale_index * (kMinimum ? 2 : 1) * kLanes;
+    load_f16(scales).store(to.scale);
+    if constexpr (kMinimum) load_f16(scales + kLanes).store(to.minimum);
+}
+
+// Sum register kSum = a cell times a group. Assembly, because gcc 12's intrinsics take no template
+// arguments for register numbers.
+template <int kSum>
+inline void multiply_cell(const Cell& cell, const UnpackedGroup& group) {
+    __asm__ volatile(
+        "tilezero %%tmm%c[sum]\n\t"
+        "tileloadd (%[cell], %[cell_row]), %%tmm%c[left]\n\t"
+        "tileloadd (%[group], %[group_row]), %%tmm%c[right]\n\t"
+        "tdpbssd %%tmm%c[right], %%tmm%c[left], %%tmm%c[sum]"
+        :
+        : [cell] "r"(cell.q), [cell_row] "r"(int64_t{kGroup}), [group] "r"(group.q),
+          [group_row] "r"(int64_t{64}), [sum] "i"(kSum), [left] "i"(4 + kSum % 2),
+          [right] "i"(6 + kSum % 2)
+        : "memory");
+}
+
+template <int kSum>
+inline void store_sum(TileSums& sums) {
+    __asm__ volatile("tilestored %%tmm%c[sum], (%[to], %[row])"
+                     :
+                     : [to] "r"(sums.values[kSum]), [row] "r"(int64_t{64}), [sum] "i"(kSum)
+                     : "memory");
+}
+
+// Starts the products of the first three of `count` groups.
+inline void start_products(const Cell* cells, const UnpackedGroup* groups, int64_t count) {
+    if (count > 0) multiply_cell<0>(cells[0], groups[0]);
+    if (count > 1) multiply_cell<1>(cells[1], groups[1]);
+    if (count > 2) multiply_cell<2>(cells[2], groups[2]);
+}
+
+// All at once: changing from other instructions to this one is what takes the time.
+inline void store_sums(TileSums& sums) {
+    store_sum<0>(sums);
+    store_sum<1>(sums);
+    store_sum<2>(sums);
+}
+
+template <int kCount, bool kMinimum, int kRows>
+inline void add_scaled(const TileSums& sums, const Cell* cells, const UnpackedGroup* groups,
+                       F32x16 (&acc)[kRows]) {
+    for (int g = 0; g < kCount; ++g) {
+        const F32x16 scale = F32x16::load(groups[g].scale);
+        const F32x16 minimum = F32x16::load(groups[g].minimum);
+        HEADRACE_UNROLL
+        for (int r = 0; r < kRows; ++r) {
+            const I32x16 sum{_mm512_load_si512(sums.values[g][r])};
+            acc[r] = fma(to_float(sum), scale * F32x16::broadcast(cells[g].scale[r]), acc[r]);
+            if constexpr (kMinimum) {
+                acc[r] = fma(minimum, F32x16::broadcast(cells[g].scaled_sum[r]), acc[r]);
+            }
+        }
+    }
+}
+
+// c[kRows][16] += a block's first rows times as many groups; their first products have been started.
+// Starts those of the block at `next`, if any, at the end: the tiles are never idle.
+template <int kRows, bool kMinimum>
+inline void multiply_block(const Cell* cells, const Cell* next, const UnpackedGroup* groups,
+                           int64_t count, float* c, int64_t ldc) {
+    TileSums sums;
+    F32x16 acc[kRows];
+    HEADRACE_UNROLL
+    for (int r = 0; r < kRows; ++r) acc[r] = F32x16::load(c + r * ldc);
+    int64_t g = 0;
+    for (; count - g > kInFlight; g += kInFlight) {
+        store_sums(sums);
+        start_products(cells + g + kInFlight, groups + g + kInFlight, count - g - kInFlight);
+        add_scaled<kInFlight, kMinimum>(sums, cells + g, groups + g, acc);
+    }
+    store_sums(sums);
+    if (next) start_products(next, groups, count);
+    with_constant<kInFlight>(static_cast<int>(count - g), [&](auto n) {
+        add_scaled<n.value, kMinimum>(sums, cells + g, groups + g, acc);
+    });
+    HEADRACE_UNROLL
+    for (int r = 0; r < kRows; ++r) acc[r].store(c + r * ldc);
+}
+
+// c[rows][16] = rows, from row block `block`, times one integer tile. Writes whole blocks to c.
+template <Kind kKind, bool kMinimum>
+inline void multiply_blocks(const Activation& x, int64_t block, int64_t rows,
+                            const Weight& weight, int64_t tile, float* c, int64_t ldc) {
+    const int64_t blocks = (rows + kBlockRows - 1) / kBlockRows;
+    UnpackedGroup groups[kUnpackedGroups];
+    for (int64_t r = 0; r < blocks * kBlockRows; ++r) F32x16::zero().store(c + r * ldc);
+    for (int64_t first = 0; first < x.groups(); first += kUnpackedGroups) {
+        const int64_t count = std::min(kUnpackedGroups, x.groups() - first);
+        for (int64_t g = 0; g < count; ++g) {
+            unpack_group<kKind, kMinimum>(weight, tile, first + g, groups[g]);
+        }
+        const Cell* cells = x.cells(block) + first;
+        start_products(cells, groups, count);
+        for (int64_t b = 0; b < blocks; ++b, cells += x.groups()) {
+            const Cell* next = b + 1 < blocks ? cells + x.groups() : nullptr;
+            float* to = c + b * kBlockRows * ldc;
+            if (rows - b * kBlockRows > kBlockRows / 2) {
+                multiply_block<kBlockRows, kMinimum>(cells, next, groups, count, to, ldc);
+            } else {
+                multiply_block<kBlockRows / 2, kMinimum>(cells, next, groups, count, to, ldc);
+            }
+        }
+    }
+}
+
+#else
+
+inline bool permit_tiles() { return true; }
+inline bool suits_tiles(int64_t) { return false; }
+
+struct TileRegisters {
+    explicit TileRegisters(bool) {}
+};
+
+template <Kind, bool>
+inline void multiply_blocks(const Activation&, int64_t, int64_t, const Weight&, int64_t, float*,
+                            int64_t) {}
+
+#endif
+
+}  // namespace headrace
