@@ -221,7 +221,7 @@ def test_top_logprobs_are_those_of_the_softmax(kernels: Kernels) -> None:
     for count in (0, 1, 5, 80, 1111):
         ids, logprobs, normalizers = top_logprobs(kernels, logits, index, count)
         expected = logits[index].double().log_softmax(1)
-        order = expected.sort(1, descending=True, stable=True).indices[:, :count]
+        order = expected.sort(dim=1, descending=True, stable=True).indices[:, :count]
         assert ids.tolist() == order.tolist()
         torch.testing.assert_close(
             logprobs.double(), expected.gather(1, order), rtol=1e-6, atol=1e-4

@@ -31,7 +31,7 @@ class Race {
           lowest_score_(least > 0 ? static_cast<float>(std::log(least)) - kSlack : -kInfinity),
           winner_(fallback) {}
 
-    // scores may be off by their rounding; exact(lane) is not.
+    // scores may be off by their rounding, exact(lane) is not; -infinity stands for no candidate.
     template <typename Exact>
     void enter(F32x16 scores, I32x16 ids, Exact exact) {
         const auto constant = F32x16::broadcast;
@@ -89,8 +89,8 @@ class Race {
     }
 
     int32_t low_, high_;
-    double least_, best_ = std::numeric_limits<double>::min();
-    float lowest_score_, to_beat_ = -kInfinity;
+    double least_, best_ = 0x1p-1022;
+    float lowest_score_, to_beat_ = -1022.0f;  // its logarithm; -infinity never enters
     int32_t winner_;
 };
 
