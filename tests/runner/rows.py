@@ -6,12 +6,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from headrace.kernels import Kernels, TorchKernels
 from headrace.runner.masks import Masks
 from headrace.runner.sample_positions import SamplePositions
 from headrace.runner.sampler import Sampler, Samples
 from headrace.types import RowStart, SamplingParams
 
 CPU = torch.device("cpu")
+TWINS: Kernels = TorchKernels("test")
 
 
 def row_start(
@@ -22,9 +24,11 @@ def row_start(
     )
 
 
-def sample(logits: Tensor, starts: list[RowStart], masks: Masks | None = None) -> Samples:
+def sample(
+    kernels: Kernels, logits: Tensor, starts: list[RowStart], masks: Masks | None = None
+) -> Samples:
     """One step with one position per row, each behind all of the row's tokens."""
-    sampler = Sampler(max(start.row for start in starts) + 1, CPU)
+    sampler = Sampler(max(start.row for start in starts) + 1, kernels)
     for start in starts:
         sampler.start(start)
     at = SamplePositions(

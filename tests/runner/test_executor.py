@@ -12,15 +12,15 @@ from headrace.runner.batch import BatchBuffers
 from headrace.runner.executor import ModelExecutor
 from headrace.runner.sampler import Sampler
 from headrace.types import RowOutput, SamplingParams, StepPlan
-from tests.runner.rows import CPU, row_start, sample
+from tests.runner.rows import TWINS, row_start, sample
 from tests.runner.toy import VOCAB_SIZE, ToyModel
 
 NUM_ROWS, NUM_BLOCKS, MAX_LENGTH = 4, 64, 40
 
 
 def executor_of(model: ToyModel) -> ModelExecutor:
-    buffers = BatchBuffers(64, NUM_ROWS, MAX_LENGTH // model.block_size, model.block_size, CPU)
-    return ModelExecutor(model, buffers, Sampler(NUM_ROWS, CPU))
+    buffers = BatchBuffers(64, NUM_ROWS, MAX_LENGTH // model.block_size, model.block_size, TWINS)
+    return ModelExecutor(model, buffers, Sampler(NUM_ROWS, TWINS))
 
 
 @dataclass
@@ -51,7 +51,7 @@ def alone(request: Request) -> list[int]:
     for _ in range(request.params.max_tokens):
         logits = model.logits_of(token_ids)[-1:]
         start = row_start(0, request.params, token_ids, len(request.prompt))
-        token_ids.append(int(sample(logits, [start]).token_ids[0]))
+        token_ids.append(int(sample(TWINS, logits, [start]).token_ids[0]))
     return token_ids[len(request.prompt) :]
 
 

@@ -10,14 +10,17 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import MinNewTokensLengthLogitsProcessor, RepetitionPenaltyLogitsProcessor
 
-from headrace.runner.choice import best
+from headrace.kernels import Kernels
+from headrace.kernels import load as load_kernels
 from headrace.runner.masks import Masks
 from headrace.runner.sample_positions import SamplePositions
 from headrace.runner.sampler import Sampler
 from headrace.types import RowOutput, RowStart, SamplingParams
-from tests.runner.rows import CPU, row_start, sample
+from tests.runner.rows import TWINS, row_start, sample
 
 VOCAB_SIZE = 3000
+KERNELS = {kernels.name: kernels for kernels in (load_kernels(), TWINS)}
+with_kernels = pytest.mark.parametrize("kernels", KERNELS.values(), ids=KERNELS)
 
 
 def random_logits(num_rows: int, seed: int = 0, vocab_size: int = VOCAB_SIZE) -> Tensor:
@@ -43,16 +46,17 @@ params_strategy = st.builds(
 )
 
 
+@with_kernels
 @settings(max_examples=60, deadline=None)
 @given(st.lists(params_strategy, min_size=2, max_size=8), st.randoms(use_true_random=False))
-def test_a_row_is_bitwise_the_same_alone_and_in_any_batch(params, random) -> None:
+def test_a_row_is_bitwise_the_same_alone_and_in_any_batch(kernels: Kernels, params, random) -> None:
     logits = random_logits(len(params), random.randrange(1000))
     history = [random.choices(range(VOCAB_SIZE), k=6) for _ in params]
     rows = random.sample(range(10), len(params))
     starts = [row_start(rows[i], params[i], history[i], 3) for i in range(len(params))]
-    together = sample(logits, starts)
+    together = sample(kernels, logits, starts)
     for i, start in enumerate(starts):
-        alone = sample(logits[i : i + 1], [start])
+        alone = sample(kernels, logits[i : i + 1], [start])
         assert together.token_ids[i] == alone.token_ids[0]
         assert together.logprobs.get(i) == alone.logprobs.get(0)
         assert together.top_logprobs.get(i) == alone.top_logprobs.get(0)
@@ -66,9 +70,12 @@ def two_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@with_kernels
 @pytest.mark.usefixtures("two_threads")
 @pytest.mark.parametrize("spread", [0.3, 1.0])
-def test_rows_stay_the_same_with_threads_and_a_large_vocabulary(spread: float) -> None:
+def test_rows_stay_the_same_with_threads_and_a_large_vocabulary(
+    kernels: Kernels, spread: float
+) -> None:
     """Where torch would split a single row's reductions between threads."""
     fields: list[dict[str, float]] = [
         {"typical_p": 0.9}, {"typical_p": 0.2}, {"top_p": 0.9}, {}, {"top_k": 9, "typical_p": 0.5},
@@ -76,33 +83,37 @@ def test_rows_stay_the_same_with_threads_and_a_large_vocabulary(spread: float) -
     ]  # fmt: skip
     logits = random_logits(len(fields), 4, 60_000) * spread
     params = [SamplingParams(max_tokens=1, num_top_logprobs=3, **extra) for extra in fields]
-    together = sample(logits, [row_start(row, p) for row, p in enumerate(params)])
+    together = sample(kernels, logits, [row_start(row, p) for row, p in enumerate(params)])
     for row, p in enumerate(params):
-        alone = sample(logits[row : row + 1], [row_start(0, p)])
+        alone = sample(kernels, logits[row : row + 1], [row_start(0, p)])
         assert alone.token_ids[0] == together.token_ids[row]
         assert alone.top_logprobs[0] == together.top_logprobs[row]
 
 
-def test_greedy_takes_the_lowest_id_among_equals() -> None:
+@with_kernels
+def test_greedy_takes_the_lowest_id_among_equals(kernels: Kernels) -> None:
     logits = random_logits(3)
     logits[1, [2000, 17, 400]] = 99.0
     samples = sample(
-        logits, [row_start(r, SamplingParams(max_tokens=1, temperature=0)) for r in (0, 1, 2)]
+        kernels,
+        logits,
+        [row_start(r, SamplingParams(max_tokens=1, temperature=0)) for r in (0, 1, 2)],
     )
     assert samples.token_ids.tolist() == [int(logits[0].argmax()), 17, int(logits[2].argmax())]
 
 
+@with_kernels
 @pytest.mark.parametrize(
     "fields",
     [{}, {"temperature": 0.6}, {"top_k": 5}, {"top_p": 0.8}, {"min_p": 0.2}, {"typical_p": 0.7}],
     ids=str,
 )
-def test_samples_follow_the_softmax(fields: dict[str, float]) -> None:
+def test_samples_follow_the_softmax(kernels: Kernels, fields: dict[str, float]) -> None:
     """20000 positions of one request; chi-square against the cut, renormalised softmax."""
     num_samples, vocab_size = 20_000, 12
     logits = random_logits(1, 5, vocab_size) / 4
     params = SamplingParams(max_tokens=1, seed=3, **fields)
-    sampler = Sampler(1, CPU)
+    sampler = Sampler(1, kernels)
     sampler.start(row_start(0, params))
     at = SamplePositions(np.empty(0), np.zeros(num_samples, np.int64), np.arange(num_samples))
     drawn = sampler.sample(logits.repeat(num_samples, 1), at).token_ids
@@ -157,7 +168,7 @@ def test_penalties_bias_and_minimum_are_those_of_the_references() -> None:
 
 def adjusted_logits(logits: Tensor, start: RowStart, later: tuple[int, ...] = ()) -> Tensor:
     """What the sampler chooses from, after `later` tokens were accepted one by one."""
-    sampler = Sampler(start.row + 1, CPU)
+    sampler = Sampler(start.row + 1, TWINS)
     sampler.start(start)
     for token in later:
         sampler.accept([start.row], [RowOutput(token_ids=[token])])
@@ -193,10 +204,11 @@ def test_accepted_tokens_count_like_those_known_from_the_start() -> None:
     assert torch.equal(known, accepted)
 
 
-def test_positions_behind_drafts_count_the_drafts() -> None:
+@with_kernels
+def test_positions_behind_drafts_count_the_drafts(kernels: Kernels) -> None:
     logits = random_logits(4)
     logits[2] = logits[1]
-    sampler = Sampler(2, CPU)
+    sampler = Sampler(2, kernels)
     plain = SamplingParams(max_tokens=9, temperature=0)
     sampler.start(row_start(0, plain))
     sampler.start(row_start(1, penalized, [1, 2, 3], 2))
@@ -210,8 +222,9 @@ def test_positions_behind_drafts_count_the_drafts() -> None:
         assert torch.equal(changed[index], expected[0])
 
 
-def test_a_row_that_is_taken_over_starts_clean() -> None:
-    sampler = Sampler(1, CPU)
+@with_kernels
+def test_a_row_that_is_taken_over_starts_clean(kernels: Kernels) -> None:
+    sampler = Sampler(1, kernels)
     everything = SamplingParams(
         max_tokens=9, min_tokens=5, temperature=2.0, top_k=3, min_p=0.5, typical_p=0.3, top_p=0.3,
         repetition_penalty=2.0, presence_penalty=2.0, logit_bias={1: 99.0}, num_top_logprobs=3,
@@ -225,13 +238,14 @@ def test_a_row_that_is_taken_over_starts_clean() -> None:
     assert torch.equal(changed, logits) and not samples.logprobs
 
 
-def test_logprobs_are_of_the_raw_distribution() -> None:
+@with_kernels
+def test_logprobs_are_of_the_raw_distribution(kernels: Kernels) -> None:
     params = SamplingParams(
         max_tokens=1, temperature=0.3, top_k=2, logit_bias={7: 50.0}, num_top_logprobs=4
     )
     logits = random_logits(2)
     silent = SamplingParams(max_tokens=1, temperature=0)
-    samples = sample(logits, [row_start(0, silent), row_start(1, params)])
+    samples = sample(kernels, logits, [row_start(0, silent), row_start(1, params)])
     expected = logits[1].double().log_softmax(0)
     assert samples.token_ids[1] == 7
     assert samples.logprobs == {1: pytest.approx(float(expected[7]), abs=1e-4)}
@@ -241,37 +255,38 @@ def test_logprobs_are_of_the_raw_distribution() -> None:
     assert [value for _, value in top] == pytest.approx(expected[best_ids].tolist(), abs=1e-4)
 
 
+@with_kernels
 @pytest.mark.parametrize("fields", [{"temperature": 0}, {}, {"top_p": 0.9}, {"typical_p": 0.5}])
-def test_a_row_without_finite_logits_fails_alone(fields: dict[str, float]) -> None:
+def test_a_row_without_finite_logits_fails_alone(
+    kernels: Kernels, fields: dict[str, float]
+) -> None:
     params = SamplingParams(max_tokens=1, **fields)
     logits = random_logits(4)
-    expected = sample(logits, [row_start(r, params) for r in range(4)]).token_ids
+    expected = sample(kernels, logits, [row_start(r, params) for r in range(4)]).token_ids
     logits[1, 5] = torch.nan
     logits[2] = -torch.inf
-    samples = sample(logits, [row_start(r, params) for r in range(4)])
+    samples = sample(kernels, logits, [row_start(r, params) for r in range(4)])
     assert samples.is_valid.tolist() == [True, False, False, True]
     assert samples.token_ids[[0, 3]].tolist() == expected[[0, 3]].tolist()
 
 
+@with_kernels
 @pytest.mark.parametrize("fields", [{"temperature": 0}, {}, {"top_p": 0.9}, {"typical_p": 0.5}])
-def test_a_mask_leaves_allowed_tokens_only(fields: dict[str, float]) -> None:
+def test_a_mask_leaves_allowed_tokens_only(kernels: Kernels, fields: dict[str, float]) -> None:
     params = SamplingParams(max_tokens=1, **fields)
     bits = torch.zeros(1, -(-VOCAB_SIZE // 32), dtype=torch.int32)
     bits[0, 2] = 1 << 5
     logits = random_logits(2)
-    free = sample(logits, [row_start(r, params) for r in range(2)])
+    free = sample(kernels, logits, [row_start(r, params) for r in range(2)])
     masks = Masks(torch.tensor([1]), bits)
-    masked = sample(logits, [row_start(r, params) for r in range(2)], masks)
+    masked = sample(kernels, logits, [row_start(r, params) for r in range(2)], masks)
     assert masked.token_ids.tolist() == [free.token_ids[0], 69]
 
 
-def test_tiny_temperatures_are_greedy_in_effect() -> None:
+@with_kernels
+def test_tiny_temperatures_are_greedy_in_effect(kernels: Kernels) -> None:
     logits = random_logits(1)
     params = SamplingParams(max_tokens=1, temperature=1e-300)
-    assert sample(logits, [row_start(0, params)]).token_ids.tolist() == [int(logits.argmax())]
-
-
-def test_best_finds_nan() -> None:
-    values = torch.tensor([[1.0, torch.nan, 3.0], [1.0, 3.0, 3.0]])
-    maximum, ids = best(values)
-    assert maximum[0].isnan() and ids[1] == 1
+    assert sample(kernels, logits, [row_start(0, params)]).token_ids.tolist() == [
+        int(logits.argmax())
+    ]

@@ -5,7 +5,7 @@ from headrace.runner.executor import ModelExecutor
 from headrace.runner.sampler import Sampler
 from headrace.runner.warm_up import warm_up_plans
 from headrace.types import EngineInfo
-from tests.runner.rows import CPU
+from tests.runner.rows import CPU, TWINS
 from tests.runner.toy import ToyModel
 
 
@@ -32,7 +32,7 @@ def test_plans_fill_the_budget_within_the_limits(
         device="", dtype="", kernels="",
     )  # fmt: skip
     buffers = BatchBuffers(budget + max_num_seqs, max_num_seqs, -(-max_total_tokens // 4), 4, CPU)
-    executor = ModelExecutor(model, buffers, Sampler(max_num_seqs, CPU))
+    executor = ModelExecutor(model, buffers, Sampler(max_num_seqs, TWINS))
     plans = warm_up_plans(info)
     assert [(len(plan.rows), plan.counts[0]) for plan in plans] == sizes
     for plan in plans:

@@ -5,6 +5,7 @@ from headrace.kernels.base import Program as Program
 from headrace.kernels.dispatch import load as load
 from headrace.kernels.tensors import BLOCK_FORMATS as BLOCK_FORMATS
 from headrace.kernels.tensors import BLOCK_SIZE as BLOCK_SIZE
+from headrace.kernels.tensors import DRAW as DRAW
 from headrace.kernels.tensors import Activation as Activation
 from headrace.kernels.tensors import LayerCache as LayerCache
 from headrace.kernels.tensors import PackedWeight as PackedWeight

@@ -17,12 +17,14 @@ from headrace.kernels.tensors import (
     BLOCK_FORMATS,
     BLOCK_SIZE,
     CACHE_DTYPES,
+    DRAW,
     FLOAT_DTYPES,
     GATE_KINDS,
     GROUP_SIZE,
     NORM_KINDS,
     WEIGHT_KINDS,
     Activation,
+    Draws,
     GateKind,
     LayerCache,
     NormKind,
@@ -56,6 +58,8 @@ class Kernels(ABC):
     name: str
     reason: str
     """For people: what is in use, and why."""
+    samples_anywhere = False
+    """Whether the ops on logits take those of other devices too."""
 
     # Programs and threads
 
@@ -274,6 +278,59 @@ class Kernels(ABC):
         check(out, "out", torch.int32, x.shape[0])
         self._argmax(self._rows(rows, x.shape[0]), x, out)
 
+    def sample(
+        self,
+        logits: Tensor,
+        draws: Draws,
+        token_ids: Tensor,
+        largest: Tensor,
+        *,
+        rows: Tensor | None = None,
+    ) -> None:
+        """token_ids[r] = a token of logits[r], drawn as draws[r] says; largest[r] = max(logits[r]).
+
+        logits [R, V], draws [R] of DRAW, token_ids [R] int64, largest [R]. Where largest is not
+        finite there was nothing to choose from; it is NaN if any of the row's logits is.
+        A draw takes the largest exp(score) / e, where e is an exponential random number that the
+        row's seed, its position and the candidate determine. All implementations use the same
+        numbers, so they choose alike but for quotients that differ by rounding only.
+        """
+        anywhere = self.samples_anywhere
+        check(logits, "logits", torch.float32, None, None, any_device=anywhere)
+        num_rows = logits.shape[0]
+        check_multiple("logits: columns", logits.shape[1], 1)
+        if draws.dtype != DRAW or draws.shape != (num_rows,) or not draws.flags.c_contiguous:
+            raise ValueError(f"draws: expected {num_rows} contiguous records of DRAW")
+        check(token_ids, "token_ids", torch.int64, num_rows, any_device=anywhere)
+        check(largest, "largest", torch.float32, num_rows, any_device=anywhere)
+        self._sample(self._rows(rows, num_rows), logits, draws, token_ids, largest)
+
+    def top_logprobs(
+        self,
+        logits: Tensor,
+        index: Tensor,
+        token_ids: Tensor,
+        logprobs: Tensor,
+        normalizers: Tensor,
+        *,
+        rows: Tensor | None = None,
+    ) -> None:
+        """The K likeliest tokens of each logits[index[l]], best first, lower ids before equals.
+
+        logits [R, V]; index [L] int64; token_ids [L, K] int64 and logprobs [L, K], K <= V;
+        normalizers [L]: a token's log-probability is its logit less its row's normalizer.
+        """
+        anywhere = self.samples_anywhere
+        check(logits, "logits", torch.float32, None, None, any_device=anywhere)
+        check(index, "index", torch.int64, None, any_device=anywhere)
+        check(token_ids, "token_ids", torch.int64, len(index), None, any_device=anywhere)
+        check(logprobs, "logprobs", torch.float32, *token_ids.shape, any_device=anywhere)
+        check(normalizers, "normalizers", torch.float32, len(index), any_device=anywhere)
+        if token_ids.shape[1] > logits.shape[1]:
+            raise ValueError("token_ids: more than there are logits")
+        rows_ = self._rows(rows, len(index))
+        self._top_logprobs(rows_, logits, index, token_ids, logprobs, normalizers)
+
     def rope_write(
         self,
         qkv: Tensor,
@@ -462,6 +519,22 @@ class Kernels(ABC):
 
     @abstractmethod
     def _argmax(self, rows: Rows, x: Tensor, out: Tensor) -> None: ...
+
+    @abstractmethod
+    def _sample(
+        self, rows: Rows, logits: Tensor, draws: Draws, token_ids: Tensor, largest: Tensor
+    ) -> None: ...
+
+    @abstractmethod
+    def _top_logprobs(
+        self,
+        rows: Rows,
+        logits: Tensor,
+        index: Tensor,
+        token_ids: Tensor,
+        logprobs: Tensor,
+        normalizers: Tensor,
+    ) -> None: ...
 
     @abstractmethod
     def _rope_write(

@@ -20,6 +20,7 @@ from headrace.kernels.tensors import (
     NORM_KINDS,
     WEIGHT_KINDS,
     Activation,
+    Draws,
     GateKind,
     LayerCache,
     NormKind,
@@ -41,7 +42,7 @@ class NativeProgram:
 
     def __init__(self, module: ModuleType) -> None:
         self.handle = module.new_program()
-        self.tensors: list[Tensor] = []
+        self.tensors: list[Tensor | Draws] = []
         self._run = module.run_program
 
     def run(self) -> None:
@@ -82,6 +83,12 @@ class NativeKernels(Kernels):
         if self._program is not None:
             self._program.tensors.append(tensor)
         return tensor.data_ptr()
+
+    def _draws_address(self, draws: Draws) -> int:
+        if self._program is not None:
+            self._program.tensors.append(draws)
+        address: int = draws.__array_interface__["data"][0]
+        return address
 
     def _rows_words(self, rows: Rows) -> tuple[int, ...]:
         return self._address(rows.control), rows.capacity, rows.capacity
@@ -224,6 +231,40 @@ class NativeKernels(Kernels):
     def _argmax(self, rows: Rows, x: Tensor, out: Tensor) -> None:
         words = self._rows_words(rows)
         self._call("argmax", *words, self._address(x), x.shape[1], self._address(out))
+
+    def _sample(
+        self, rows: Rows, logits: Tensor, draws: Draws, token_ids: Tensor, largest: Tensor
+    ) -> None:
+        self._call(
+            "sample",
+            *self._rows_words(rows),
+            self._address(logits),
+            logits.shape[1],
+            self._draws_address(draws),
+            self._address(token_ids),
+            self._address(largest),
+        )
+
+    def _top_logprobs(
+        self,
+        rows: Rows,
+        logits: Tensor,
+        index: Tensor,
+        token_ids: Tensor,
+        logprobs: Tensor,
+        normalizers: Tensor,
+    ) -> None:
+        self._call(
+            "top_logprobs",
+            *self._rows_words(rows),
+            self._address(logits),
+            *logits.shape,
+            self._address(index),
+            token_ids.shape[1],
+            self._address(token_ids),
+            self._address(logprobs),
+            self._address(normalizers),
+        )
 
     def _rope_write(
         self,

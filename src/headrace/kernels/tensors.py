@@ -6,6 +6,8 @@ Knows shapes and dtypes; knows neither how an implementation lays out its storag
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -26,6 +28,21 @@ FLOAT_DTYPES: dict[WeightKind, torch.dtype] = {
     "bfloat16": torch.bfloat16,
     "float32": torch.float32,
 }
+DRAW = np.dtype(
+    [
+        ("temperature", np.float32),  # 0: greedy
+        ("top_p", np.float32),
+        ("typical_p", np.float32),
+        ("min_p", np.float32),
+        ("top_k", np.int64),
+        ("seed", np.uint64),
+        ("position", np.int64),
+    ]
+)
+"""How to draw one row's token; 0, 1 or 1 or 0, and 0 switch a truncation off. The seed and the
+position that the token will have key the random numbers. The layout is that of csrc/sample.h."""
+Draws = npt.NDArray[np.void]
+"""Records of DRAW, on the host."""
 CACHE_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.int8)
 
 
@@ -141,15 +158,18 @@ class Rows:
         return count
 
 
-def check(tensor: Tensor, name: str, dtype: torch.dtype, *shape: int | None) -> None:
+def check(
+    tensor: Tensor, name: str, dtype: torch.dtype, *shape: int | None, any_device: bool = False
+) -> None:
     """Raise ValueError unless `tensor` is a contiguous CPU tensor of this dtype and shape.
 
-    None in `shape` admits any size.
+    None in `shape` admits any size; `any_device` admits other devices than the CPU.
     """
     right_shape = tensor.dim() == len(shape) and all(
         wanted is None or wanted == size for wanted, size in zip(shape, tensor.shape, strict=True)
     )
-    if not right_shape or tensor.dtype != dtype or tensor.device.type != "cpu":
+    right_device = any_device or tensor.device.type == "cpu"
+    if not right_shape or tensor.dtype != dtype or not right_device:
         wanted_shape = [size if size is not None else "any" for size in shape]
         raise ValueError(
             f"{name}: expected {dtype} {wanted_shape} on the CPU, "

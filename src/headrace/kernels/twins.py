@@ -12,11 +12,15 @@ from torch.nn import functional
 
 from headrace.kernels.base import Kernels
 from headrace.kernels.block_formats import decode
+from headrace.kernels.sampling.choice import choose
+from headrace.kernels.sampling.ranking import leading
+from headrace.kernels.sampling.truncation import row_sum
 from headrace.kernels.tensors import (
     BLOCK_SIZE,
     FLOAT_DTYPES,
     GROUP_SIZE,
     Activation,
+    Draws,
     GateKind,
     LayerCache,
     NormKind,
@@ -101,6 +105,7 @@ class TorchKernels(Kernels):
     """Ops in torch. See `Kernels` for what each does."""
 
     name = "torch"
+    samples_anywhere = True
 
     def __init__(self, reason: str) -> None:
         self.reason = reason
@@ -232,6 +237,36 @@ class TorchKernels(Kernels):
         def op() -> None:
             count = rows.count()
             out[:count] = x[:count].argmax(-1)
+
+        self._do(op)
+
+    def _sample(
+        self, rows: Rows, logits: Tensor, draws: Draws, token_ids: Tensor, largest: Tensor
+    ) -> None:
+        def op() -> None:
+            count = rows.count()
+            token_ids[:count], largest[:count] = choose(logits[:count], draws[:count])
+
+        self._do(op)
+
+    def _top_logprobs(
+        self,
+        rows: Rows,
+        logits: Tensor,
+        index: Tensor,
+        token_ids: Tensor,
+        logprobs: Tensor,
+        normalizers: Tensor,
+    ) -> None:
+        def op() -> None:
+            count = rows.count()
+            check_range(index[:count], len(logits), "a row index is outside the logits")
+            values = logits.index_select(0, index[:count])
+            largest = values.amax(1, keepdim=True)
+            normalizers[:count] = (largest + row_sum((values - largest).exp()).log())[:, 0]
+            if num_leading := token_ids.shape[1]:
+                leading_values, token_ids[:count] = leading(values, num_leading)
+                logprobs[:count] = leading_values - normalizers[:count, None]
 
         self._do(op)
 

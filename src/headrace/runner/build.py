@@ -87,7 +87,7 @@ def build_executor(
     model: Model = decoder
     if is_recorded:
         model = RecordedDecoder(decoder, buffers, max_num_seqs)
-    executor = ModelExecutor(model, buffers, Sampler(max_num_seqs, device))
+    executor = ModelExecutor(model, buffers, Sampler(max_num_seqs, kernels))
     _warm_up(executor, info, progress)
     return executor, info
 

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from headrace.runner.logits import leading
+from headrace.kernels import Kernels
 
 TopLogprobs = list[tuple[int, float]]
 
@@ -18,28 +18,51 @@ class SampledLogprobs:
 
     index: npt.NDArray[np.int64]
     """[L] indices into the step's sampled positions."""
-    logprobs: Tensor
-    """[L, V]."""
+    logits: Tensor
+    rows: Tensor
+    """The positions' unchanged logits are logits[rows]; rows is [L]."""
+    leading_ids: Tensor
+    leading_logprobs: Tensor
+    """[L, K], K being the most that one of them asked for."""
+    normalizers: Tensor
+    """[L]."""
 
     @classmethod
-    def take(cls, logits: Tensor, index: npt.NDArray[np.int64]) -> "SampledLogprobs":
+    def take(
+        cls,
+        kernels: Kernels,
+        logits: Tensor,
+        index: npt.NDArray[np.int64],
+        num_leading: int,
+        *,
+        will_change: bool,
+    ) -> "SampledLogprobs":
+        """Of logits [R, V], which the caller may change in place only with `will_change`."""
         rows = torch.from_numpy(index).to(logits.device)
-        return cls(index, logits.index_select(0, rows).log_softmax(dim=1))
+        shape = (len(index), min(num_leading, logits.shape[1]))
+        ids = torch.empty(shape, dtype=torch.int64, device=logits.device)
+        logprobs = torch.empty(shape, device=logits.device)
+        normalizers = torch.empty(len(index), device=logits.device)
+        kernels.top_logprobs(logits, rows, ids, logprobs, normalizers)
+        if will_change:
+            logits, rows = logits[rows], torch.arange(len(index), device=logits.device)
+        return cls(index, logits, rows, ids, logprobs, normalizers)
 
     def of(self, token_ids: npt.NDArray[np.int64]) -> dict[int, float]:
         """By sampled position, the log-probability of its token; token_ids of all positions."""
-        chosen = torch.from_numpy(token_ids[self.index, None]).to(self.logprobs.device)
-        values = self.logprobs.gather(1, chosen)[:, 0].tolist()
+        chosen = torch.from_numpy(token_ids[self.index]).to(self.logits.device)
+        values = (self.logits[self.rows, chosen] - self.normalizers).tolist()
         return dict(zip(self.index.tolist(), values, strict=True))
 
     def top(self, counts: npt.NDArray[np.int64]) -> dict[int, TopLogprobs]:
         """By sampled position, its counts[l] likeliest tokens, best first; counts is [L]."""
-        if not counts.any():
-            return {index: [] for index in self.index.tolist()}
-        values, ids = leading(self.logprobs, int(counts.max()))
         return {
-            index: list(zip(row_ids[:count], row_values[:count], strict=True))
-            for index, count, row_ids, row_values in zip(
-                self.index.tolist(), counts.tolist(), ids.tolist(), values.tolist(), strict=True
+            index: list(zip(ids[:count], logprobs[:count], strict=True))
+            for index, count, ids, logprobs in zip(
+                self.index.tolist(),
+                counts.tolist(),
+                self.leading_ids.tolist(),
+                self.leading_logprobs.tolist(),
+                strict=True,
             )
         }

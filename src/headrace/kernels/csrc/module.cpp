@@ -10,6 +10,7 @@
 #include "pointwise.h"
 #include "products_amx.h"
 #include "rope.h"
+#include "sample.h"
 
 #define HEADRACE_QUOTED_(name) #name
 #define HEADRACE_QUOTED(name) HEADRACE_QUOTED_(name)
@@ -190,6 +191,33 @@ PyObject* argmax(PyObject*, PyObject* const* values, Py_ssize_t count) {
     return finish_one(a, program, ArgmaxOp(rows, x, features, a.address<int32_t>()));
 }
 
+PyObject* sample(PyObject*, PyObject* const* values, Py_ssize_t count) {
+    Arguments a(values, count);
+    Program* program = a.program();
+    const Rows rows = a.rows();
+    const auto* logits = a.address<float>();
+    const int64_t vocab_size = a.integer();
+    const auto* draws = a.address<Draw>();
+    auto* ids = a.address<int64_t>();
+    return finish_one(a, program,
+                      SampleOp(rows, logits, vocab_size, draws, ids, a.address<float>()));
+}
+
+PyObject* top_logprobs(PyObject*, PyObject* const* values, Py_ssize_t count) {
+    Arguments a(values, count);
+    Program* program = a.program();
+    const Rows rows = a.rows();
+    const auto* logits = a.address<float>();
+    const int64_t logit_rows = a.integer(), vocab_size = a.integer();
+    const auto* index = a.address<int64_t>();
+    const int64_t leading = a.integer();
+    auto* ids = a.address<int64_t>();
+    auto* logprobs = a.address<float>();
+    return finish_one(a, program,
+                      TopLogprobsOp(rows, logits, logit_rows, vocab_size, index, leading, ids,
+                                    logprobs, a.address<float>()));
+}
+
 PyObject* rope_write(PyObject*, PyObject* const* values, Py_ssize_t count) {
     Arguments a(values, count);
     Program* program = a.program();
@@ -301,6 +329,8 @@ PyMethodDef methods[] = {
     {"gate", fast(gate), METH_FASTCALL, nullptr},
     {"quantize", fast(quantize), METH_FASTCALL, nullptr},
     {"argmax", fast(argmax), METH_FASTCALL, nullptr},
+    {"sample", fast(sample), METH_FASTCALL, nullptr},
+    {"top_logprobs", fast(top_logprobs), METH_FASTCALL, nullptr},
     {"rope_write", fast(rope_write), METH_FASTCALL, nullptr},
     {"attention", fast(attention), METH_FASTCALL, nullptr},
     {"pack_blocks", fast(pack_blocks), METH_FASTCALL, nullptr},

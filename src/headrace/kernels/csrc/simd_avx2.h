@@ -119,14 +119,54 @@ inline void store_i8(F32x16 x, int8_t* to) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(to), bytes);
 }
 
+inline unsigned lane_bits(__m256 a, __m256 b) {
+    return static_cast<unsigned>(_mm256_movemask_ps(a) | _mm256_movemask_ps(b) << 8);
+}
+inline unsigned at_least(F32x16 x, F32x16 y) {
+    return lane_bits(_mm256_cmp_ps(x.a, y.a, _CMP_GE_OQ), _mm256_cmp_ps(x.b, y.b, _CMP_GE_OQ));
+}
+inline unsigned nan_lanes(F32x16 x) {
+    return lane_bits(_mm256_cmp_ps(x.a, x.a, _CMP_UNORD_Q), _mm256_cmp_ps(x.b, x.b, _CMP_UNORD_Q));
+}
+
 struct I32x16 {
     __m256i a, b;
     static I32x16 broadcast(int32_t value) {
         return {_mm256_set1_epi32(value), _mm256_set1_epi32(value)};
     }
+    static I32x16 load(const int32_t* from) {
+        const auto* halves = reinterpret_cast<const __m256i*>(from);
+        return {_mm256_loadu_si256(halves), _mm256_loadu_si256(halves + 1)};
+    }
+    void store(int32_t* to) const {
+        auto* halves = reinterpret_cast<__m256i*>(to);
+        _mm256_storeu_si256(halves, a);
+        _mm256_storeu_si256(halves + 1, b);
+    }
 };
 
 inline F32x16 to_float(I32x16 x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
+inline I32x16 bits(F32x16 x) { return {_mm256_castps_si256(x.a), _mm256_castps_si256(x.b)}; }
+inline I32x16 operator+(I32x16 x, I32x16 y) {
+    return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)};
+}
+inline I32x16 operator*(I32x16 x, I32x16 y) {
+    return {_mm256_mullo_epi32(x.a, y.a), _mm256_mullo_epi32(x.b, y.b)};
+}
+inline I32x16 operator^(I32x16 x, I32x16 y) {
+    return {_mm256_xor_si256(x.a, y.a), _mm256_xor_si256(x.b, y.b)};
+}
+inline I32x16 operator&(I32x16 x, I32x16 y) {
+    return {_mm256_and_si256(x.a, y.a), _mm256_and_si256(x.b, y.b)};
+}
+template <int kBits>
+inline I32x16 shift_right(I32x16 x) {
+    return {_mm256_srli_epi32(x.a, kBits), _mm256_srli_epi32(x.b, kBits)};
+}
+template <int kBits>
+inline I32x16 shift_right_signed(I32x16 x) {
+    return {_mm256_srai_epi32(x.a, kBits), _mm256_srai_epi32(x.b, kBits)};
+}
 
 struct U8x64 {
     __m256i a, b;

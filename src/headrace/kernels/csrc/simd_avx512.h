@@ -72,12 +72,28 @@ inline void store_i8(F32x16 a, int8_t* to) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(a.v)));
 }
 
+inline unsigned at_least(F32x16 a, F32x16 b) {
+    return _mm512_cmp_ps_mask(a.v, b.v, _CMP_GE_OQ);
+}
+inline unsigned nan_lanes(F32x16 a) { return _mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q); }
+
 struct I32x16 {
     __m512i v;
     static I32x16 broadcast(int32_t value) { return {_mm512_set1_epi32(value)}; }
+    static I32x16 load(const int32_t* from) { return {_mm512_loadu_si512(from)}; }
+    void store(int32_t* to) const { _mm512_storeu_si512(to, v); }
 };
 
 inline F32x16 to_float(I32x16 a) { return {_mm512_cvtepi32_ps(a.v)}; }
+inline I32x16 bits(F32x16 a) { return {_mm512_castps_si512(a.v)}; }
+inline I32x16 operator+(I32x16 a, I32x16 b) { return {_mm512_add_epi32(a.v, b.v)}; }
+inline I32x16 operator*(I32x16 a, I32x16 b) { return {_mm512_mullo_epi32(a.v, b.v)}; }
+inline I32x16 operator^(I32x16 a, I32x16 b) { return {_mm512_xor_si512(a.v, b.v)}; }
+inline I32x16 operator&(I32x16 a, I32x16 b) { return {_mm512_and_si512(a.v, b.v)}; }
+template <int kBits>
+inline I32x16 shift_right(I32x16 a) { return {_mm512_srli_epi32(a.v, kBits)}; }
+template <int kBits>
+inline I32x16 shift_right_signed(I32x16 a) { return {_mm512_srai_epi32(a.v, kBits)}; }
 
 struct U8x64 {
     __m512i v;

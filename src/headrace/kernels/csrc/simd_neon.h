@@ -110,16 +110,68 @@ inline void store_i8(F32x16 a, int8_t* to) {
     vst1_s8(to + 8, vqmovn_s16(vcombine_s16(words(2), words(3))));
 }
 
+// Bit 4 i + j: whether lane j of comparison(i) holds.
+template <typename Comparison>
+inline unsigned lane_bits(Comparison comparison) {
+    static const uint32_t kBit[4] = {1, 2, 4, 8};
+    unsigned bits = 0;
+    for (int i = 0; i < 4; ++i) {
+        bits |= vaddvq_u32(vandq_u32(comparison(i), vld1q_u32(kBit))) << 4 * i;
+    }
+    return bits;
+}
+inline unsigned at_least(F32x16 a, F32x16 b) {
+    return lane_bits([&](int i) { return vcgeq_f32(a.v[i], b.v[i]); });
+}
+inline unsigned nan_lanes(F32x16 a) {
+    return lane_bits([&](int i) { return vmvnq_u32(vceqq_f32(a.v[i], a.v[i])); });
+}
+
 struct I32x16 {
     int32x4_t v[4];
     static I32x16 broadcast(int32_t value) {
         const int32x4_t one = vdupq_n_s32(value);
         return {{one, one, one, one}};
     }
+    static I32x16 load(const int32_t* from) {
+        return {{vld1q_s32(from), vld1q_s32(from + 4), vld1q_s32(from + 8), vld1q_s32(from + 12)}};
+    }
+    void store(int32_t* to) const {
+        for (int i = 0; i < 4; ++i) vst1q_s32(to + 4 * i, v[i]);
+    }
 };
 
 inline F32x16 to_float(I32x16 a) {
     return per_register([&](int i) { return vcvtq_f32_s32(a.v[i]); });
+}
+template <typename Function>
+inline I32x16 per_int_register(Function function) {
+    return {{function(0), function(1), function(2), function(3)}};
+}
+inline I32x16 bits(F32x16 a) {
+    return per_int_register([&](int i) { return vreinterpretq_s32_f32(a.v[i]); });
+}
+inline I32x16 operator+(I32x16 a, I32x16 b) {
+    return per_int_register([&](int i) { return vaddq_s32(a.v[i], b.v[i]); });
+}
+inline I32x16 operator*(I32x16 a, I32x16 b) {
+    return per_int_register([&](int i) { return vmulq_s32(a.v[i], b.v[i]); });
+}
+inline I32x16 operator^(I32x16 a, I32x16 b) {
+    return per_int_register([&](int i) { return veorq_s32(a.v[i], b.v[i]); });
+}
+inline I32x16 operator&(I32x16 a, I32x16 b) {
+    return per_int_register([&](int i) { return vandq_s32(a.v[i], b.v[i]); });
+}
+template <int kBits>
+inline I32x16 shift_right(I32x16 a) {
+    return per_int_register([&](int i) {
+        return vreinterpretq_s32_u32(vshrq_n_u32(vreinterpretq_u32_s32(a.v[i]), kBits));
+    });
+}
+template <int kBits>
+inline I32x16 shift_right_signed(I32x16 a) {
+    return per_int_register([&](int i) { return vshrq_n_s32(a.v[i], kBits); });
 }
 
 struct U8x64 {

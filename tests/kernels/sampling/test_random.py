@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headrace.runner.random import DrawKeys, draw_keys, exponentials
+from headrace.kernels.sampling.random import DrawKeys, draw_keys, exponentials
 
 CPU = torch.device("cpu")
 M32, M64 = 2**32 - 1, 2**64 - 1

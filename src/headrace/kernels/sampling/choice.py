@@ -7,15 +7,58 @@ treats rows alone, element by element or in one fixed order, so on the CPU a row
 the same in any batch.
 """
 
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from headrace.runner.logits import leading
-from headrace.runner.random import DrawKeys, exponentials
-from headrace.runner.truncation import Truncation, cut_below, entropy, truncated_weights
+from headrace.kernels.sampling.random import DrawKeys, draw_keys, exponentials
+from headrace.kernels.sampling.ranking import leading
+from headrace.kernels.sampling.truncation import Truncation, cut_below, entropy, truncated_weights
+from headrace.kernels.tensors import Draws
 
 CANDIDATE_STAGES = (128, 2048)
 """Candidates looked at first; rows that need more go on to the next stage, then to all V."""
+ELEMENTS_PER_BLOCK = {"cpu": 1 << 18, "cuda": 1 << 25}
+"""Logits drawn from at once: on the CPU what stays in cache, elsewhere a bound on memory."""
+
+
+def choose(logits: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+    """Token ids [R] int64 of logits [R, V] float32, and the largest logit of each row.
+
+    A row with a NaN has NaN as its largest; its token means nothing.
+    """
+    largest, token_ids = best(logits)
+    is_sampled = draws["temperature"] > 0
+    if not is_sampled.any():
+        return token_ids, largest
+    keys = draw_keys(draws["seed"], draws["position"], logits.device)
+    is_truncated = (draws["top_k"] > 0) | (draws["top_p"] < 1) | (draws["typical_p"] < 1)
+    for is_chosen, choose_rows in (
+        (is_sampled & ~is_truncated, choose_from_all),
+        (is_sampled & is_truncated, choose_from_truncated),
+    ):
+        for index in _blocks(np.flatnonzero(is_chosen), logits):
+            rows = torch.from_numpy(index).to(logits.device)
+            scores = logits.index_select(0, rows).sub_(largest[rows, None])
+            scores.div_(_column(draws, "temperature", index, logits.device))
+            names = ("top_k", "top_p", "typical_p", "min_p")
+            truncation = Truncation(*(_column(draws, n, index, logits.device) for n in names))
+            token_ids[rows] = choose_rows(scores, truncation, keys.select(rows))
+    return token_ids, largest
+
+
+def _column(draws: Draws, name: str, index: npt.NDArray[np.int64], device: torch.device) -> Tensor:
+    """[len(index), 1]."""
+    return torch.from_numpy(draws[name][index, None]).to(device)
+
+
+def _blocks(index: npt.NDArray[np.int64], logits: Tensor) -> Iterator[npt.NDArray[np.int64]]:
+    """Cut an index of rows so that intermediate results stay small."""
+    step = max(1, ELEMENTS_PER_BLOCK[logits.device.type] // logits.shape[1])
+    return (index[start : start + step] for start in range(0, len(index), step))
 
 
 def best(values: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,9 +11,9 @@ from transformers import (
     TypicalLogitsWarper,
 )
 
-from headrace.runner.choice import whole_entropies
-from headrace.runner.logits import leading
-from headrace.runner.truncation import Truncation, row_sum, truncated_weights
+from headrace.kernels.sampling.choice import whole_entropies
+from headrace.kernels.sampling.ranking import leading
+from headrace.kernels.sampling.truncation import Truncation, row_sum, truncated_weights
 
 VOCAB_SIZE = 2000
 CASES: list[tuple[int, float, float, float]] = [

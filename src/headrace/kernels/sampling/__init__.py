@@ -1,0 +1,1 @@
+"""Sampling in plain torch, on any device: the twin of csrc/sample.cpp."""
