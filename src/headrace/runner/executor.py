@@ -39,7 +39,7 @@ class ModelExecutor:
         self._model = model
         self._buffers = buffers
         self._sampler = sampler
-        self._prompt_logprobs = PromptLogprobs()
+        self._prompt_logprobs = PromptLogprobs(sampler.kernels)
 
     @torch.inference_mode()
     def execute(self, plan: StepPlan) -> StepOutput:

@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import torch
+import numpy as np
 from torch import Tensor
 
+from headrace.kernels import Kernels
 from headrace.runner.batch import Indices
-from headrace.runner.logits import leading
-from headrace.runner.logprobs import TopLogprobs
+from headrace.runner.logprobs import SampledLogprobs, TopLogprobs
 from headrace.types import RowStart, StepPlan
 
 POSITIONS_PER_SLICE = 64
@@ -28,7 +28,8 @@ class PromptScores:
 class PromptLogprobs:
     """Keeps the prompts of the rows that asked."""
 
-    def __init__(self) -> None:
+    def __init__(self, kernels: Kernels) -> None:
+        self._kernels = kernels
         self._prompts: dict[int, list[int]] = {}
         self._num_top: dict[int, int] = {}
 
@@ -54,31 +55,24 @@ class PromptLogprobs:
                 following = self._prompts[row][start + 1 : start + count + 1]
                 begin = int(query_end[index]) - count
                 states = hidden[begin : begin + len(following)]
-                asked[index] = _score(states, following, self._num_top[row], logits)
+                asked[index] = _score(self._kernels, states, following, self._num_top[row], logits)
         return asked
 
 
 def _score(
-    hidden: Tensor, following: list[int], num_top: int, logits: Callable[[Tensor], Tensor]
+    kernels: Kernels,
+    hidden: Tensor,
+    following: list[int],
+    num_top: int,
+    logits: Callable[[Tensor], Tensor],
 ) -> PromptScores:
     """Of each position's following token; hidden [P, H]."""
     scores = PromptScores()
-    next_ids = torch.tensor(following, dtype=torch.int64, device=hidden.device)[:, None]
-    for states, ids in zip(
-        hidden.split(POSITIONS_PER_SLICE), next_ids.split(POSITIONS_PER_SLICE), strict=True
-    ):
-        logprobs = logits(states).log_softmax(dim=1)
-        scores.logprobs += logprobs.gather(1, ids)[:, 0].tolist()
-        scores.top_logprobs += _top(logprobs, num_top)
+    next_ids = np.array(following, dtype=np.int64)
+    for first in range(0, len(hidden), POSITIONS_PER_SLICE):
+        states = logits(hidden[first : first + POSITIONS_PER_SLICE])
+        everything = np.arange(len(states))
+        taken = SampledLogprobs.take(kernels, states, everything, num_top, will_change=False)
+        scores.logprobs += taken.of(next_ids[first : first + len(states)]).values()
+        scores.top_logprobs += taken.top(np.full(len(states), num_top)).values()
     return scores
-
-
-def _top(logprobs: Tensor, count: int) -> list[TopLogprobs]:
-    """Per row of logprobs [P, V] the `count` likeliest tokens."""
-    if not count:
-        return [[] for _ in range(len(logprobs))]
-    values, ids = leading(logprobs, count)
-    return [
-        list(zip(row_ids, row_values, strict=True))
-        for row_ids, row_values in zip(ids.tolist(), values.tolist(), strict=True)
-    ]

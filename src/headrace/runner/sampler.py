@@ -41,7 +41,7 @@ class Sampler:
     """Chooses tokens, and keeps per executor row what that needs."""
 
     def __init__(self, max_rows: int, kernels: Kernels) -> None:
-        self._kernels = kernels
+        self.kernels = kernels
         self._table = np.zeros(max_rows, RECORD)
         self._counts: dict[int, TokenCounts] = {}
         self._bias = LogitBias()
@@ -86,7 +86,7 @@ class Sampler:
         reported = np.flatnonzero(records["features"] & Feature.LOGPROBS)
         num_leading = int(records["num_top_logprobs"][reported].max())
         return SampledLogprobs.take(
-            self._kernels, logits, reported, num_leading, will_change=will_change
+            self.kernels, logits, reported, num_leading, will_change=will_change
         )
 
     def _choose(
@@ -96,7 +96,7 @@ class Sampler:
         draws["position"] = at.positions
         token_ids = torch.empty(len(logits), dtype=torch.int64, device=logits.device)
         largest = torch.empty(len(logits), device=logits.device)
-        self._kernels.sample(logits, draws, token_ids, largest)
+        self.kernels.sample(logits, draws, token_ids, largest)
         return token_ids.cpu().numpy(), largest.cpu().numpy()
 
     def _change_(
