@@ -12,14 +12,14 @@ from headrace.runner.batch import BatchBuffers
 from headrace.runner.executor import ModelExecutor
 from headrace.runner.sampler import Sampler
 from headrace.types import RowOutput, SamplingParams, StepPlan
-from tests.runner.rows import TWINS, row_start, sample
+from tests.runner.rows import CPU, TWINS, row_start, sample
 from tests.runner.toy import VOCAB_SIZE, ToyModel
 
 NUM_ROWS, NUM_BLOCKS, MAX_LENGTH = 4, 64, 40
 
 
 def executor_of(model: ToyModel) -> ModelExecutor:
-    buffers = BatchBuffers(64, NUM_ROWS, MAX_LENGTH // model.block_size, model.block_size, TWINS)
+    buffers = BatchBuffers(64, NUM_ROWS, MAX_LENGTH // model.block_size, model.block_size, CPU)
     return ModelExecutor(model, buffers, Sampler(NUM_ROWS, TWINS))
 
 
