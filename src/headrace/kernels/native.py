@@ -87,8 +87,7 @@ class NativeKernels(Kernels):
     def _draws_address(self, draws: Draws) -> int:
         if self._program is not None:
             self._program.tensors.append(draws)
-        address: int = draws.__array_interface__["data"][0]
-        return address
+        return draws.ctypes.data
 
     def _rows_words(self, rows: Rows) -> tuple[int, ...]:
         return self._address(rows.control), rows.capacity, rows.capacity

@@ -63,5 +63,7 @@ class ModelExecutor:
         return StepOutput(rows=outputs)
 
     def _sample(self, hidden: Tensor, at: SamplePositions, masks: Masks | None) -> Samples:
-        index = torch.from_numpy(at.index).to(hidden.device)
-        return self._sampler.sample(self._model.logits(hidden[index]), at, masks)
+        # As many samples as tokens: a step of decodes (and drafts) only, all in their order.
+        if len(at.index) != hidden.shape[0]:
+            hidden = hidden[torch.from_numpy(at.index).to(hidden.device)]
+        return self._sampler.sample(self._model.logits(hidden), at, masks)

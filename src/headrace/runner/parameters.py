@@ -5,7 +5,6 @@ from enum import IntFlag
 import numpy as np
 import torch
 
-from headrace.kernels import DRAW
 from headrace.runner.penalties import Penalties
 from headrace.types import SamplingParams
 
@@ -21,8 +20,6 @@ class Feature(IntFlag):
 
 RECORD = np.dtype(
     [
-        ("features", np.uint8),
-        ("draw", DRAW),
         ("repetition_penalty", np.float32),
         ("frequency_penalty", np.float32),
         ("presence_penalty", np.float32),
@@ -35,9 +32,9 @@ Table = np.ndarray[tuple[int, ...], np.dtype[np.void]]
 """Of RECORD."""
 
 
-def record(params: SamplingParams, num_prompt_tokens: int) -> tuple[object, ...]:
-    """One row of the table."""
-    draw = (
+def draw(params: SamplingParams) -> tuple[float, ...]:
+    """A record of DRAW, but for the position."""
+    return (
         # A positive temperature must not become 0 in float32, which would mean greedy.
         max(params.temperature, SMALLEST_TEMPERATURE) if params.temperature > 0 else 0.0,
         params.top_p,
@@ -47,9 +44,11 @@ def record(params: SamplingParams, num_prompt_tokens: int) -> tuple[object, ...]
         params.seed,
         0,
     )
+
+
+def record(params: SamplingParams, num_prompt_tokens: int) -> tuple[float, ...]:
+    """What a row's features need to know."""
     return (
-        features(params),
-        draw,
         params.repetition_penalty,
         params.frequency_penalty,
         params.presence_penalty,
@@ -59,7 +58,7 @@ def record(params: SamplingParams, num_prompt_tokens: int) -> tuple[object, ...]
 
 
 def features(params: SamplingParams) -> Feature:
-    penalties = (
+    is_penalized = (
         params.repetition_penalty != 1,
         params.frequency_penalty != 0,
         params.presence_penalty != 0,
@@ -67,7 +66,7 @@ def features(params: SamplingParams) -> Feature:
     result = Feature(0)
     if params.num_top_logprobs is not None:
         result |= Feature.LOGPROBS
-    if any(penalties):
+    if any(is_penalized):
         result |= Feature.PENALTIES
     if params.logit_bias:
         result |= Feature.BIAS

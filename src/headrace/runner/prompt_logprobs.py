@@ -71,8 +71,8 @@ def _score(
     next_ids = np.array(following, dtype=np.int64)
     for first in range(0, len(hidden), POSITIONS_PER_SLICE):
         states = logits(hidden[first : first + POSITIONS_PER_SLICE])
-        everything = np.arange(len(states))
-        taken = SampledLogprobs.take(kernels, states, everything, num_top, will_change=False)
+        everything, counts = np.arange(len(states)), np.full(len(states), num_top)
+        taken = SampledLogprobs.take(kernels, states, everything, counts, will_change=False)
         scores.logprobs += taken.of(next_ids[first : first + len(states)]).values()
-        scores.top_logprobs += taken.top(np.full(len(states), num_top)).values()
+        scores.top_logprobs += taken.top().values()
     return scores

@@ -31,10 +31,12 @@ class SamplePositions:
 
 def sample_positions(plan: StepPlan, rows: Indices, query_end: Indices) -> SamplePositions:
     """The trailing `num_samples` positions of each row; rows and query_end are [S]."""
+    context_lens = np.array(plan.starts) + np.array(plan.counts)
+    if plan.num_samples.count(1) == len(rows):
+        return SamplePositions(query_end - 1, rows, context_lens)
     num_samples = np.array(plan.num_samples)
     owner = np.repeat(np.arange(len(rows)), num_samples)
     from_end = np.repeat(np.cumsum(num_samples), num_samples) - np.arange(len(owner))
-    context_lens = np.array(plan.starts) + np.array(plan.counts)
     positions = SamplePositions(
         query_end[owner] - from_end, rows[owner], context_lens[owner] - from_end + 1
     )

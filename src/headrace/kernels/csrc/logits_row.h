@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
 #include <vector>
@@ -67,19 +68,35 @@ class LogitsRow {
         }
     }
 
-    // Sum of exp((logit - largest) * inverse_temperature).
-    double mass(float inverse_temperature) const {
+    // For each of `levels` the sum of exp(score) over scores of at least it, where a score is
+    // (logit - largest) * inverse_temperature.
+    template <size_t kLevels>
+    std::array<double, kLevels> masses(float inverse_temperature,
+                                       const std::array<float, kLevels>& levels) const {
         const F32x16 scale = F32x16::broadcast(inverse_temperature);
         const F32x16 shift = F32x16::broadcast(largest_);
-        double sum = 0;
+        std::array<double, kLevels> sums{};
         for (int64_t begin = 0; begin < size_; begin += kBlock) {
-            F32x16 lanes = F32x16::zero();
+            F32x16 lanes[kLevels];
+            HEADRACE_UNROLL
+            for (F32x16& sum : lanes) sum = F32x16::zero();
             for (int64_t i = begin; i < std::min(size_, begin + kBlock); i += kLanes) {
-                lanes = lanes + exp((load(i) - shift) * scale);
+                const F32x16 scores = (load(i) - shift) * scale, weights = exp(scores);
+                HEADRACE_UNROLL
+                for (size_t level = 0; level < kLevels; ++level) {
+                    const F32x16 least = F32x16::broadcast(levels[level]);
+                    lanes[level] = lanes[level] + where_at_least(weights, scores, least);
+                }
             }
-            sum += static_cast<double>(reduce_add(lanes));
+            for (size_t level = 0; level < kLevels; ++level) {
+                sums[level] += static_cast<double>(reduce_add(lanes[level]));
+            }
         }
-        return sum;
+        return sums;
+    }
+
+    double mass() const {
+        return masses<1>(1, {std::numeric_limits<float>::lowest()})[0];
     }
 
     // A value that at least `count` logits reach, and few others.

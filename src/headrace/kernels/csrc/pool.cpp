@@ -53,8 +53,11 @@ class Pool {
         program_ = &program;
         first_turn_ = turn_.load(std::memory_order_relaxed);
         error_.store(nullptr, std::memory_order_relaxed);
-        is_open_.store(true);
-        if (num_threads_ > 1) wake();
+        const bool is_alone = program.size() == 1 && program[0]->is_single();
+        if (num_threads_ > 1 && !is_alone) {
+            is_open_.store(true);
+            wake();
+        }
         work(0);
         is_open_.store(false);
         wait_for([&] { return inside_.load() == 0; });

@@ -111,6 +111,8 @@ class Op {
     explicit Op(Rows rows) : rows_(rows) {}
     virtual ~Op() = default;
     virtual void run(Team& team) const = 0;
+    // Whether there is just one unit, so that waking other threads would only cost.
+    virtual bool is_single() const { return false; }
     const Rows& rows() const { return rows_; }
 
    protected:

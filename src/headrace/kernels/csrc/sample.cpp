@@ -35,10 +35,9 @@ class Truncation {
         if (has_top_k) {
             floor = std::max(floor, row.floor_of_leading(draw.top_k));
         } else if (has_top_p) {
-            mass = row.mass(1 / draw.temperature);
-            // All candidates with less than this share add up to less than what top_p leaves out.
-            const double share = 0.5 * (1 - static_cast<double>(draw.top_p)) / row.size();
-            const float score = static_cast<float>(std::log(mass * share));
+            const auto masses = row.masses(1 / draw.temperature, kLevels);
+            mass = masses.back();
+            const float score = lowest_of_top_p(draw.top_p, row.size(), masses);
             floor = std::max(floor, std::fma(score, draw.temperature, row.largest()));
         }
         row.collect(floor, draw.temperature, left_);
@@ -72,6 +71,21 @@ class Truncation {
     }
 
    private:
+    static constexpr std::array<float, 7> kLevels = {
+        -2.0f, -4.0f, -6.0f, -8.0f, -10.0f, -12.0f, std::numeric_limits<float>::lowest()};
+
+    // No score below the result is kept by top_p; masses are those of kLevels.
+    static float lowest_of_top_p(float top_p, int64_t size, const std::array<double, 7>& masses) {
+        const double share = static_cast<double>(top_p), mass = masses.back();
+        for (size_t level = 0; level + 1 < masses.size(); ++level) {
+            // More than the rounding of these sums, and of scores.
+            if (masses[level] > (share + 1e-5) * mass) return kLevels[level] - 1e-3f;
+        }
+        // Candidates that are this rare add up to less than what top_p leaves out.
+        const double rare = 0.5 * (1 - share) / static_cast<double>(size);
+        return static_cast<float>(std::log(mass * rare));
+    }
+
     void weigh() {
         weights_.resize(left_.size());
         const auto count = static_cast<int64_t>(left_.size());
@@ -227,7 +241,7 @@ void TopLogprobsOp::fill(int64_t r) const {
     normalizers_[r] = std::numeric_limits<float>::quiet_NaN();
     std::fill(logprobs, logprobs + count_, normalizers_[r]);
     if (!std::isfinite(row.largest())) return;
-    const double log_mass = std::log(row.mass(1));
+    const double log_mass = std::log(row.mass());
     normalizers_[r] = static_cast<float>(static_cast<double>(row.largest()) + log_mass);
     if (count_ == 0) return;
     Candidates& leading = workspace().candidates;

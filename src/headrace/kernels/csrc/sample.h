@@ -22,6 +22,7 @@ class SampleOp : public Op {
         : Op(rows), logits_(logits), vocab_size_(vocab_size), draws_(draws), ids_(ids),
           largest_(largest) {}
     void run(Team& team) const override;
+    bool is_single() const override { return rows_.count() == 1; }
 
    private:
     const float* logits_;
@@ -42,6 +43,7 @@ class TopLogprobsOp : public Op {
           index_(index), count_(count), ids_(ids), logprobs_(logprobs),
           normalizers_(normalizers) {}
     void run(Team& team) const override;
+    bool is_single() const override { return rows_.count() == 1; }
 
    private:
     void fill(int64_t row) const;

@@ -2,7 +2,7 @@
 //   F32x16  float lanes; I32x16 int lanes; U8x64 bytes, four to each of 16 lanes.
 //   dot_nibbles(acc, w, a): lane o += sum of w[o][i] * a[i], i < 4, w in 0..15, a int8
 //   dot_bytes(acc, w, a):   the same for w = byte - 128, starting from bytes_start(offset)
-//   at_least, nan_lanes     bit i of the result is the answer for lane i
+//   at_least(a, b), nan_lanes(a)  bit i of the result is the answer for lane i
 //   kRowTile       rows of one integer product held in registers
 //   kFmaRows       rows of one float product held in registers (two vectors each)
 // The rest of the library is written on these only. Multiply-adds are explicit (fma), and the

@@ -125,6 +125,11 @@ inline unsigned lane_bits(__m256 a, __m256 b) {
 inline unsigned at_least(F32x16 x, F32x16 y) {
     return lane_bits(_mm256_cmp_ps(x.a, y.a, _CMP_GE_OQ), _mm256_cmp_ps(x.b, y.b, _CMP_GE_OQ));
 }
+// Lanes of x where y >= z, else 0.
+inline F32x16 where_at_least(F32x16 x, F32x16 y, F32x16 z) {
+    return {_mm256_and_ps(_mm256_cmp_ps(y.a, z.a, _CMP_GE_OQ), x.a),
+            _mm256_and_ps(_mm256_cmp_ps(y.b, z.b, _CMP_GE_OQ), x.b)};
+}
 inline unsigned nan_lanes(F32x16 x) {
     return lane_bits(_mm256_cmp_ps(x.a, x.a, _CMP_UNORD_Q), _mm256_cmp_ps(x.b, x.b, _CMP_UNORD_Q));
 }

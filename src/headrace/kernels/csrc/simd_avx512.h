@@ -75,6 +75,10 @@ inline void store_i8(F32x16 a, int8_t* to) {
 inline unsigned at_least(F32x16 a, F32x16 b) {
     return _mm512_cmp_ps_mask(a.v, b.v, _CMP_GE_OQ);
 }
+// Lanes of x where a >= b, else 0.
+inline F32x16 where_at_least(F32x16 x, F32x16 a, F32x16 b) {
+    return {_mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a.v, b.v, _CMP_GE_OQ), x.v)};
+}
 inline unsigned nan_lanes(F32x16 a) { return _mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q); }
 
 struct I32x16 {

@@ -123,6 +123,13 @@ inline unsigned lane_bits(Comparison comparison) {
 inline unsigned at_least(F32x16 a, F32x16 b) {
     return lane_bits([&](int i) { return vcgeq_f32(a.v[i], b.v[i]); });
 }
+// Lanes of x where a >= b, else 0.
+inline F32x16 where_at_least(F32x16 x, F32x16 a, F32x16 b) {
+    return per_register([&](int i) {
+        const uint32x4_t bits = vreinterpretq_u32_f32(x.v[i]);
+        return vreinterpretq_f32_u32(vandq_u32(bits, vcgeq_f32(a.v[i], b.v[i])));
+    });
+}
 inline unsigned nan_lanes(F32x16 a) {
     return lane_bits([&](int i) { return vmvnq_u32(vceqq_f32(a.v[i], a.v[i])); });
 }
