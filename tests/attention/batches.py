@@ -5,16 +5,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from hypothesis import strategies as st
 
 from headrace.attention.base import (
     AttentionBatch,
     AttentionOptions,
     AttentionShape,
 )
+from headrace.attention.native import NativeBackend
 from headrace.attention.paged import PagedBackend
 from headrace.attention.varlen import VarlenBackend
 
-HEADS, KV_HEADS, HEAD_SIZE, LAYERS = 6, 2, 8, 2
+Backend = PagedBackend | VarlenBackend | NativeBackend
+HEADS, KV_HEADS, HEAD_SIZE, LAYERS = 6, 2, 16, 2
 
 
 def shape(**changes: Any) -> AttentionShape:
@@ -82,7 +85,14 @@ def batch_of(
     )
 
 
-def run(backend: PagedBackend | VarlenBackend, case: Case, layer: int = 0) -> torch.Tensor:
+def cache_of(backend: Backend) -> list[torch.Tensor]:
+    """All tensors that keep keys and values."""
+    if isinstance(backend, NativeBackend):
+        return [part for cache in backend.caches for part in (cache.keys, cache.values)]
+    return [backend.keys, backend.values]
+
+
+def run(backend: Backend, case: Case, layer: int = 0) -> torch.Tensor:
     """Fill the cache with the tokens computed before, then attend with the others.
 
     What nobody wrote is NaN, as the leftovers of a request that went wrong may be.
@@ -90,8 +100,8 @@ def run(backend: PagedBackend | VarlenBackend, case: Case, layer: int = 0) -> to
     size = backend.block_size
     blocks = -(-max(sum(s) for s in case.sequences) // size) + 1
     backend.allocate(len(case.sequences) * blocks)
-    backend.keys.fill_(math.nan)
-    backend.values.fill_(math.nan)
+    for part in cache_of(backend):
+        part.fill_(math.nan)
     generator = torch.Generator().manual_seed(case.seed)
     order = torch.randperm(len(case.sequences) * blocks, generator=generator)
     tables = order.view(-1, blocks).tolist()
@@ -124,3 +134,16 @@ def expected_output(case: Case) -> torch.Tensor:
                     scores = case.soft_cap * (scores / case.soft_cap).tanh()
                 rows.append(scores.softmax(0) @ value[first : position + 1, shared].double())
     return torch.stack(rows).view(-1, HEADS * HEAD_SIZE).float()
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    lengths = st.tuples(st.integers(1, 40), st.integers(0, 70))
+    decodes = draw(st.lists(st.tuples(st.just(1), st.integers(0, 70)), max_size=4))
+    prompts = draw(st.lists(lengths, max_size=3, min_size=0 if decodes else 1))
+    return Case(
+        sequences=decodes + prompts,
+        window=draw(st.none() | st.integers(1, 50)),
+        soft_cap=draw(st.none() | st.floats(0.5, 20)),
+        seed=draw(st.integers(0, 100)),
+    )

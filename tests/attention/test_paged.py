@@ -3,24 +3,10 @@
 import pytest
 import torch
 from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from headrace.attention import paged
 from headrace.attention.paged import PagedBackend
-from tests.attention.batches import Case, expected_output, run, shape
-
-
-@st.composite
-def cases(draw: st.DrawFn) -> Case:
-    lengths = st.tuples(st.integers(1, 40), st.integers(0, 70))
-    decodes = draw(st.lists(st.tuples(st.just(1), st.integers(0, 70)), max_size=4))
-    prompts = draw(st.lists(lengths, max_size=3, min_size=0 if decodes else 1))
-    return Case(
-        sequences=decodes + prompts,
-        window=draw(st.none() | st.integers(1, 50)),
-        soft_cap=draw(st.none() | st.floats(0.5, 20)),
-        seed=draw(st.integers(0, 100)),
-    )
+from tests.attention.batches import Case, cases, expected_output, run, shape
 
 
 @settings(max_examples=60, deadline=None)

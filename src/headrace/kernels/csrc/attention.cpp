@@ -202,14 +202,17 @@ void AttentionOp::attend_split(const Unit& unit, int64_t split, const float* q, 
     }
     for (int64_t i = 0; i < blocks; ++i) {
         const int64_t token = from + i * kBlockTokens;
+        // Behind the context may lie what another sequence left, even NaN, which no weight of zero
+        // would silence.
+        const int64_t used = std::min<int64_t>(kBlockTokens, tokens - token);
         if constexpr (std::is_same_v<Type, Int8>) {
             scale_columns(scores, cache_.value_scales + cell(token) * kBlockTokens, token);
         }
         for (int64_t d = 0; d < size; d += 2 * kLanes) {
             const Lanes<Type> lanes{nth_cell(blocks + i) + d, size, kLanes,
                                     nth_cell(blocks + i + kCellsAhead) + d};
-            multiply(scores + token, kSplit, rows, lanes, d + kLanes < size ? 2 : 1, kBlockTokens,
-                     part + d, size);
+            multiply(scores + token, kSplit, rows, lanes, d + kLanes < size ? 2 : 1, used, part + d,
+                     size);
         }
     }
 }
