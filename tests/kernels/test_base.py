@@ -51,6 +51,12 @@ def test_a_program_refuses_more_rows_than_its_buffers_hold(kernels: Kernels) -> 
             program.run()
 
 
+def test_an_op_refuses_more_units_than_can_be_counted(native: Kernels) -> None:
+    x, out = torch.zeros(1 << 24, 1), torch.zeros(1 << 24, dtype=torch.int32)
+    with pytest.raises(ValueError, match="units of work"):
+        native.argmax(x, out)
+
+
 def test_a_program_keeps_its_tensors(native: Kernels) -> None:
     with native.record() as program:
         native.argmax(torch.arange(32.0)[None], (out := ints(0)))

@@ -79,6 +79,7 @@ class Team {
     // own contiguous part, then what slower threads have left.
     template <typename Function>
     void share(int64_t units, Function function) {
+        if (units > Part::kMaxUnits) return fail("one op has 2^24 or more units of work");
         units_ = units;
         for (int i = 0; i < num_threads_; ++i) {
             const int64_t owner = (thread_ + i) % num_threads_;
