@@ -136,8 +136,8 @@ def start(options: argparse.Namespace) -> Iterator[Engine]:
         if options.llama and path:
             port = free_port()
             command = [options.llama, "-m", str(path), "--port", str(port), "-np", "32"]
-            yield HttpEngine(name, [*command, "-c", "32768", "-t", "2", "-tb", "2", "--no-webui"],
-                             port)  # fmt: skip
+            command += ["-c", "32768", "-t", "2", "-tb", "2", "--no-webui"]
+            yield HttpEngine(name, command + shlex.split(options.llama_flags), port)
     if options.vllm:
         port = free_port()
         command = [options.vllm, "serve", options.vllm_model, "--port", str(port)]
@@ -182,6 +182,7 @@ def main() -> None:
     parser.add_argument("--llama", help="path of llama-server")
     parser.add_argument("--llama-model", help="another file for llama-server")
     parser.add_argument("--llama-q4_0", help="the same model as Q4_0, llama.cpp's best")
+    parser.add_argument("--llama-flags", default="", help="further flags of llama-server")
     parser.add_argument("--vllm", help="path of vllm")
     parser.add_argument("--vllm-model", help="folder with safetensors for vLLM")
     parser.add_argument("--streams", default="1,8,32")

@@ -1,6 +1,6 @@
 """Where a step's time goes, in one process without HTTP: forward pass, head, all around them.
 
-    python bench/step.py --rows 1,8,32 --prompt 512 --context 150
+python bench/step.py --rows 1,8,32 --prompt 512 --context 150
 """
 
 import argparse

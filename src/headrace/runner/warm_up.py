@@ -6,10 +6,12 @@ afterwards and written before they are read, and rows start anew with their firs
 
 from headrace.types import EngineInfo, RowStart, SamplingParams, StepPlan
 
+CPU_DECODES = 32
+
 
 def warm_up_plans(info: EngineInfo) -> list[StepPlan]:
-    """Prompt chunks that fill a step's budget, then as many decodes as can run; half of the rows
-    greedy, half sampled."""
+    """Prompt chunks that fill a step's budget, then decodes; half of the rows greedy, half
+    sampled."""
     chunk = min(info.max_batch_prefill_tokens, info.max_total_tokens)
     num_chunks = min(
         info.max_batch_prefill_tokens // chunk,
@@ -18,8 +20,13 @@ def warm_up_plans(info: EngineInfo) -> list[StepPlan]:
     )
     return [
         _plan(num_chunks, chunk, info.block_size),
-        _plan(min(info.max_num_seqs, info.num_blocks), 1, info.block_size),
+        _plan(min(_num_decodes(info), info.num_blocks), 1, info.block_size),
     ]
+
+
+def _num_decodes(info: EngineInfo) -> int:
+    """As many as can run; on the CPU, where memory is not reserved but grows with its use, few."""
+    return min(info.max_num_seqs, CPU_DECODES) if info.device == "cpu" else info.max_num_seqs
 
 
 def _plan(num_rows: int, count: int, block_size: int) -> StepPlan:
