@@ -1,5 +1,6 @@
 """A tiny checkpoint on disk, built and run, against transformers' own generation."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from headrace.checkpoint.checkpoint import open_checkpoint
 from headrace.config import Settings
+from headrace.kernels.dispatch import native_modules
 from headrace.runner.build import build_executor
 from headrace.types import SamplingParams, StepPlan
 from tests.runner.rows import row_start
@@ -58,3 +60,28 @@ def test_an_executor_built_from_disk_generates_what_transformers_does(
         computed, num_blocks = len(token_ids), needed
         token_ids += executor.execute(plan).rows[0].token_ids
     assert token_ids == expected
+
+
+def test_plain_torch_says_why(reference: tuple[Path, LlamaForCausalLM]) -> None:
+    settings = Settings(device="cpu", kernels="torch", max_batch_total_tokens=96)
+    _, info = build_executor(settings, open_checkpoint(reference[0]), lambda *_: None)
+    assert info.kernels == "plain torch: asked for"
+
+
+@pytest.mark.skipif(not list(native_modules()), reason="no compiled kernels on this machine")
+def test_a_model_beyond_the_kernels_gets_all_threads(
+    reference: tuple[Path, LlamaForCausalLM],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The fallback is told, and torch is not left with one thread beside idle kernels."""
+    checkpoint = open_checkpoint(reference[0])
+    beyond = replace(checkpoint, config={**checkpoint.config, "hidden_act": "relu"})
+    threads = torch.get_num_threads()
+    try:
+        settings = Settings(device="cpu", cpu_threads=3, max_batch_total_tokens=96)
+        _, info = build_executor(settings, beyond, lambda *_: None)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(threads)
+    assert "activation relu" in caplog.text
+    assert info.kernels.startswith("plain torch: this model does not run on")

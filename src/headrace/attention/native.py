@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 
 from headrace.attention.base import AttentionBatch, AttentionOptions, AttentionShape
-from headrace.attention.cache import zeroed
 from headrace.kernels import BLOCK_SIZE, LayerCache
 from headrace.kernels.tensors import CACHE_DTYPES
 
@@ -39,20 +38,11 @@ class NativeBackend:
         return vectors * (shape.head_size * shape.kv_dtype.itemsize + scale_bytes)
 
     def allocate(self, num_blocks: int) -> None:
-        self.caches = [self._layer_cache(num_blocks) for _ in range(self.shape.num_layers)]
-
-    def _layer_cache(self, num_blocks: int) -> LayerCache:
-        shape, heads = self.shape, (num_blocks, self.shape.num_kv_heads)
-
-        def pages(*sizes: int, dtype: torch.dtype = shape.kv_dtype) -> Tensor:
-            return zeroed((*heads, *sizes), dtype, shape.device)
-
-        keys = pages(shape.head_size, BLOCK_SIZE)
-        values = pages(BLOCK_SIZE, shape.head_size)
-        if shape.kv_dtype != torch.int8:
-            return LayerCache(keys, values)
-        scales = [pages(BLOCK_SIZE, dtype=torch.float32) for _ in range(2)]
-        return LayerCache(keys, values, *scales)
+        shape = self.shape
+        sizes = (num_blocks, shape.num_kv_heads, shape.head_size)
+        self.caches = [
+            self.kernels.empty_cache(*sizes, shape.kv_dtype) for _ in range(shape.num_layers)
+        ]
 
     def forward(
         self,

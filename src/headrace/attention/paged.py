@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from headrace.attention.base import AttentionBatch, AttentionOptions, AttentionShape
-from headrace.attention.cache import zeroed
+from headrace.kernels.memory import zeroed
 
 QUERY_TILE = 256
 """Queries of a prompt that attend at once: bounds the mask, and skips keys in their future."""

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn.attention import activate_flash_attention_impl, current_flash_attention_impl
 
 from headrace.attention.base import AttentionBatch, AttentionOptions, AttentionShape
-from headrace.attention.cache import zeroed
 from headrace.attention.paged import PagedBackend
+from headrace.kernels.memory import zeroed
 
 
 class VarlenBackend:

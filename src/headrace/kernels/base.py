@@ -13,6 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from headrace.kernels.memory import zeroed
 from headrace.kernels.tensors import (
     BLOCK_FORMATS,
     BLOCK_SIZE,
@@ -87,11 +88,12 @@ class Kernels(ABC):
         """A zeroed cache of float32, float16, bfloat16 or int8 (scaled per token and head)."""
         check_choice(dtype, "cache dtype", CACHE_DTYPES)
         self._check_head_size(head_size)
-        keys = torch.zeros(num_blocks, num_kv_heads, head_size, BLOCK_SIZE, dtype=dtype)
-        values = torch.zeros(num_blocks, num_kv_heads, BLOCK_SIZE, head_size, dtype=dtype)
+        cpu, heads = torch.device("cpu"), (num_blocks, num_kv_heads)
+        keys = zeroed((*heads, head_size, BLOCK_SIZE), dtype, cpu)
+        values = zeroed((*heads, BLOCK_SIZE, head_size), dtype, cpu)
         if dtype != torch.int8:
             return LayerCache(keys, values)
-        scales = torch.zeros(2, num_blocks, num_kv_heads, BLOCK_SIZE)
+        scales = zeroed((2, *heads, BLOCK_SIZE), torch.float32, cpu)
         return LayerCache(keys, values, scales[0], scales[1])
 
     def empty_weight(

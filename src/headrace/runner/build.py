@@ -7,7 +7,7 @@ import torch
 from headrace.attention.native import NativeBackend
 from headrace.checkpoint.checkpoint import Checkpoint, with_rope_scaling
 from headrace.config import Settings
-from headrace.kernels import TorchKernels
+from headrace.kernels import Kernels, TorchKernels
 from headrace.models.load import LoadOptions, load_model
 from headrace.runner import device as devices
 from headrace.runner.batch import BatchBuffers
@@ -39,8 +39,7 @@ def build_executor(
     is_native = not isinstance(kernels, TorchKernels)
     threads = devices.num_threads(settings)
     kernels.set_num_threads(threads)
-    # torch's own threads would contend with the kernels' for the same cores.
-    torch.set_num_threads(1 if is_native else threads)
+    torch.set_num_threads(threads)
     dtype = devices.choose_dtype(settings, checkpoint.config["dtype"], device)
     options = LoadOptions(
         dtype=dtype,
@@ -54,6 +53,9 @@ def build_executor(
     decoder, backend = load_model(
         checkpoint, options, lambda done, total: progress("load weights", done, total)
     )
+    is_recorded = isinstance(backend, NativeBackend)
+    # torch's own threads would contend with the kernels' for the same cores.
+    torch.set_num_threads(1 if is_recorded else threads)
     max_num_seqs = settings.max_batch_size or MAX_NUM_SEQS
     cache = size_cache(
         CacheRequest(
@@ -69,7 +71,6 @@ def build_executor(
         )
     )
     backend.allocate(cache.num_blocks)
-    is_recorded = isinstance(backend, NativeBackend)
     info = EngineInfo(
         max_total_tokens=cache.max_total_tokens,
         max_batch_prefill_tokens=settings.max_batch_prefill_tokens or PREFILL_TOKENS[device.type],
@@ -79,7 +80,7 @@ def build_executor(
         vocab_size=decoder.spec.vocab_size,
         device=devices.describe(device),
         dtype=str(dtype).removeprefix("torch."),
-        kernels=kernels.reason if is_recorded else "plain torch",
+        kernels=_kernels_in_use(kernels, is_recorded=is_recorded),
         weight_bytes=decoder.weight_bytes,
         kv_cache_bytes=cache.num_blocks * backend.bytes_per_block(),
     )
@@ -90,6 +91,13 @@ def build_executor(
     executor = ModelExecutor(model, buffers, Sampler(max_num_seqs, kernels))
     _warm_up(executor, info, progress)
     return executor, info
+
+
+def _kernels_in_use(kernels: Kernels, *, is_recorded: bool) -> str:
+    """For people: the reason of whatever computes the model."""
+    if is_recorded or isinstance(kernels, TorchKernels):
+        return kernels.reason
+    return f"plain torch: this model does not run on {kernels.name} kernels (see the log)"
 
 
 def _buffers(info: EngineInfo, device: torch.device, *, is_fixed: bool) -> BatchBuffers:

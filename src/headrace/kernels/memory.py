@@ -1,4 +1,4 @@
-"""Memory of a KV cache."""
+"""Memory that costs nothing until it is used, for KV caches."""
 
 import math
 
