@@ -32,7 +32,6 @@ class Metrics:
 
     def __init__(self, max_input_tokens: int, max_total_tokens: int) -> None:
         self._registry = CollectorRegistry()
-        self._last_step = EngineStats()
         self._make_request_instruments(max_input_tokens, max_total_tokens)
         self._make_batch_instruments()
         self._make_engine_instruments()
