@@ -173,10 +173,10 @@ def test_a_late_mask_holds_up_nobody(session: Session, monkeypatch: pytest.Monke
     advance = Constraint._advance
     late = threading.Event()
 
-    def slow_advance(self: Constraint, token_ids: list[int]) -> None:
+    def slow_advance(self: Constraint, token_ids: list[int], drafts: list[int]) -> None:
         if token_ids == [*b"s"]:
             assert late.wait(10)
-        advance(self, token_ids)
+        advance(self, token_ids, drafts)
 
     monkeypatch.setattr(Constraint, "_advance", slow_advance)
     free = make_add(1, [1, 2, 3], max_tokens=40)

@@ -82,7 +82,7 @@ class EngineCore:
         execute_begin = time.monotonic()
         output = self.executor.execute(plan)
         execute_end = time.monotonic()
-        events = self.scheduler.update(plan, output)
+        events = self.scheduler.update(plan, output, execute_end - execute_begin)
         if not plan.rows:
             self.grammars.idle()
         self.emit(refusals + events, time.monotonic() - begin, execute_end - execute_begin)
