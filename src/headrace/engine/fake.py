@@ -96,7 +96,13 @@ class FakeExecutor:
             offset += count
             self._rows[row].block_table += blocks
             self._rows[row].masks = _split(plan.masks.get(index), num_samples)
-            outputs.append(self._run_row(self._rows[row], start, token_ids, num_samples))
+            output = self._run_row(self._rows[row], start, token_ids, num_samples)
+            if index in plan.num_drafts and output.error is None:
+                known = start + count - num_samples + 1
+                output.draft_ids = self._draft(
+                    self._rows[row], known, output, plan.num_drafts[index]
+                )
+            outputs.append(output)
         assert offset == len(plan.token_ids)
         self.num_computed_tokens += offset
         return StepOutput(rows=outputs)
@@ -150,6 +156,18 @@ class FakeExecutor:
                 output.top_logprobs.append(top)
             if offset < len(drafts) and drafts[offset] != token:
                 break
+
+    def _draft(self, row: _Row, known: int, output: RowOutput, count: int) -> list[int]:
+        """The tokens that come next (a grammar aside), but for every third, which is wrong."""
+        context = array("q", [self._cache[self._slot(row, p)] for p in range(known)])
+        for token in output.token_ids:
+            context.append(key_value(context[-1], token))
+        drafts = []
+        for _ in range(count):
+            token = sample(context, row.params, self.vocab_size)
+            drafts.append((token + (token % 3 == 0)) % self.vocab_size)
+            context.append(key_value(context[-1], drafts[-1]))
+        return drafts
 
 
 def _split(masks: bytes | None, num_samples: int) -> list[bytes | None]:

@@ -38,7 +38,9 @@ class Corpora:
         self._corpora: OrderedDict[str, Corpus] = OrderedDict()
 
     def of(self, cache_salt: str) -> Corpus:
-        corpus = self._corpora.setdefault(cache_salt, Corpus())
+        corpus = self._corpora.get(cache_salt)
+        if corpus is None:
+            corpus = self._corpora[cache_salt] = Corpus()
         self._corpora.move_to_end(cache_salt)
         if len(self._corpora) > MAX_SALTS:
             self._corpora.popitem(last=False)

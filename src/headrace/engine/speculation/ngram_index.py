@@ -5,6 +5,7 @@ grows, a few tokens at a time; nothing is ever looked at twice.
 """
 
 from array import array
+from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 MATCH_LENGTHS: Final = (2, 3, 4, 6, 8, 12, 20)
@@ -57,25 +58,32 @@ class NgramIndex:
         """
         if len(suffix) < 2:
             return None
-        tails = [suffix[-length:] for length in MATCH_LENGTHS if length <= len(suffix)]
+        newest = self._last.get(suffix[-2] << 32 | suffix[-1], NOWHERE)
+        if newest == hint == NOWHERE:
+            return None
         best = Match(-1, NOWHERE)
-        end = self._last.get(suffix[-2] << 32 | suffix[-1], NOWHERE)
-        candidates = [hint] if 0 <= hint < len(self.text) else []
-        while end != NOWHERE and len(candidates) < NUM_CANDIDATES:
-            candidates.append(end)
-            end = self._previous[end]
-        for end in candidates:
-            level = self._level(tails, end, best.level)
+        for end in self._candidates(newest, hint):
+            level = self._level(suffix, end, best.level)
             if level > best.level:
                 best = Match(level, end)
         return best if best.level >= 0 else None
 
-    def _level(self, tails: list[list[int]], end: int, least: int) -> int:
+    def _candidates(self, end: int, hint: int) -> Iterator[int]:
+        if 0 <= hint < len(self.text):
+            yield hint
+        for _ in range(NUM_CANDIDATES):
+            if end == NOWHERE:
+                return
+            yield end
+            end = self._previous[end]
+
+    def _level(self, suffix: list[int], end: int, least: int) -> int:
         """How long the match before `end` is, if longer than `least`."""
+        text = self.text
+        longest = min(len(suffix), end)
         level = least
-        while level + 1 < len(tails):
-            tail = tails[level + 1]
-            if end < len(tail) or self.text[end - len(tail) : end] != tail:
+        for length in MATCH_LENGTHS[least + 1 :]:
+            if length > longest or text[end - length : end] != suffix[-length:]:
                 break
             level += 1
         return level

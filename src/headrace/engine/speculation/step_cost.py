@@ -63,8 +63,8 @@ class StepCost:
 
 
 def _interpolate(points: list[tuple[float, float]]) -> list[float]:
-    """Durations of 0 to MAX_TOKENS tokens, rising. Behind the last point the last slope goes on,
-    which is at least that of the line through 0."""
+    """Durations of 0 to MAX_TOKENS tokens, rising: before the first point in proportion at least,
+    behind the last as between the last two."""
     curve: list[float] = []
     longest = 0.0
     following = iter(points[1:])
@@ -72,9 +72,9 @@ def _interpolate(points: list[tuple[float, float]]) -> list[float]:
     for num_tokens in range(MAX_TOKENS + 1):
         while num_tokens > x1 and (point := next(following, None)):
             (x0, y0), (x1, y1) = (x1, y1), point
-        slope = (y1 - y0) / (x1 - x0)
-        if num_tokens > x1:
-            slope = max(slope, 0.0)
-        longest = max(longest, y0 + slope * (num_tokens - x0))
+        duration = y0 + (y1 - y0) / (x1 - x0) * (num_tokens - x0)
+        if num_tokens < x0:
+            duration = max(duration, y0 / x0 * num_tokens)
+        longest = max(longest, duration)
         curve.append(longest)
     return curve
