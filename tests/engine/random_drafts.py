@@ -3,7 +3,6 @@
 import random
 
 from headrace.engine.request import Request
-from headrace.engine.speculation.acceptance import Acceptance
 from headrace.engine.speculation.speculator import Speculator
 from headrace.types import StepPlan
 
@@ -16,7 +15,7 @@ class RandomDrafts(Speculator):
         self.outputs = outputs
         self.vocab_size = vocab_size
         self.chance = random.Random(seed)
-        self.rate = Acceptance((0.5,))
+        self.has_executor = True
 
     def observe(self, num_tokens: int, duration: float) -> None: ...
 
@@ -33,7 +32,7 @@ class RandomDrafts(Speculator):
 
     @property
     def asks_executor(self) -> bool:
-        return self.chance.random() < 0.3
+        return self.has_executor and self.chance.random() < 0.3
 
     def num_drafts_to_ask(self, plan: StepPlan, rows: list[Request | None]) -> dict[int, int]:
         sampled = [index for index, count in enumerate(plan.num_samples) if count]
