@@ -93,6 +93,8 @@ class EngineCore:
         """Send one message for the whole step, even if no token came of it: it is a heartbeat."""
         stats = self.scheduler.stats()
         stats.num_waiting += self.grammars.num_compiling
+        if not step_duration:
+            stats.num_sampled_rows = stats.num_skipped_tokens = 0
         stats.step_duration = step_duration
         stats.execute_duration = execute_duration
         self.channel.send(StepEvents(events=events, stats=stats))
