@@ -50,7 +50,7 @@ class EngineReplica:
     async def stats(self) -> EngineStats:
         return self._engine.stats
 
-    def check_health(self) -> None:
+    async def check_health(self) -> None:
         """Ray Serve replaces a replica that raises here again and again."""
         if not self._engine.is_healthy:
             raise RuntimeError("the engine is down or does not go on")
