@@ -38,6 +38,6 @@ async def test_it_streams_and_says_how_it_is(monkeypatch: pytest.MonkeyPatch) ->
         assert (await replica.info()).vocab_size == fake_engine.VOCAB_SIZE
         assert (await replica.stats()).num_running == 0
     finally:
-        await replica.__del__()
+        await replica._engine.close()
     with pytest.raises(RuntimeError, match="down"):
         await replica.check_health()
