@@ -102,14 +102,17 @@ class Constraint:
                 token_id = proposed_id
             elif token_id != proposed_id:
                 proposed_ids = []
-            if not matcher.is_stopped():
+            is_last = matcher.is_stopped()
+            if not is_last:
                 matcher.consume_token(token_id)
-            mask = matcher.compute_bitmask()
+                mask = matcher.compute_bitmask()
             if matcher.is_error():
                 return
             self.num_forced += is_forced and self.num_forced == position
             self.draft_ids.append(token_id)
             self._masks.append(mask)
+            if is_last:
+                return
 
 
 def only_token(mask: bytes) -> int | None:

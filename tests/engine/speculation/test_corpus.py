@@ -4,7 +4,8 @@ from headrace.engine.speculation.ngram_index import MAX_NEW_TOKENS
 
 
 def finds(corpus: Corpus, suffix: list[int]) -> bool:
-    return any(generation.longest_match(suffix) for generation in corpus.generations)
+    matches = [generation.longest_match(suffix) for generation in corpus.generations]
+    return any(match is not None and match.level > 0 for match in matches)
 
 
 def test_outputs_are_separate() -> None:

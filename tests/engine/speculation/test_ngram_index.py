@@ -2,7 +2,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.engine.speculation import ngram_index
-from headrace.engine.speculation.ngram_index import MATCH_LENGTHS, NUM_CANDIDATES, NgramIndex
+from headrace.engine.speculation.ngram_index import MATCH_LENGTHS, NUM_CANDIDATES, Match, NgramIndex
 
 tokens = st.lists(st.integers(0, 2), max_size=60)
 
@@ -22,10 +22,11 @@ def test_finds_the_longest_of_the_newest_places(parts: list[list[int]]) -> None:
     for part in parts:
         text += part
         index.extend()
-        places = [
-            end for end in range(len(text) - 1, 1, -1) if text[end - 2 : end] == text[-2:]
-        ]  # fmt: skip
-        levels = [(level_at(text, text, end), end) for end in places[:NUM_CANDIDATES]]
+        before_last = range(len(text) - 1, 1, -1)
+        pairs = [end for end in before_last if text[end - 2 : end] == text[-2:]]
+        singles = [end for end in before_last if text[end - 1] == text[-1]]
+        places = pairs[:NUM_CANDIDATES] or singles[:1]
+        levels = [(level_at(text, text, end), end) for end in places]
         assert index.longest_match(text) == (max(levels) if levels and len(text) > 1 else None)
 
 
@@ -36,6 +37,7 @@ def test_another_text_is_searched_up_to_its_end_only() -> None:
     assert match is not None and index.text[match.end :] == [4, 5]
     assert index.longest_match([4, 5]) is None  # nothing follows
     assert index.longest_match([3]) is None
+    assert index.longest_match([9, 3]) == Match(0, 3)
 
 
 def test_a_hint_finds_what_is_too_far_back() -> None:

@@ -61,4 +61,4 @@ def test_a_match_that_goes_on_gets_longer() -> None:
         assert request.speculation is not None
         request.speculation.observe(proposal.token_ids, proposal.kind, len(request.token_ids))
         request.token_ids.append(token)
-    assert kinds == sorted(kinds) and kinds[-1] == 6
+    assert kinds == sorted(kinds) and kinds[-1] == 7

@@ -8,7 +8,7 @@ from array import array
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-MATCH_LENGTHS: Final = (2, 3, 4, 6, 8, 12, 20)
+MATCH_LENGTHS: Final = (1, 2, 3, 4, 6, 8, 12, 20)
 """Matches are as long as the largest of these that fits."""
 NUM_CANDIDATES: Final = 8
 """Places looked at per lookup, the newest first."""
@@ -26,18 +26,21 @@ class Match(NamedTuple):
 
 
 class NgramIndex:
-    """Finds pairs of tokens by hash, and among their places the one with the longest match.
+    """Finds pairs of tokens by hash, and among their places the one with the longest match; where
+    there is none, the newest place of the last token.
 
     About 110 bytes per token.
     """
 
-    __slots__ = ("_last", "_previous", "text")
+    __slots__ = ("_last", "_last_single", "_previous", "text")
 
     def __init__(self, text: list[int]) -> None:
         """`text` is not copied: what is appended to it is indexed by `extend`."""
         self.text = text
         self._last: dict[int, int] = {}
         """By pair, the end of its last occurrence."""
+        self._last_single: dict[int, int] = {}
+        """The same by single token."""
         self._previous = array("i", [NOWHERE, NOWHERE])
         """By end of a pair, the end of its occurrence before."""
 
@@ -45,9 +48,11 @@ class NgramIndex:
         """Index what was appended, but for the last token: nothing follows it yet."""
         begin = len(self._previous)
         end = min(len(self.text), begin + MAX_NEW_TOKENS)
-        text, last, previous = self.text, self._last, self._previous
+        text, last, single, previous = self.text, self._last, self._last_single, self._previous
         for position in range(begin, end):
-            pair = text[position - 2] << 32 | text[position - 1]
+            token = text[position - 1]
+            pair = text[position - 2] << 32 | token
+            single[token] = position
             previous.append(last.get(pair, NOWHERE))
             last[pair] = position
 
@@ -60,7 +65,8 @@ class NgramIndex:
             return None
         newest = self._last.get(suffix[-2] << 32 | suffix[-1], NOWHERE)
         if newest == hint == NOWHERE:
-            return None
+            single = self._last_single.get(suffix[-1], NOWHERE)
+            return None if single == NOWHERE else Match(0, single)
         best = Match(-1, NOWHERE)
         for end in self._candidates(newest, hint):
             level = self._level(suffix, end, best.level)

@@ -17,7 +17,7 @@ from headrace.engine.speculation.state import SpeculationState
 from headrace.engine.speculation.step_cost import MAX_TOKENS, StepCost
 from headrace.types import StepPlan
 
-PRIOR_RATES: Final = (0.2, 0.3, 0.4, 0.55, 0.65, 0.75, 0.85)
+PRIOR_RATES: Final = (0.15, 0.25, 0.3, 0.4, 0.55, 0.65, 0.75, 0.85)
 """By level of the match, until measured."""
 EXECUTOR: Final[Kind] = len(PRIOR_RATES)
 EXECUTOR_PRIOR_RATE: Final = 0.6
