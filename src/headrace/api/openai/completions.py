@@ -144,6 +144,6 @@ async def completions(service: Service, body: CompletionRequest) -> Response | E
         "timings": usage.timings(),
     }
     headers = generation_headers(
-        service.compute_type, num_characters, generations, usage.prompt_tokens
+        service.compute_type, num_characters, usage.finishes, usage.prompt_tokens
     )
     return Response(orjson.dumps(answer), 200, headers, "application/json")
