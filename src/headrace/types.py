@@ -60,6 +60,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     prompt_logprobs: bool = False
     """Also of the prompt's tokens, with as many of the likeliest as `num_top_logprobs` says."""
     grammar: Grammar | None = None
+    watermark: bool = False
+    """Mark the output, as the executor was set up to."""
 
 
 class Add(msgspec.Struct, frozen=True, kw_only=True, tag="add"):

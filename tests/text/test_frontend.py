@@ -149,6 +149,7 @@ async def test_sampling_fields_reach_the_engine(make: Any) -> None:
     fields = {
         "temperature": 0.5, "top_k": 3, "top_p": 0.9, "typical_p": 0.8, "min_p": 0.1,
         "repetition_penalty": 1.1, "frequency_penalty": 0.2, "presence_penalty": 0.3,
+        "watermark": True,
         "logit_bias": {5: 1.0}, "num_top_logprobs": 2, "prompt_logprobs": True,
     }  # fmt: skip
     await make(client).generate(request(**fields, min_new_tokens=2, cache_salt="s", priority=3))

@@ -215,6 +215,7 @@ class Frontend:
             num_top_logprobs=request.num_top_logprobs,
             prompt_logprobs=request.prompt_logprobs,
             grammar=request.grammar,
+            watermark=request.watermark,
         )
         return Add(
             request_id=next(self._request_ids),
