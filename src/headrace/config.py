@@ -171,11 +171,9 @@ class Settings:
     json_output: bool = flag(False, "log lines as JSON")
     log_level: str = flag("info", "debug, info, warning or error")
     otlp_endpoint: str | None = flag(
-        None, "OpenTelemetry collector", rejected="tracing is not implemented yet"
+        None, "OpenTelemetry collector that takes spans over gRPC; needs the extra `tracing`"
     )
-    otlp_service_name: str = flag(
-        "text-generation-inference.router", "service name in traces", ignored="see --otlp-endpoint"
-    )
+    otlp_service_name: str = flag("text-generation-inference.router", "service name in traces")
     graceful_termination_timeout: int = flag(
         90, "seconds that running requests get after SIGTERM", short="-g"
     )

@@ -19,6 +19,7 @@ from headrace.api.routes import routes_of
 from headrace.api.service import Frontend, ServedModel, Service
 from headrace.config import Settings
 from headrace.observability.metrics import Metrics
+from headrace.observability.tracing import Tracing
 
 
 async def _empty_error(request: Request, error: Exception) -> Response:
@@ -52,10 +53,14 @@ def _documentation(routes: Sequence[Route]) -> list[StarletteRoute]:
 
 
 def build_app(
-    frontend: Frontend, settings: Settings, model: ServedModel, metrics: Metrics
+    frontend: Frontend,
+    settings: Settings,
+    model: ServedModel,
+    metrics: Metrics,
+    tracing: Tracing | None = None,
 ) -> Starlette:
     """The server's ASGI application over a front end whose engine is ready."""
-    service = Service(frontend, settings, model, metrics)
+    service = Service(frontend, settings, model, metrics, tracing)
     routes = routes_of(settings)
     return Starlette(
         routes=[*(_mounted(route, service) for route in routes), *_documentation(routes)],

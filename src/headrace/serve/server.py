@@ -10,7 +10,8 @@ import ipaddress
 import logging
 import platform
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from headrace.config import Settings, hub_access
 from headrace.engine.client import ProcessEngineClient
 from headrace.errors import StartupError
 from headrace.observability import logging as log_setup
+from headrace.observability.tracing import Tracing
 from headrace.serve.launch import launch_engine
 from headrace.serve.progress import LoadDisplay
 
@@ -37,9 +39,19 @@ def run(settings: Settings, warnings: Sequence[str]) -> int:
         log.warning(warning)
     if settings.env:
         log.info(describe_environment())
-    with bind(settings) as listener:
+    with bind(settings) as listener, trace(settings) as tracing:
         path = locate(settings)
-        return uvloop.run(serve(settings, path, listener))
+        return uvloop.run(serve(settings, path, listener, tracing))
+
+
+@contextmanager
+def trace(settings: Settings) -> Iterator[Tracing | None]:
+    """Spans go out as long as this lasts, if the settings ask for it."""
+    if settings.otlp_endpoint is None:
+        yield None
+        return
+    with closing(Tracing(settings.otlp_endpoint, settings.otlp_service_name)) as tracing:
+        yield tracing
 
 
 def describe_environment() -> str:
@@ -82,7 +94,9 @@ def locate(settings: Settings) -> Path:
     )
 
 
-async def serve(settings: Settings, path: Path, listener: socket.socket) -> int:
+async def serve(
+    settings: Settings, path: Path, listener: socket.socket, tracing: Tracing | None
+) -> int:
     """Run engine and HTTP server until the server is told to stop."""
     with LoadDisplay() as display:
         launch = partial(launch_engine, settings, path)
@@ -97,7 +111,7 @@ async def serve(settings: Settings, path: Path, listener: socket.socket) -> int:
     try:
         listener.listen(BACKLOG)
         announce(settings, front.model_id, client)
-        await front.serve(listener)
+        await front.serve(listener, tracing)
     finally:
         await client.close()
     return 0
