@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import BaseModel
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -101,7 +102,5 @@ class Endpoint:
     def _traced(self, scope: Scope) -> AbstractContextManager[None]:
         if self._service.tracing is None:
             return nullcontext()
-        headers = {
-            key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"]
-        }
-        return self._service.tracing.request(self._route.handler.__name__, headers)
+        name = self._route.handler.__name__
+        return self._service.tracing.request(name, Headers(scope=scope))

@@ -12,7 +12,6 @@ import platform
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from functools import partial
 from pathlib import Path
 
 import uvloop
@@ -24,7 +23,7 @@ from headrace.engine.client import ProcessEngineClient
 from headrace.errors import StartupError
 from headrace.observability import logging as log_setup
 from headrace.observability.tracing import Tracing
-from headrace.serve.launch import launch_engine
+from headrace.serve.launch import launches
 from headrace.serve.progress import LoadDisplay
 
 log = logging.getLogger(__name__)
@@ -99,8 +98,7 @@ async def serve(
 ) -> int:
     """Run engine and HTTP server until the server is told to stop."""
     with LoadDisplay() as display:
-        launch = partial(launch_engine, settings, path)
-        client = ProcessEngineClient(launch, on_progress=display.update)
+        client = ProcessEngineClient(launches(settings, path), on_progress=display.update)
         starting = asyncio.create_task(client.start())
         await asyncio.sleep(0)  # lets the engine process start before the imports below
         # Web framework and tokenizer load while the engine process does.
