@@ -170,10 +170,17 @@ class EngineStats(msgspec.Struct, kw_only=True, array_like=True):
     num_decode_tokens: int = 0
     step_duration: float = 0.0
     execute_duration: float = 0.0
+    """Of `step_duration`, like the next two: on the device."""
     prefix_cache_queries: int = 0
     """Prompt tokens looked up since start."""
     prefix_cache_hits: int = 0
     num_preemptions: int = 0
+    schedule_duration: float = 0.0
+    """Choosing what runs in this step."""
+    update_duration: float = 0.0
+    """Taking in its tokens and letting ended requests go."""
+    num_failed: int = 0
+    """Requests that failed in this step through no fault of theirs."""
 
 
 class StepEvents(msgspec.Struct, kw_only=True, tag="events"):

@@ -149,12 +149,20 @@ def test_gauges_come_from_the_snapshot(metrics: Metrics) -> None:
 
 def test_steps(metrics: Metrics) -> None:
     mixed = EngineStats(num_running=3, num_prefill_tokens=10, num_decode_tokens=2,
-                        step_duration=0.5, execute_duration=0.25)  # fmt: skip
+                        step_duration=0.5, execute_duration=0.25,
+                        schedule_duration=0.125, update_duration=0.0625, num_failed=1)  # fmt: skip
     decode = EngineStats(num_running=2, num_decode_tokens=2, step_duration=0.125)
     for stats in (mixed, decode, decode):
         metrics.observe_step(stats)
+    metrics.count_engine_death()
     text = lines(metrics)
     for line in [
+        'tgi_batch_inference_failure{method="prefill"} 1',
+        'tgi_batch_filter_duration_sum{method="prefill"} 0.0625',
+        'tgi_batch_filter_duration_count{method="decode"} 2',
+        'tgi_batch_concat_duration_sum{method="decode"} 0.125',
+        'tgi_batch_concat_duration_count{method="decode"} 1',
+        "headrace_engine_deaths_total 1",
         'tgi_batch_inference_count{method="prefill"} 1',
         'tgi_batch_inference_success{method="decode"} 2',
         'tgi_batch_inference_duration_sum{method="prefill"} 0.5',

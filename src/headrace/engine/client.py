@@ -80,6 +80,8 @@ class ProcessEngineClient:
         self._is_closed = False
         self.on_step: Callable[[EngineStats], None] = lambda stats: None
         """Hears of every step of every replica; for metrics."""
+        self.on_engine_death: Callable[[], None] = lambda: None
+        """Hears when a replica's process has died; for metrics."""
 
     # --- life
 
@@ -120,6 +122,7 @@ class ProcessEngineClient:
             self._deliver(event)
 
     def on_death(self, replica: Replica) -> None:
+        self.on_engine_death()
         self._router.forget(replica.index)
         orphans = [
             s for s in self._journal.values() if s.route and s.route.replica == replica.index

@@ -82,13 +82,20 @@ class Metrics:
         """Count one engine step. A step with any prompt tokens goes by `prefill`, else `decode`."""
         method = "prefill" if stats.num_prefill_tokens else "decode"
         self._batch_count.labels(method).inc()
-        self._batch_success.labels(method).inc()
+        outcome = self._batch_failure if stats.num_failed else self._batch_success
+        outcome.labels(method).inc()
         self._batch_duration.labels(method).observe(stats.step_duration)
         self._batch_forward.labels(method).observe(stats.execute_duration)
         self._batch_decode.labels(method).observe(stats.step_duration - stats.execute_duration)
         self._batch_next_size.observe(stats.num_running)
+        self._batch_filter.labels(method).observe(stats.update_duration)
         if stats.num_prefill_tokens and stats.num_decode_tokens:
             self._batch_concat.labels("chunking").inc()
+            self._batch_concat_duration.labels("decode").observe(stats.schedule_duration)
+
+    def count_engine_death(self) -> None:
+        """An engine process ended by itself; its requests go on in another."""
+        self._engine_deaths.inc()
 
     def render(self, stats: EngineStats, info: EngineInfo) -> bytes:
         """Prometheus text, with the gauges set from a snapshot."""
@@ -164,8 +171,12 @@ class Metrics:
         sizes = [float(size) for size in range(1, 1025)]
         self._batch_next_size = self._histogram("tgi_batch_next_size", "Requests in a step", sizes)
         self._batch_count = self._counter("tgi_batch_inference_count", "Steps", method)
-        self._batch_success = self._counter("tgi_batch_inference_success", "Steps done", method)
-        self._counter("tgi_batch_inference_failure", "Steps failed", method)
+        self._batch_success = self._counter(
+            "tgi_batch_inference_success", "Other steps", method
+        )
+        self._batch_failure = self._counter(
+            "tgi_batch_inference_failure", "Steps in which a request failed", method
+        )
         self._batch_duration = self._histogram(
             "tgi_batch_inference_duration", "Seconds of a step", labels=method
         )
@@ -175,14 +186,18 @@ class Metrics:
         self._batch_decode = self._histogram(
             "tgi_batch_decode_duration", "Seconds of a step off the device", labels=method
         )
-        self._histogram(
-            "tgi_batch_filter_duration", "Never observed: batches are not filtered", labels=method
+        self._batch_filter = self._histogram(
+            "tgi_batch_filter_duration",
+            "Seconds to take in a step's tokens and let ended requests go",
+            labels=method,
         )
         self._batch_concat = self._counter(
             "tgi_batch_concat", "Steps that mix prompts and decodes", ["reason"]
         )
-        self._histogram(
-            "tgi_batch_concat_duration", "Never observed: nothing is copied", labels=method
+        self._batch_concat_duration = self._histogram(
+            "tgi_batch_concat_duration",
+            "Seconds to put prompts beside running decodes",
+            labels=method,
         )
 
     def _make_engine_instruments(self) -> None:
@@ -204,5 +219,8 @@ class Metrics:
         )
         self._hit_rate = self._gauge(
             "headrace_prefix_cache_hit_ratio", "Prompt tokens found in the cache, of all looked up"
+        )
+        self._engine_deaths = self._counter(
+            "headrace_engine_deaths", "Engine processes that ended by themselves"
         )
         self._preemptions = self._gauge("headrace_preemptions", "Preemptions since start")

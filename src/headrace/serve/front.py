@@ -50,6 +50,7 @@ class Front:
         limit = self._settings.prompt_limit or info.max_total_tokens - 1
         metrics = Metrics(limit, info.max_total_tokens)
         self._client.on_step = metrics.observe_step
+        self._client.on_engine_death = metrics.count_engine_death
         model = ServedModel(model_id=self.model_id)
         app = build_app(self._frontend, self._settings, model, metrics, tracing)
         config = uvicorn.Config(
