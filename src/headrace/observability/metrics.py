@@ -171,9 +171,7 @@ class Metrics:
         sizes = [float(size) for size in range(1, 1025)]
         self._batch_next_size = self._histogram("tgi_batch_next_size", "Requests in a step", sizes)
         self._batch_count = self._counter("tgi_batch_inference_count", "Steps", method)
-        self._batch_success = self._counter(
-            "tgi_batch_inference_success", "Other steps", method
-        )
+        self._batch_success = self._counter("tgi_batch_inference_success", "Other steps", method)
         self._batch_failure = self._counter(
             "tgi_batch_inference_failure", "Steps in which a request failed", method
         )
