@@ -14,6 +14,9 @@ SERVE_DEFAULTS = {"port": 8080}
 
 
 def _serve(argv: Sequence[str], prog: str, defaults: Mapping[str, object]) -> int:
+    if {"--version", "-V"} & set(argv):
+        print(f"{prog} {__version__}")
+        return 0
     try:
         settings, warnings = config.parse(argv, prog=prog, defaults=defaults)
         from headrace.serve import server

@@ -198,6 +198,16 @@ async def test_without_a_limit_the_context_is_filled(make: Any) -> None:
     assert generation.finish.num_tokens == 30
 
 
+async def test_asking_for_very_much_gets_what_fits(make: Any) -> None:
+    """As in TGI, which checks no more than 1024 of them."""
+    client = FakeClient(info=msgspec.structs.replace(FAKE_INFO, max_total_tokens=1050))
+    frontend = make(client)
+    (generation,) = await frontend.generate(request(prompt=[7] * 20, max_new_tokens=9999))
+    assert generation.finish.num_tokens == 1030
+    with pytest.raises(ValidationError, match="Given: 27 .* 9999"):
+        await frontend.generate(request(prompt=[7] * 27, max_new_tokens=9999))
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

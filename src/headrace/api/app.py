@@ -28,6 +28,17 @@ async def _empty_error(request: Request, error: Exception) -> Response:
     return Response(status_code=error.status_code, headers=error.headers)
 
 
+async def _named_error(request: Request, error: Exception) -> Response:
+    """The same, but on paths of OpenAI's and Anthropic's clients in a shape that both can show."""
+    if not request.url.path.startswith("/v1/"):
+        return await _empty_error(request, error)
+    assert isinstance(error, HTTPException)
+    message = f"this server has no route {request.method} {request.url.path}"
+    details = {"message": message, "type": "not_found_error", "param": None, "code": None}
+    body = orjson.dumps({"type": "error", "error": details})
+    return Response(body, error.status_code, error.headers, "application/json")
+
+
 def _mounted(route: Route, service: Service) -> StarletteRoute:
     key = service.settings.api_key
     guard = []
@@ -65,5 +76,7 @@ def build_app(
     return Starlette(
         routes=[*(_mounted(route, service) for route in routes), *_documentation(routes)],
         middleware=[cross_origin(settings.cors_allow_origin), Middleware(RequestId)],
-        exception_handlers={HTTPException: _empty_error},
+        exception_handlers={
+            HTTPException: _empty_error if settings.tgi_compat else _named_error,
+        },
     )

@@ -80,7 +80,8 @@ class CompletionEncoder(ChunkEncoder):
             "logprobs": self._logprobs(delta.index, tokens) if self._with_logprobs else None,
             "finish_reason": self.conventions.completion_finish_reason(delta.finish),
         }
-        return self.chunk(choice, number, delta.finish)
+        with_usage = self.conventions.has_usage_at_finish
+        return self.chunk(choice, number, delta.finish, with_usage=with_usage)
 
     def _logprobs(self, index: int, tokens: Sequence[TokenText]) -> dict[str, Any]:
         offset = self._text_offsets.get(index, 0)

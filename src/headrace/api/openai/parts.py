@@ -98,6 +98,10 @@ class Usage:
             "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
         }
 
+    def of(self, prompt: int, finish: Finish) -> dict[str, Any]:
+        """OpenAI's `usage` of one sequence of a prompt."""
+        return usage_of([(0, self._prompt_tokens[prompt], finish)]).to_json()
+
     def timings(self) -> dict[str, Any]:
         """Of the whole answer."""
         return timings_object(self.prompt_tokens, self.cached_tokens, self.finishes)
@@ -128,12 +132,22 @@ class ChunkEncoder:
         self._head = chunk_head
         self._with_usage = with_usage
 
-    def chunk(self, choice: dict[str, Any], prompt: int, finish: Finish | None) -> bytes:
-        """The event for one choice, a sequence of `prompt`; the last one has its timings."""
+    def chunk(
+        self,
+        choice: dict[str, Any],
+        prompt: int,
+        finish: Finish | None,
+        *,
+        with_usage: bool = False,
+    ) -> bytes:
+        """The event for one choice, a sequence of `prompt`; the last one has its timings, and
+        perhaps its usage."""
         chunk = {**self._head, "choices": [choice], "usage": None}
         if finish is not None:
             self.usage.add_finish(prompt, finish)
             chunk["timings"] = self.usage.timings_of(prompt, finish)
+            if with_usage:
+                chunk["usage"] = self.usage.of(prompt, finish)
         return frame(orjson.dumps(chunk))
 
     def end(self) -> bytes:
