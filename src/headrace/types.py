@@ -6,7 +6,7 @@ further ranks, which never answer) and a `StepOutput` comes back. What is not in
 not cross. Only token ids travel here, never text.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from enum import StrEnum
 from typing import Any, Protocol
 
@@ -181,6 +181,8 @@ class EngineStats(msgspec.Struct, kw_only=True, array_like=True):
     """Taking in its tokens and letting ended requests go."""
     num_failed: int = 0
     """Requests that failed in this step through no fault of theirs."""
+    num_engine_deaths: int = 0
+    """Engine processes that ended by themselves since start."""
 
 
 class StepEvents(msgspec.Struct, kw_only=True, tag="events"):
@@ -279,6 +281,21 @@ class EngineClient(Protocol):
         Closing the iterator early aborts the request. Raises `errors.EngineDeadError` when the
         engine cannot be brought back.
         """
+        ...
+
+
+class ServedEngine(EngineClient, Protocol):
+    """An engine client with a life of its own, seen by who composes the server."""
+
+    on_step: Callable[[EngineStats], None]
+    """Set by who wants to hear of steps."""
+
+    async def start(self) -> None:
+        """Wait until requests can be answered. Raises StartupError."""
+        ...
+
+    async def close(self) -> None:
+        """Live requests fail with EngineDeadError."""
         ...
 
 

@@ -75,13 +75,12 @@ class ProcessEngineClient:
         self._report_progress = on_progress
         self._stall_seconds = stall_seconds
         self._journal: dict[int, _Stream] = {}
-        self._router = Router(len(launches))
+        self._router = Router()
         self._info: EngineInfo | None = None
         self._is_closed = False
         self.on_step: Callable[[EngineStats], None] = lambda stats: None
         """Hears of every step of every replica; for metrics."""
-        self.on_engine_death: Callable[[], None] = lambda: None
-        """Hears when a replica's process has died; for metrics."""
+        self._num_deaths = 0
 
     # --- life
 
@@ -122,7 +121,7 @@ class ProcessEngineClient:
             self._deliver(event)
 
     def on_death(self, replica: Replica) -> None:
-        self.on_engine_death()
+        self._num_deaths += 1
         self._router.forget(replica.index)
         orphans = [
             s for s in self._journal.values() if s.route and s.route.replica == replica.index
@@ -165,9 +164,10 @@ class ProcessEngineClient:
         if up:
             request = stream.resumed()
             stream.route = self._router.choose(request, up)
-            self._replicas[stream.route.replica].send(request)
-            if self._router.num_streams(stream.route.replica) == 1:
-                self._replicas[stream.route.replica].note_progress()
+            replica = self._replicas[stream.route.replica]
+            replica.send(request)
+            if self._router.num_streams(replica.index) == 1:
+                replica.note_progress()
 
     def _streams_of(self, replica: Replica) -> list[_Stream]:
         index = replica.index
@@ -197,7 +197,8 @@ class ProcessEngineClient:
     @property
     def stats(self) -> EngineStats:
         """Of all replicas together."""
-        return total_stats([replica.stats for replica in self._replicas])
+        stats = total_stats([replica.stats for replica in self._replicas])
+        return msgspec.structs.replace(stats, num_engine_deaths=self._num_deaths)
 
     @property
     def is_healthy(self) -> bool:

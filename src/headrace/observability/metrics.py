@@ -93,10 +93,6 @@ class Metrics:
             self._batch_concat.labels("chunking").inc()
             self._batch_concat_duration.labels("decode").observe(stats.schedule_duration)
 
-    def count_engine_death(self) -> None:
-        """An engine process ended by itself; its requests go on in another."""
-        self._engine_deaths.inc()
-
     def render(self, stats: EngineStats, info: EngineInfo) -> bytes:
         """Prometheus text, with the gauges set from a snapshot."""
         used_blocks = info.num_blocks - stats.num_free_blocks
@@ -110,6 +106,7 @@ class Metrics:
         queries = stats.prefix_cache_queries
         self._hit_rate.set(stats.prefix_cache_hits / queries if queries else 0.0)
         self._preemptions.set(stats.num_preemptions)
+        self._engine_deaths.set(stats.num_engine_deaths)
         return render(self._registry.collect())
 
     def _counter(self, name: str, help: str, labels: Sequence[str] = ()) -> Counter:
@@ -218,7 +215,7 @@ class Metrics:
         self._hit_rate = self._gauge(
             "headrace_prefix_cache_hit_ratio", "Prompt tokens found in the cache, of all looked up"
         )
-        self._engine_deaths = self._counter(
-            "headrace_engine_deaths", "Engine processes that ended by themselves"
+        self._engine_deaths = self._gauge(
+            "headrace_engine_deaths", "Engine processes that ended by themselves since start"
         )
         self._preemptions = self._gauge("headrace_preemptions", "Preemptions since start")
