@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from headrace import __version__, cli, config
+from headrace import config
 from headrace.errors import StartupError
 
 
@@ -87,12 +87,3 @@ def test_wrong_choice_is_named(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_watermark_has_a_share(gamma: str) -> None:
     with pytest.raises(StartupError, match="--watermark-gamma"):
         config.resolve({}, {"WATERMARK_GAMMA": gamma})
-
-
-@pytest.mark.parametrize("option", ["--version", "-V"])
-def test_the_launcher_tells_its_version(
-    option: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("sys.argv", ["text-generation-launcher", option])
-    assert cli.launcher() == 0
-    assert capsys.readouterr().out == f"text-generation-launcher {__version__}\n"
