@@ -90,3 +90,9 @@ def test_speculate() -> None:
     for value in (-1, config.MAX_DRAFTS + 1):
         with pytest.raises(StartupError, match="--speculate must be 0 to"):
             config.resolve({"speculate": value}, {})
+
+
+@pytest.mark.parametrize("gamma", ["0", "1", "-0.5"])
+def test_a_watermark_has_a_share(gamma: str) -> None:
+    with pytest.raises(StartupError, match="--watermark-gamma"):
+        config.resolve({}, {"WATERMARK_GAMMA": gamma})

@@ -112,6 +112,7 @@ sampling = st.builds(
     frequency_penalty=st.sampled_from([0.0, 0.7]),
     presence_penalty=st.sampled_from([0.0, 1.5]),
     logit_bias=st.sampled_from([{}, {97: 4.0, 5: -100.0}]),
+    watermark=st.sampled_from([False, False, True]),
     seed=st.integers(0, 2**64 - 1),
     stop_token_ids=st.sampled_from([frozenset[int](), frozenset(range(0, 256, 9))]),
     num_top_logprobs=st.sampled_from([None, None, 0, 3]),
