@@ -27,6 +27,8 @@ class Checkpoint:
     weight_files: tuple[Path, ...] = ()
     """Empty in a folder that has a config.json only (enough for dummy weights)."""
     gguf: GGUFFile | None = None
+    rope_override: dict[str, Any] | None = None
+    """The rope_scaling that flags have put into `config`."""
 
 
 def with_rope_scaling(
@@ -39,7 +41,8 @@ def with_rope_scaling(
     if rope_type is None and factor is None:
         return checkpoint
     scaling = {"rope_type": rope_type or "linear", "factor": 1.0 if factor is None else factor}
-    return replace(checkpoint, config={**checkpoint.config, "rope_scaling": scaling})
+    config = {**checkpoint.config, "rope_scaling": scaling}
+    return replace(checkpoint, config=config, rope_override=scaling)
 
 
 def open_checkpoint(path: Path) -> Checkpoint:

@@ -1,6 +1,7 @@
 """`ARCHITECTURES`: a model is one family file and one line here."""
 
 from importlib import import_module
+from importlib.metadata import entry_points
 from typing import Any
 
 from headrace.errors import StartupError
@@ -15,13 +16,30 @@ ARCHITECTURES = {
 """`architectures` of config.json to the function that turns the config into a spec."""
 
 
-def spec_of(config: dict[str, Any]) -> DecoderSpec:
-    """The spec of a checkpoint's config. Raises StartupError for an unknown architecture."""
-    named = config.get("architectures") or []
-    for architecture in named:
+ENTRY_POINTS = "headrace.architectures"
+"""The group in which installed packages name theirs: to such a function, or to a subclass of
+transformers' `PreTrainedModel`."""
+
+
+def find_architecture(config: dict[str, Any]) -> Any | None:
+    """The function or class that serves a checkpoint's config; None: nobody names one."""
+    installed = entry_points(group=ENTRY_POINTS)
+    for architecture in config.get("architectures") or []:
         if architecture in ARCHITECTURES:
             module, function = ARCHITECTURES[architecture].split(":")
-            return getattr(import_module(module), function)(config)
-    raise StartupError(
-        f"config.json: architectures is {named}; supported are {', '.join(ARCHITECTURES)}"
-    )
+            return getattr(import_module(module), function)
+        if architecture in installed.names:
+            return installed[architecture].load()
+    return None
+
+
+def spec_of(config: dict[str, Any]) -> DecoderSpec:
+    """The spec of a checkpoint's config. Raises StartupError for an unknown architecture."""
+    function = find_architecture(config)
+    if function is None:
+        raise StartupError(
+            f"config.json: architectures is {config.get('architectures')}; "
+            f"supported are {', '.join(ARCHITECTURES)}"
+        )
+    spec: DecoderSpec = function(config)
+    return spec

@@ -1,0 +1,77 @@
+"""A causal language model of transformers, run on ragged batches over the paged cache."""
+
+import copy
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import MoeModelOutputWithPast
+
+from headrace.attention.base import AttentionBackend, AttentionBatch
+from headrace.models.transformers.attention import AttentionPass, LayerAttention, PagedPass
+
+
+class TransformersModel:
+    """Of the same shape as `models.decoder.Decoder`."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        layers: list[LayerAttention],
+        backend: AttentionBackend,
+        *,
+        vocab_size: int,
+        max_position: int,
+        weight_bytes: int,
+    ) -> None:
+        self._model = model
+        self._head = head_of(model)
+        self._layers = layers
+        self._backend = backend
+        self.vocab_size = vocab_size
+        self.max_position = max_position
+        self.weight_bytes = weight_bytes
+
+    def forward(self, token_ids: Tensor, batch: AttentionBatch) -> Tensor:
+        """token_ids [T] int32 or int64 to normalised hidden states [T, hidden_size]."""
+        paged = PagedPass(self._backend, self._layers, batch)
+        return hidden_states(self._model, token_ids, batch.positions, paged)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Rows of `forward`'s result [R, hidden_size] to logits [R, vocab_size] float32."""
+        logits: Tensor = self._head(inputs_embeds=hidden.unsqueeze(0)).logits
+        return logits[0].float()
+
+
+def hidden_states(
+    model: PreTrainedModel, token_ids: Tensor, positions: Tensor, attention: AttentionPass
+) -> Tensor:
+    """Run all but the head over token_ids [T] at positions [T]; [T, hidden_size]."""
+    output = model.base_model(
+        input_ids=token_ids.long().unsqueeze(0),
+        position_ids=positions.long().unsqueeze(0),
+        use_cache=False,
+        attention_pass=attention,
+    )
+    states: Tensor = output.last_hidden_state
+    return states[0]
+
+
+class _GivenStates(nn.Module):
+    """In place of everything below the head: gives back the hidden states that it is given."""
+
+    def forward(self, *_: Any, inputs_embeds: Tensor, **__: Any) -> MoeModelOutputWithPast:
+        return MoeModelOutputWithPast(last_hidden_state=inputs_embeds)
+
+
+def head_of(model: PreTrainedModel) -> nn.Module:
+    """The model with all but its head cut out, from hidden states ("inputs_embeds") to logits.
+
+    What models do to their logits (scales, soft caps) stands in their own forward, so that is
+    what runs; the parameters are shared.
+    """
+    head = copy.copy(model)
+    modules: dict[str, nn.Module | None] = {**model._modules}
+    modules[model.base_model_prefix] = _GivenStates()
+    head.__dict__["_modules"] = modules
+    return head
