@@ -1,8 +1,11 @@
 """The attention function that transformers' layers call on our behalf.
 
-Whoever runs a forward pass hands an `AttentionPass` along; every layer's attention ends up there.
+Whoever runs a forward pass does so inside `attending`; every layer's attention ends up there.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -11,7 +14,6 @@ from torch.nn import functional
 from transformers import AttentionInterface
 
 from headrace.attention.base import AttentionBackend, AttentionBatch, AttentionOptions
-from headrace.errors import StartupError
 
 NAME = "headrace"
 """Under which transformers finds the function. It has no mask function of that name, so that
@@ -29,22 +31,35 @@ class AttentionPass(Protocol):
         ...
 
 
+_running: ContextVar[AttentionPass] = ContextVar("attention_pass")
+
+
+@contextmanager
+def attending(attention: AttentionPass) -> Iterator[None]:
+    """Layers that run inside attend with `attention`; passes do not nest.
+
+    A context, since not every model hands keyword arguments down to its attention.
+    """
+    assert _running.get(None) is None
+    token = _running.set(attention)
+    try:
+        yield
+    finally:
+        _running.reset(token)
+
+
 def attention_forward(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
     value: Tensor,
     attention_mask: Any = None,
-    *,
-    attention_pass: AttentionPass | None = None,
     **asked: Any,
 ) -> tuple[Tensor, None]:
     """transformers' attention interface: query [1, heads, T, D] to [1, T, heads, E]."""
-    if attention_pass is None:
-        raise StartupError(f"{type(module).__name__} gets no keyword arguments from its model")
     query, key, value = (x[0].transpose(0, 1).contiguous() for x in (query, key, value))
     asked["attention_mask"] = attention_mask
-    return attention_pass.attend(module, query, key, value, asked).unsqueeze(0), None
+    return _running.get().attend(module, query, key, value, asked).unsqueeze(0), None
 
 
 AttentionInterface.register(NAME, attention_forward)

@@ -106,7 +106,5 @@ def refuse_unservable(model: PreTrainedModel) -> None:
             f"it keeps state that is no list of keys and values{described}; "
             "the paged KV cache cannot hold it"
         )
-    if not type(model).is_backend_compatible():
-        raise StartupError("its attention does not go through transformers' attention interface")
-    if model.base_model is model:
+    if model.get_decoder() is model:
         raise StartupError("its head cannot be told from the rest")

@@ -3,6 +3,9 @@
 This is where any model gets the CPU kernels, and where quantization on load takes hold.
 """
 
+import math
+
+import torch
 from torch import Tensor, nn
 
 from headrace.quantization import LinearWeight, Scheme
@@ -14,6 +17,7 @@ class SchemeLinear(nn.Module):
     def __init__(self, weight: LinearWeight, bias: nn.Parameter | None) -> None:
         super().__init__()
         self.linear_weight = weight
+        self.weight = _stand_in(weight)
         self.bias = bias
 
     def forward(self, x: Tensor) -> Tensor:
@@ -28,10 +32,20 @@ class SchemeEmbedding(nn.Module):
     def __init__(self, weight: LinearWeight) -> None:
         super().__init__()
         self.linear_weight = weight
+        self.weight = _stand_in(weight)
 
     def forward(self, token_ids: Tensor) -> Tensor:
         """[...] ids to [..., features]."""
         return self.linear_weight.lookup(token_ids.flatten()).view(*token_ids.shape, -1)
+
+
+def _stand_in(weight: LinearWeight) -> nn.Parameter:
+    """For models that ask a layer for its type, device or shape; takes no memory.
+
+    Who computes with it gets NaN, which the trial at start-up finds.
+    """
+    nothing = torch.full((), math.nan).expand(weight.out_features, weight.in_features)
+    return nn.Parameter(nothing, requires_grad=False)
 
 
 class ModuleWeights:
@@ -78,4 +92,8 @@ def num_bytes(model: nn.Module) -> int:
         for module in model.modules()
         if isinstance(module, SchemeLinear | SchemeEmbedding)
     }
-    return sum(parameter.nbytes for parameter in model.parameters()) + sum(weights.values())
+    stored = {
+        parameter.data_ptr(): parameter.untyped_storage().nbytes()
+        for parameter in model.parameters()
+    }
+    return sum(weights.values()) + sum(stored.values())

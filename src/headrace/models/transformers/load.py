@@ -43,12 +43,13 @@ def load_transformers_model(
     CheckpointError for weights that are missing or damaged.
     """
     named = ", ".join(checkpoint.config.get("architectures") or ["this model"])
+    lead = f"{named} is not native to Headrace and cannot run on transformers' code:"
     try:
         return _load(checkpoint, options, progress, model_class)
     except StartupError as error:
-        raise type(error)(
-            f"{named} is not native to Headrace and cannot run on transformers' code: {error}"
-        ) from error
+        raise type(error)(f"{lead} {error}") from error
+    except Exception as error:  # of code that is not ours
+        raise StartupError(f"{lead} it raises {type(error).__name__}: {error}") from error
 
 
 def _load(

@@ -1,6 +1,7 @@
 """A causal language model of transformers, run on ragged batches over the paged cache."""
 
 import copy
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -8,7 +9,12 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import MoeModelOutputWithPast
 
 from headrace.attention.base import AttentionBackend, AttentionBatch
-from headrace.models.transformers.attention import AttentionPass, LayerAttention, PagedPass
+from headrace.models.transformers.attention import (
+    AttentionPass,
+    LayerAttention,
+    PagedPass,
+    attending,
+)
 
 
 class TransformersModel:
@@ -47,21 +53,28 @@ def hidden_states(
     model: PreTrainedModel, token_ids: Tensor, positions: Tensor, attention: AttentionPass
 ) -> Tensor:
     """Run all but the head over token_ids [T] at positions [T]; [T, hidden_size]."""
-    output = model.base_model(
-        input_ids=token_ids.long().unsqueeze(0),
-        position_ids=positions.long().unsqueeze(0),
-        use_cache=False,
-        attention_pass=attention,
-    )
+    with attending(attention):
+        output = model.get_decoder()(
+            input_ids=token_ids.long().unsqueeze(0),
+            position_ids=positions.long().unsqueeze(0),
+            use_cache=False,
+        )
     states: Tensor = output.last_hidden_state
     return states[0]
+
+
+@dataclass
+class _States(MoeModelOutputWithPast):
+    """Whatever a head may ask of what lies below it."""
+
+    cross_attentions: None = None
 
 
 class _GivenStates(nn.Module):
     """In place of everything below the head: gives back the hidden states that it is given."""
 
-    def forward(self, *_: Any, inputs_embeds: Tensor, **__: Any) -> MoeModelOutputWithPast:
-        return MoeModelOutputWithPast(last_hidden_state=inputs_embeds)
+    def forward(self, *_: Any, inputs_embeds: Tensor, **__: Any) -> _States:
+        return _States(last_hidden_state=inputs_embeds)
 
 
 def head_of(model: PreTrainedModel) -> nn.Module:
@@ -70,8 +83,15 @@ def head_of(model: PreTrainedModel) -> nn.Module:
     What models do to their logits (scales, soft caps) stands in their own forward, so that is
     what runs; the parameters are shared.
     """
-    head = copy.copy(model)
-    modules: dict[str, nn.Module | None] = {**model._modules}
-    modules[model.base_model_prefix] = _GivenStates()
-    head.__dict__["_modules"] = modules
-    return head
+    decoder = model.get_decoder()
+    path = next(name for name, module in model.named_modules() if module is decoder)
+    return _with(model, path.split("."), _GivenStates())
+
+
+def _with(module: nn.Module, path: list[str], replacement: nn.Module) -> nn.Module:
+    """A shallow copy of `module` whose descendant at `path` is another."""
+    name, *rest = path
+    child = _with(module.get_submodule(name), rest, replacement) if rest else replacement
+    clone = copy.copy(module)
+    clone.__dict__["_modules"] = {**module._modules, name: child}
+    return clone

@@ -65,10 +65,12 @@ def _unsupported(module: nn.Module, asked: dict[str, Any]) -> str | None:
 
 
 def check_uniform(layers: list[LayerAttention]) -> LayerAttention:
-    """Any layer, if all have the same sizes. Raises StartupError if not, or if there is none."""
+    """Any layer, if there is one and all have the same sizes. Raises StartupError if not."""
+    if not layers:
+        raise StartupError("its attention does not go through transformers' attention interface")
     sizes = {(layer.num_heads, layer.num_kv_heads, layer.head_size) for layer in layers}
     if len(sizes) != 1:
-        described = ", ".join(map(str, sorted(sizes))) or "there is none"
+        described = ", ".join(map(str, sorted(sizes)))
         raise StartupError(
             f"its layers differ in (heads, key heads, size of a head) of attention: {described}"
         )
