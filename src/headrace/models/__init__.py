@@ -1,7 +1,7 @@
 """`ARCHITECTURES`: a model is one family file and one line here."""
 
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from headrace.errors import StartupError
@@ -22,15 +22,27 @@ transformers' `PreTrainedModel`."""
 
 
 def find_architecture(config: dict[str, Any]) -> Any | None:
-    """The function or class that serves a checkpoint's config; None: nobody names one."""
+    """The function or class that serves a checkpoint's config; None: nobody names one.
+
+    Raises StartupError for an entry point that cannot be loaded.
+    """
     installed = entry_points(group=ENTRY_POINTS)
     for architecture in config.get("architectures") or []:
         if architecture in ARCHITECTURES:
             module, function = ARCHITECTURES[architecture].split(":")
             return getattr(import_module(module), function)
         if architecture in installed.names:
-            return installed[architecture].load()
+            return _load(installed[architecture])
     return None
+
+
+def _load(entry_point: EntryPoint) -> Any:
+    try:
+        return entry_point.load()
+    except (ImportError, AttributeError) as error:
+        raise StartupError(
+            f"entry point {entry_point.name} = {entry_point.value} of group {ENTRY_POINTS}: {error}"
+        ) from error
 
 
 def spec_of(config: dict[str, Any]) -> DecoderSpec:

@@ -2,7 +2,7 @@
 before its weights are read.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,7 +14,7 @@ from headrace.checkpoint.checkpoint import Checkpoint
 from headrace.errors import CheckpointError, StartupError
 from headrace.models.transformers.attention import NAME
 
-KINDS_WITHOUT_STATE = {"full_attention", "sliding_attention"}
+SERVED_LAYERS = {"full_attention", "sliding_attention"}
 
 
 def read_config(
@@ -22,6 +22,8 @@ def read_config(
 ) -> Any:
     """config.json as the model's own class reads it; `model_class` None: as transformers says."""
     own = checkpoint.config
+    if own.get("quantization_config"):
+        raise StartupError("quantization_config is supported for native architectures only")
     if model_class is not None and model_class.config_class is not None:
         return model_class.config_class.from_pretrained(checkpoint.path)
     model_type = own.get("model_type")
@@ -94,17 +96,21 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().split("\n")[0]
 
 
-def refuse_unservable(model: PreTrainedModel) -> None:
-    """Raises StartupError for a kind of model that the paged cache cannot serve."""
+def refuse_unservable(model: PreTrainedModel, named: Sequence[str]) -> None:
+    """Raises StartupError for a kind of model that the paged cache cannot serve, and when the
+    checkpoint is of none of the architectures `named` in it, if it names any."""
+    if named and type(model).__name__ not in named:
+        raise StartupError(f"transformers' causal language model is {type(model).__name__}")
     config = model.config
-    kinds = set(getattr(config, "layer_types", None) or ()) - KINDS_WITHOUT_STATE
+    kinds = set(getattr(config, "layer_types", None) or ()) - SERVED_LAYERS
     if config.is_encoder_decoder or getattr(config, "add_cross_attention", False):
         raise StartupError("it has cross-attention, which the paged KV cache does not hold")
-    if model._is_stateful or kinds:
-        described = f" (layers of {', '.join(sorted(kinds))})" if kinds else ""
+    if model._is_stateful:
+        raise StartupError("it keeps recurrent state, which the paged KV cache does not hold")
+    if kinds:
         raise StartupError(
-            f"it keeps state that is no list of keys and values{described}; "
-            "the paged KV cache cannot hold it"
+            f"it has layers of {', '.join(sorted(kinds))}; "
+            "the paged KV cache is for full and sliding-window attention"
         )
     if model.get_decoder() is model:
         raise StartupError("its head cannot be told from the rest")

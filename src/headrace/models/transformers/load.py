@@ -92,7 +92,7 @@ def _load_model(
         override_rope(config, checkpoint.rope_override)
     with torch.device("meta"):
         empty = build(config, model_class, trust_remote_code=trust)
-    refuse_unservable(empty)
+    refuse_unservable(empty, checkpoint.config.get("architectures") or [])
     dtype: Any = options.dtype if options.kernels is None else options.weight_dtype or "auto"
     if options.load_format == "dummy":
         stored = config.dtype or torch.float32
