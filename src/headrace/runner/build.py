@@ -82,7 +82,7 @@ def build_executor(
         vocab_size=model.vocab_size,
         device=devices.describe(device),
         dtype=str(dtype).removeprefix("torch."),
-        kernels=_kernels_in_use(kernels, is_recorded=is_recorded),
+        kernels=_kernels_in_use(kernels, are_used=is_recorded or not isinstance(model, Decoder)),
         weight_bytes=model.weight_bytes,
         kv_cache_bytes=cache.num_blocks * backend.bytes_per_block(),
     )
@@ -95,9 +95,9 @@ def build_executor(
     return executor, info
 
 
-def _kernels_in_use(kernels: Kernels, *, is_recorded: bool) -> str:
+def _kernels_in_use(kernels: Kernels, *, are_used: bool) -> str:
     """For people: the reason of whatever computes the model."""
-    if is_recorded or isinstance(kernels, TorchKernels):
+    if are_used or isinstance(kernels, TorchKernels):
         return kernels.reason
     return f"plain torch: this model does not run on {kernels.name} kernels (see the log)"
 

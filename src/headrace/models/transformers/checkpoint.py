@@ -62,7 +62,8 @@ def build(
 def load_parameters(
     model_class: Any, config: Any, checkpoint: Checkpoint, dtype: Any
 ) -> PreTrainedModel:
-    """The model with its weights, on the CPU. Raises CheckpointError if some are missing."""
+    """The model with its weights, on the CPU. Raises CheckpointError naming a tensor that is
+    missing or does not fit."""
     with explained(checkpoint):
         model, found = model_class.from_pretrained(
             checkpoint.path,
@@ -72,20 +73,23 @@ def load_parameters(
             local_files_only=True,
             use_safetensors=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # names them
         )
+    for name, stored, wanted in sorted(found["mismatched_keys"]):
+        raise CheckpointError(f"tensor {name}: expected shape {[*wanted]}, found {[*stored]}")
     if missing := sorted(found["missing_keys"]):
-        raise CheckpointError(
-            f"tensor {missing[0]} is in none of the checkpoint's files"
-            + (f" (nor are {len(missing) - 1} others)" if missing[1:] else "")
-        )
+        others = f" (nor are {len(missing) - 1} others)" if missing[1:] else ""
+        raise CheckpointError(f"tensor {missing[0]} is in none of the checkpoint's files{others}")
     assert isinstance(model, PreTrainedModel)
     return model
 
 
 @contextmanager
 def explained(checkpoint: Checkpoint) -> Iterator[None]:
-    """What transformers has against the checkpoint, as a CheckpointError; its bars stay away."""
+    """What transformers has against the checkpoint, as a CheckpointError; what it prints besides
+    stays away."""
     transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
     try:
         yield
     except (OSError, ValueError, RuntimeError, ImportError, KeyError) as error:

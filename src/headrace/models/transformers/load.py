@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from headrace.attention import AttentionBackend, choose_backend
 from headrace.attention.base import AttentionShape
 from headrace.checkpoint.checkpoint import Checkpoint
-from headrace.errors import StartupError
+from headrace.errors import CheckpointError, StartupError
 from headrace.models.load import LoadOptions
 from headrace.models.transformers.attention import LayerAttention
 from headrace.models.transformers.checkpoint import (
@@ -46,8 +46,10 @@ def load_transformers_model(
     lead = f"{named} is not native to Headrace and cannot run on transformers' code:"
     try:
         return _load(checkpoint, options, progress, model_class)
+    except CheckpointError:
+        raise
     except StartupError as error:
-        raise type(error)(f"{lead} {error}") from error
+        raise StartupError(f"{lead} {error}") from error
     except Exception as error:  # of code that is not ours
         raise StartupError(f"{lead} it raises {type(error).__name__}: {error}") from error
 
