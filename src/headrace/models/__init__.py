@@ -26,13 +26,14 @@ def find_architecture(config: dict[str, Any]) -> Any | None:
 
     Raises StartupError for an entry point that cannot be loaded.
     """
-    installed = entry_points(group=ENTRY_POINTS)
-    for architecture in config.get("architectures") or []:
+    named = config.get("architectures") or []
+    for architecture in named:
         if architecture in ARCHITECTURES:
             module, function = ARCHITECTURES[architecture].split(":")
             return getattr(import_module(module), function)
-        if architecture in installed.names:
-            return _load(installed[architecture])
+    for entry_point in entry_points(group=ENTRY_POINTS):
+        if entry_point.name in named:
+            return _load(entry_point)
     return None
 
 
@@ -46,9 +47,9 @@ def _load(entry_point: EntryPoint) -> Any:
 
 
 def spec_of(config: dict[str, Any]) -> DecoderSpec:
-    """The spec of a checkpoint's config. Raises StartupError for an unknown architecture."""
+    """The spec of a checkpoint's config. Raises StartupError for an architecture without one."""
     function = find_architecture(config)
-    if function is None:
+    if function is None or isinstance(function, type):
         raise StartupError(
             f"config.json: architectures is {config.get('architectures')}; "
             f"supported are {', '.join(ARCHITECTURES)}"

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -202,3 +204,20 @@ def test_model_types_that_nobody_knows(tmp_path: Path) -> None:
     change_config(tmp_path, model_type="novel", architectures=["NovelForCausalLM"])
     with pytest.raises(StartupError, match="NovelForCausalLM .* 'novel' is not known"):
         drive(tmp_path)
+
+
+def test_without_transformers_the_extra_is_named(tmp_path: Path) -> None:
+    write_config(tmp_path, "ArceeForCausalLM")
+    code = (
+        "import sys; sys.modules['transformers'] = None\n"
+        "import torch; from pathlib import Path\n"
+        "from headrace.checkpoint.checkpoint import open_checkpoint\n"
+        "from headrace.models.load import LoadOptions, load_model\n"
+        "options = LoadOptions(dtype=torch.float32, device=torch.device('cpu'),"
+        " kv_dtype=torch.float32)\n"
+        f"load_model(open_checkpoint(Path({str(tmp_path)!r})), options)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    last = result.stderr.strip().splitlines()[-1]
+    assert "StartupError" in last and "ArceeForCausalLM" in last
+    assert "pip install 'headrace[transformers]'" in last

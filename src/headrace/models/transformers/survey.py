@@ -59,7 +59,7 @@ def _unsupported(module: nn.Module, asked: dict[str, Any]) -> str | None:
         return "is not causal"
     if asked["attention_mask"] is not None:
         return "builds an attention mask of its own"
-    unknown = {name for name, value in asked.items() if value is not None}
+    unknown = {name for name, value in asked.items() if value is not None and value is not False}
     unknown -= UNDERSTOOD | HARMLESS
     return f"needs {', '.join(sorted(unknown))}" if unknown else None
 
