@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -72,7 +73,8 @@ def _load(
         "weight_bytes": num_bytes(model),
     }
     backend = choose_backend(shape)
-    trial = type(backend)(shape)
+    # Its cache is as exact as the arithmetic: the rounding of a smaller one is no error.
+    trial = type(backend)(replace(shape, kv_dtype=shape.dtype))
     trial.allocate(NUM_BLOCKS)
     served = TransformersModel(model, layers, trial, **sizes)
     check_against_itself(model, served, trial.block_size)

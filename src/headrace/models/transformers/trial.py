@@ -13,9 +13,10 @@ LENGTHS = [13, 9]
 STEPS = [([7, 8], [7, 8]), ([13, 9], [6, 1])]
 """Contexts and counts: a prompt in two chunks beside a prompt and its decode."""
 NUM_BLOCKS = len(LENGTHS)
+LIMITS = {torch.float32: 0.001}
 LIMIT = 0.1
-"""Error over norm of the logits: far above what types of number cost, far below what lost state,
-a misread mask or a wrong position do."""
+"""Error over norm of the logits, by type of arithmetic: well above what rounding costs (float32
+0.01 %, 16-bit types 3 %, routing to other experts included), so that little lost state shows."""
 
 
 @torch.inference_mode()
@@ -32,9 +33,9 @@ def check_against_itself(
     actual = _paged(served, prompts, block_size)
     for paged, plain in zip(actual, _plain(model, prompts), strict=True):
         error = float((paged - plain).norm() / plain.norm())
-        if not error <= LIMIT:
+        if not error <= LIMITS.get(model.dtype, LIMIT):
             raise StartupError(
-                f"on the paged KV cache its logits differ from transformers' own by {error:.0%}"
+                f"on the paged KV cache its logits differ from transformers' own by {error:.2%}"
             )
 
 
