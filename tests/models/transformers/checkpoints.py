@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+import torch
 
 FALLBACK: dict[str, dict[str, Any]] = {
     "ApertusForCausalLM": {},
@@ -39,3 +40,10 @@ FALLBACK_CASES = [
     pytest.param((architecture, changes), id=f"{architecture}-fallback")
     for architecture, changes in FALLBACK.items()
 ]
+
+
+def plain_logits(model: Any, tokens: list[int]) -> torch.Tensor:
+    """[T, V], by transformers alone."""
+    with torch.inference_mode():
+        logits: torch.Tensor = model(torch.tensor([tokens])).logits
+    return logits[0]

@@ -16,8 +16,8 @@ from headrace.errors import CheckpointError, StartupError
 from headrace.models.load import LoadOptions, load_model
 from tests.models.checkpoints import BASE, make_checkpoint
 from tests.models.driver import ENGINES, Driver, drive, drive_kernels
-from tests.models.test_decoder import assert_close, random_prompts, reference_logits
-from tests.models.transformers.checkpoints import FALLBACK
+from tests.models.test_decoder import assert_close, random_prompts
+from tests.models.transformers.checkpoints import FALLBACK, plain_logits
 from tests.models.transformers.example import MODEL, install, make_example
 
 OPTIONS = LoadOptions(dtype=torch.float32, device=torch.device("cpu"), kv_dtype=torch.float32)
@@ -141,7 +141,7 @@ def test_weights_keep_their_width_on_the_kernels(tmp_path: Path, architecture: s
     (prompt,) = random_prompts(20)
     (logits,) = driver.step([(driver.start(prompt), 20)])
     exact = type(model).from_pretrained(tmp_path, dtype=torch.float32)
-    assert_close(logits, reference_logits(exact, prompt))
+    assert_close(logits, plain_logits(exact, prompt))
 
 
 def test_half_precision_stays_near_float32(tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_half_precision_stays_near_float32(tmp_path: Path) -> None:
     driver = drive(tmp_path, dtype=torch.bfloat16, kv_dtype=torch.bfloat16)
     (prompt,) = random_prompts(40)
     (logits,) = driver.step([(driver.start(prompt), 40)])
-    expected = reference_logits(model, prompt)
+    expected = plain_logits(model, prompt)
     assert (logits - expected).norm() / expected.norm() < 0.05
 
 
@@ -163,7 +163,7 @@ def test_rope_flags_reach_the_model(tmp_path: Path) -> None:
     driver = Driver(served, backend)
     (prompt,) = random_prompts(40)
     (logits,) = driver.step([(driver.start(prompt), 40)])
-    assert_close(logits, reference_logits(model, prompt))
+    assert_close(logits, plain_logits(model, prompt))
     with pytest.raises(StartupError, match="--rope-scaling dynamic"):
         load_model(with_rope_scaling(open_checkpoint(tmp_path), "dynamic", 2.0), OPTIONS)
 
@@ -196,7 +196,7 @@ def test_remote_code_runs_only_when_allowed(remote_code: tuple[Path, Any]) -> No
     (prompt,) = random_prompts(40)
     driver = drive(folder, trust_remote_code=True)
     (logits,) = driver.step([(driver.start(prompt), 40)])
-    assert_close(logits, reference_logits(model, prompt))
+    assert_close(logits, plain_logits(model, prompt))
 
 
 def test_model_types_that_nobody_knows(tmp_path: Path) -> None:
