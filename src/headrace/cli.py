@@ -1,4 +1,4 @@
-"""The commands: `headrace serve`, `headrace bench`, and TGI's `text-generation-launcher`.
+"""The commands: `headrace serve`, `download`, `bench`, and TGI's `text-generation-launcher`.
 
 Imports of a command's own modules wait until it is chosen, so that `--help` and start-up stay fast.
 """
@@ -11,6 +11,14 @@ from headrace import __version__, config
 from headrace.errors import StartupError
 
 SERVE_DEFAULTS = {"port": 8080}
+DOWNLOAD_SETTINGS = {
+    "revision",
+    "huggingface_hub_cache",
+    "trust_remote_code",
+    "tokenizer_config_path",
+    "json_output",
+    "log_level",
+}
 
 
 def _serve(argv: Sequence[str], prog: str, defaults: Mapping[str, object]) -> int:
@@ -29,6 +37,26 @@ def serve(argv: Sequence[str]) -> int:
     return _serve(argv, "headrace serve", SERVE_DEFAULTS)
 
 
+def download(argv: Sequence[str]) -> int:
+    """Download a model from the hub (as a server with the same flags would); print where it is."""
+    parser = argparse.ArgumentParser(prog="headrace download", description=download.__doc__)
+    parser.add_argument(
+        "model_id",
+        nargs="?",
+        default=argparse.SUPPRESS,
+        help="org/name, org/name/file.gguf or org/name:Q4_K_M [env MODEL_ID]",
+    )
+    config.add_arguments(parser, DOWNLOAD_SETTINGS)
+    try:
+        settings, _ = config.resolve(vars(parser.parse_args(argv)))
+        from headrace.serve import model_files
+
+        return model_files.run(settings)
+    except StartupError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
+
+
 def bench(argv: Sequence[str]) -> int:
     """Load any OpenAI-compatible server and measure it."""
     from headrace.bench import main
@@ -36,7 +64,11 @@ def bench(argv: Sequence[str]) -> int:
     return main(argv)
 
 
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"serve": serve, "bench": bench}
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "serve": serve,
+    "download": download,
+    "bench": bench,
+}
 
 
 def main() -> int:

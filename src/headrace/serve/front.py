@@ -2,7 +2,6 @@
 
 import signal
 import socket
-from pathlib import Path
 
 import uvicorn
 
@@ -10,9 +9,11 @@ from headrace.api.app import build_app
 from headrace.api.service import ServedModel
 from headrace.checkpoint import embedded
 from headrace.checkpoint.checkpoint import open_checkpoint
+from headrace.checkpoint.locate import Located
 from headrace.config import Settings
 from headrace.engine.client import ProcessEngineClient
 from headrace.observability.metrics import Metrics
+from headrace.serve.model_files import locate_template
 from headrace.text.chat import load_chat_template
 from headrace.text.frontend import Frontend
 from headrace.text.tokenizer import load_tokenizer
@@ -21,15 +22,14 @@ from headrace.text.tokenizer import load_tokenizer
 class Front:
     """Everything that can be made before the engine is ready; then `serve`."""
 
-    def __init__(self, settings: Settings, path: Path, client: ProcessEngineClient) -> None:
-        checkpoint = open_checkpoint(path)
+    def __init__(self, settings: Settings, model: Located, client: ProcessEngineClient) -> None:
+        checkpoint = open_checkpoint(model.path, model.adapter)
         tokenizer = load_tokenizer(checkpoint)
-        config_path = settings.tokenizer_config_path
         template = load_chat_template(
             checkpoint,
             tokenizer.bos_token,
             tokenizer.eos_token,
-            Path(config_path) if config_path else None,
+            locate_template(settings),
         )
         self.model_id = settings.model_id or embedded.MODEL_ID
         self._settings = settings

@@ -12,17 +12,17 @@ import platform
 import socket
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 import uvloop
 
 from headrace import __version__
-from headrace.checkpoint import hub
-from headrace.config import Settings, hub_access
+from headrace.checkpoint.locate import Located
+from headrace.config import Settings
 from headrace.engine.client import ProcessEngineClient
 from headrace.errors import StartupError
 from headrace.observability import logging as log_setup
 from headrace.serve.launch import launch_engine
+from headrace.serve.model_files import locate_model
 from headrace.serve.progress import LoadDisplay
 
 log = logging.getLogger(__name__)
@@ -38,8 +38,8 @@ def run(settings: Settings, warnings: Sequence[str]) -> int:
     if settings.env:
         log.info(describe_environment())
     with bind(settings) as listener:
-        path = locate(settings)
-        return uvloop.run(serve(settings, path, listener))
+        model = locate_model(settings)
+        return uvloop.run(serve(settings, model, listener))
 
 
 def describe_environment() -> str:
@@ -68,31 +68,17 @@ def bind(settings: Settings) -> socket.socket:
     return listener
 
 
-def locate(settings: Settings) -> Path:
-    """The checkpoint's path, downloaded if need be."""
-    access = hub_access()
-    cache = settings.huggingface_hub_cache
-    return hub.locate(
-        settings.weights_cache_override or settings.model_id,
-        revision=settings.revision,
-        cache_dir=Path(cache) if cache else None,
-        token=access.token,
-        offline=access.offline,
-        progress=log.info,
-    )
-
-
-async def serve(settings: Settings, path: Path, listener: socket.socket) -> int:
+async def serve(settings: Settings, model: Located, listener: socket.socket) -> int:
     """Run engine and HTTP server until the server is told to stop."""
     with LoadDisplay() as display:
-        launch = partial(launch_engine, settings, path)
+        launch = partial(launch_engine, settings, model)
         client = ProcessEngineClient(launch, on_progress=display.update)
         starting = asyncio.create_task(client.start())
         await asyncio.sleep(0)  # lets the engine process start before the imports below
         # Web framework and tokenizer load while the engine process does.
         from headrace.serve.front import Front
 
-        front = Front(settings, path, client)
+        front = Front(settings, model, client)
         await starting
     try:
         listener.listen(BACKLOG)

@@ -26,6 +26,10 @@ class SafetensorsWeights:
             for name in file.keys():  # noqa: SIM118 (not a dict)
                 self._file_of[name] = file
 
+    @property
+    def names(self) -> set[str]:
+        return set(self._file_of)
+
     def has(self, name: str) -> bool:
         return name in self._file_of
 
