@@ -88,7 +88,7 @@ def test_adapter_with_a_head_unties_the_base(folder: Path, tmp_path: Path) -> No
     checkpoint = open_checkpoint(folder, adapter)
     assert checkpoint.config["tie_word_embeddings"] is False
     assert checkpoint.text_folder == folder
-    write(adapter, "tokenizer_config.json", {})
+    write(adapter, "tokenizer.json", {})
     assert checkpoint.text_folder == adapter
 
 

@@ -38,7 +38,7 @@ class Checkpoint:
     def text_folder(self) -> Path:
         """Where tokenizer and chat template lie, unless they are in the GGUF file."""
         own = self.adapter.folder if self.adapter else self.path
-        return own if (own / "tokenizer_config.json").exists() else self.path
+        return own if any(own.glob("tokenizer.*")) else self.path
 
 
 def with_rope_scaling(
