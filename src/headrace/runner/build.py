@@ -1,5 +1,7 @@
 """From settings and a checkpoint to an executor that is ready for its first request."""
 
+import logging
+import time
 from collections.abc import Callable
 
 import torch
@@ -17,6 +19,8 @@ from headrace.runner.recorded import RecordedDecoder
 from headrace.runner.sampler import Sampler
 from headrace.runner.warm_up import warm_up_plans
 from headrace.types import EngineInfo
+
+log = logging.getLogger(__name__)
 
 PREFILL_TOKENS = {"cpu": 512, "cuda": 4096}
 """Default token budget of one step: enough to keep the device busy, few enough that decodes in the
@@ -50,9 +54,12 @@ def build_executor(
         exact_activations=settings.activations == "float32",
         load_format=settings.load_format,
     )
+    began = time.perf_counter()
     decoder, backend = load_model(
         checkpoint, options, lambda done, total: progress("load weights", done, total)
     )
+    seconds = time.perf_counter() - began
+    log.info("%.2f GB of weights in %.1f s", decoder.weight_bytes / 1e9, seconds)
     is_recorded = isinstance(backend, NativeBackend)
     # torch's own threads would contend with the kernels' for the same cores.
     torch.set_num_threads(1 if is_recorded else threads)
