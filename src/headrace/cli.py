@@ -49,9 +49,9 @@ def download(argv: Sequence[str]) -> int:
     config.add_arguments(parser, DOWNLOAD_SETTINGS)
     try:
         settings, _ = config.resolve(vars(parser.parse_args(argv)))
-        from headrace.serve import model_files
+        from headrace.serve import locate
 
-        return model_files.run(settings)
+        return locate.run(settings)
     except StartupError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1

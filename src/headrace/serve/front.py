@@ -11,18 +11,18 @@ from headrace.checkpoint import embedded
 from headrace.checkpoint.checkpoint import open_checkpoint
 from headrace.checkpoint.locate import Located
 from headrace.config import Settings
-from headrace.engine.client import ProcessEngineClient
 from headrace.observability.metrics import Metrics
-from headrace.serve.model_files import locate_template
+from headrace.serve.locate import locate_template
 from headrace.text.chat import load_chat_template
 from headrace.text.frontend import Frontend
 from headrace.text.tokenizer import load_tokenizer
+from headrace.types import ServedEngine
 
 
 class Front:
     """Everything that can be made before the engine is ready; then `serve`."""
 
-    def __init__(self, settings: Settings, model: Located, client: ProcessEngineClient) -> None:
+    def __init__(self, settings: Settings, model: Located, client: ServedEngine) -> None:
         checkpoint = open_checkpoint(model.path, model.adapter)
         tokenizer = load_tokenizer(checkpoint)
         template = load_chat_template(

@@ -10,8 +10,8 @@ import ipaddress
 import logging
 import platform
 import socket
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import uvloop
 
@@ -21,9 +21,10 @@ from headrace.config import Settings
 from headrace.engine.client import ProcessEngineClient
 from headrace.errors import StartupError
 from headrace.observability import logging as log_setup
-from headrace.serve.launch import launch_engine
-from headrace.serve.model_files import locate_model
+from headrace.serve.launch import launches
+from headrace.serve.locate import locate
 from headrace.serve.progress import LoadDisplay
+from headrace.types import LoadProgress, ServedEngine
 
 log = logging.getLogger(__name__)
 
@@ -38,8 +39,9 @@ def run(settings: Settings, warnings: Sequence[str]) -> int:
     if settings.env:
         log.info(describe_environment())
     with bind(settings) as listener:
-        model = locate_model(settings)
-        return uvloop.run(serve(settings, model, listener))
+        model, display = locate(settings), LoadDisplay()
+        with engines(settings, model, display.update) as client:
+            return uvloop.run(serve(settings, model, listener, client, display))
 
 
 def describe_environment() -> str:
@@ -68,11 +70,31 @@ def bind(settings: Settings) -> socket.socket:
     return listener
 
 
-async def serve(settings: Settings, model: Located, listener: socket.socket) -> int:
+@contextmanager
+def engines(
+    settings: Settings, model: Located, on_progress: Callable[[LoadProgress], None]
+) -> Iterator[ServedEngine]:
+    """The engines to serve, not started yet: processes of this machine, or actors of a cluster."""
+    if settings.ray:
+        try:
+            from headrace.serve.cluster.server import Cluster
+        except ImportError as error:
+            raise StartupError(f"--ray: {error}; install it: pip install 'headrace[ray]'") from None
+        with Cluster(settings) as client:
+            yield client
+    else:
+        yield ProcessEngineClient(launches(settings, model), on_progress=on_progress)
+
+
+async def serve(
+    settings: Settings,
+    model: Located,
+    listener: socket.socket,
+    client: ServedEngine,
+    display: LoadDisplay,
+) -> int:
     """Run engine and HTTP server until the server is told to stop."""
-    with LoadDisplay() as display:
-        launch = partial(launch_engine, settings, model)
-        client = ProcessEngineClient(launch, on_progress=display.update)
+    with display:
         starting = asyncio.create_task(client.start())
         await asyncio.sleep(0)  # lets the engine process start before the imports below
         # Web framework and tokenizer load while the engine process does.
@@ -89,7 +111,7 @@ async def serve(settings: Settings, model: Located, listener: socket.socket) -> 
     return 0
 
 
-def announce(settings: Settings, model_id: str, client: ProcessEngineClient) -> None:
+def announce(settings: Settings, model_id: str, client: ServedEngine) -> None:
     """Tell what is served, where, and how to ask."""
     info = client.info
     host = "127.0.0.1" if settings.hostname in {"0.0.0.0", "::"} else settings.hostname

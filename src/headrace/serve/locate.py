@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
+from headrace.checkpoint import locate as models
 from headrace.checkpoint.download import Progress
 from headrace.checkpoint.hub import Hub, parse_reference
-from headrace.checkpoint.locate import Located, locate
+from headrace.checkpoint.locate import Located
 from headrace.config import Settings, hub_access
 from headrace.errors import StartupError
 from headrace.observability import logging as log_setup
@@ -14,7 +15,7 @@ from headrace.serve.download_display import DownloadDisplay
 def run(settings: Settings) -> int:
     """`headrace download`: print the model's path; returns the exit code. Raises StartupError."""
     log_setup.setup(settings.log_level, settings.json_output)
-    model = locate_model(settings)
+    model = locate(settings)
     locate_template(settings)
     print(model.path)
     if model.adapter is not None:
@@ -22,10 +23,10 @@ def run(settings: Settings) -> int:
     return 0
 
 
-def locate_model(settings: Settings) -> Located:
+def locate(settings: Settings) -> Located:
     """Where the model lies, after downloading it if need be. Raises StartupError."""
     with DownloadDisplay() as display:
-        return locate(
+        return models.locate(
             settings.weights_cache_override or settings.model_id,
             _hub(settings, display.update),
             settings.revision,
