@@ -109,7 +109,7 @@ def _open_gguf(path: Path) -> Checkpoint:
         kind="gguf",
         config=config,
         eos_token_ids=gguf_config.end_token_ids(file),
-        weight_files=(path,),
+        weight_files=tuple(file.paths),
         gguf=file,
     )
 

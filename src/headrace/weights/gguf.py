@@ -46,14 +46,14 @@ def gguf_name(name: str) -> str | None:
 
 
 class GGUFWeights:
-    """Tensors of one GGUF file, mapped into memory.
+    """Tensors of one GGUF model, mapped into memory.
 
     Asking for a tensor gives back the memory of those before it, until somebody reads them again.
     """
 
     def __init__(self, file: GGUFFile) -> None:
         self._file = file
-        self._mapped = MappedFile(file.path)
+        self._mapped = [MappedFile(path) for path in file.paths]
         self._rotary_heads: dict[str, int] = {}
         if file.metadata["general.architecture"] == "llama":
             heads = file.metadata["llama.attention.head_count"]
@@ -70,8 +70,9 @@ class GGUFWeights:
     def raw(self, name: str) -> RawTensor:
         """The tensor's blocks without unpacking them, rows in Hugging Face order."""
         tensor = self._find(name)
-        self._mapped.release()
-        stored = self._mapped.bytes[tensor.offset : tensor.offset + tensor.nbytes]
+        for mapped in self._mapped:
+            mapped.release()
+        stored = self._mapped[tensor.part].bytes[tensor.offset : tensor.offset + tensor.nbytes]
         values = tensor.shape[-1] if len(tensor.shape) > 1 else tensor.type.block_size
         data = stored.view(-1, values // tensor.type.block_size * tensor.type.block_bytes)
         if heads := self._rotary_heads.get(name.split(".")[-2]):
