@@ -124,6 +124,16 @@ def test_gguf_by_name_or_quantization(
         Hub(cache_dir=tmp_path).fetch(HubReference("org/model", "IQ1_S"))
 
 
+def test_names_that_leave_the_cache_are_not_files(fake: FakeHub, tmp_path: Path) -> None:
+    victim = tmp_path / "victim.jinja"
+    victim.write_text("keep me")
+    climb = "additional_chat_templates/" + "../" * 5 + victim.name
+    fake.repositories["org/model"].files[climb] = b"x"
+    cache = tmp_path / "cache"
+    assert climb not in names(Hub(cache_dir=cache).fetch(MODEL))
+    assert victim.read_text() == "keep me" and fake.fetched() == set(FILES)
+
+
 def test_revisions(fake: FakeHub, tmp_path: Path) -> None:
     fake.repositories["org/model"].revisions.add("refs/pr/2")
     folder = Hub(cache_dir=tmp_path).fetch(MODEL, "refs/pr/2")

@@ -20,7 +20,8 @@ Progress = Callable[[int, int], None]
 class RemoteFile:
     """What the hub says about a file."""
 
-    size: int
+    size: int | None
+    """Bytes; None where an imitation of the hub does not say."""
     sha256: str | None
     """Of large files only."""
 
@@ -76,7 +77,7 @@ def download(snapshot: Snapshot, names: Sequence[str], progress: Progress) -> No
     what the hub says; the client's own errors otherwise.
     """
     missing = [name for name in names if not _is_cached(snapshot, name)]
-    total = sum(snapshot.files[name].size for name in missing)
+    total = sum(snapshot.files[name].size or 0 for name in missing)
     _check_space(snapshot, total)
     counter = _ByteCounter(total, progress)
     with ThreadPoolExecutor(WORKERS, "download") as pool:
@@ -95,7 +96,7 @@ def _is_cached(snapshot: Snapshot, name: str) -> bool:
     path = snapshot.folder / name
     if not path.exists():
         return False
-    if path.stat().st_size == snapshot.files[name].size:
+    if snapshot.files[name].size in (path.stat().st_size, None):
         return True
     _remove(path)
     return False
@@ -125,7 +126,7 @@ def _fetch(snapshot: Snapshot, name: str, counter: _ByteCounter) -> None:
     )
     _verify(snapshot, name, Path(path))
     # The client counts nothing when the cache has the data under another commit.
-    counter.set(name, snapshot.files[name].size)
+    counter.set(name, snapshot.files[name].size or 0)
 
 
 def _file_progress(counter: _ByteCounter, name: str) -> type:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from fnmatch import fnmatch
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from headrace.checkpoint.download import Progress, RemoteFile, Snapshot, download
@@ -125,8 +125,9 @@ class Hub:
             repo_id=repo_id,
             commit=info.sha,
             files={
-                file.rfilename: RemoteFile(file.size or 0, file.lfs.sha256 if file.lfs else None)
+                file.rfilename: RemoteFile(file.size, file.lfs.sha256 if file.lfs else None)
                 for file in info.siblings or ()
+                if ".." not in PurePosixPath(file.rfilename).parts
             },
             cache_dir=self.cache_dir or _default_cache(),
             token=self.token,
