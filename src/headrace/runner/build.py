@@ -1,17 +1,13 @@
 """From settings and a checkpoint to an executor that is ready for its first request."""
 
-import logging
-import time
 from collections.abc import Callable
 
 import torch
 
-from headrace.attention.base import AttentionBackend
 from headrace.attention.native import NativeBackend
 from headrace.checkpoint.checkpoint import Checkpoint, with_rope_scaling
 from headrace.config import Settings
 from headrace.kernels import Kernels, TorchKernels
-from headrace.models.decoder import Decoder
 from headrace.models.load import LoadOptions, load_model
 from headrace.runner import device as devices
 from headrace.runner.batch import BatchBuffers
@@ -21,8 +17,6 @@ from headrace.runner.recorded import RecordedDecoder
 from headrace.runner.sampler import Sampler
 from headrace.runner.warm_up import warm_up_plans
 from headrace.types import EngineInfo
-
-log = logging.getLogger(__name__)
 
 PREFILL_TOKENS = {"cpu": 512, "cuda": 4096}
 """Default token budget of one step: enough to keep the device busy, few enough that decodes in the
@@ -56,7 +50,9 @@ def build_executor(
         exact_activations=settings.activations == "float32",
         load_format=settings.load_format,
     )
-    decoder, backend = _load(checkpoint, options, progress)
+    decoder, backend = load_model(
+        checkpoint, options, lambda done, total: progress("load weights", done, total)
+    )
     is_recorded = isinstance(backend, NativeBackend)
     # torch's own threads would contend with the kernels' for the same cores.
     torch.set_num_threads(1 if is_recorded else threads)
@@ -95,18 +91,6 @@ def build_executor(
     executor = ModelExecutor(model, buffers, Sampler(max_num_seqs, kernels))
     _warm_up(executor, info, progress)
     return executor, info
-
-
-def _load(
-    checkpoint: Checkpoint, options: LoadOptions, progress: Progress
-) -> tuple[Decoder, AttentionBackend]:
-    began = time.perf_counter()
-    decoder, backend = load_model(
-        checkpoint, options, lambda done, total: progress("load weights", done, total)
-    )
-    seconds = time.perf_counter() - began
-    log.info("%.2f GB of weights in %.1f s", decoder.weight_bytes / 1e9, seconds)
-    return decoder, backend
 
 
 def _kernels_in_use(kernels: Kernels, *, is_recorded: bool) -> str:
