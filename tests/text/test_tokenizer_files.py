@@ -53,6 +53,17 @@ def test_vocabulary_and_merges(byte_level_folder: Path, corpus: list[str]) -> No
         assert ids == reference.encode(text, add_special_tokens=False), text
 
 
+def test_older_checkpoints_name_special_tokens_elsewhere(
+    byte_level_backend: Any, tmp_path: Path
+) -> None:
+    byte_level_backend.save(str(tmp_path / "tokenizer.json"))
+    names = {"bos_token": {"content": "<s>"}, "eos_token": "a"}
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps(names))
+    assert (load(tmp_path).bos_token, load(tmp_path).eos_token) == ("<s>", "a")
+    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "</s>"}')
+    assert (load(tmp_path).bos_token, load(tmp_path).eos_token) == ("<s>", "</s>")
+
+
 def test_ends_are_added_as_configured(byte_level_backend: Any, tmp_path: Path) -> None:
     byte_level_backend.model.save(str(tmp_path))
     options = {"tokenizer_class": "GPT2Tokenizer", "add_bos_token": True, "add_eos_token": True}

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 import tokenizers
 
 from headrace.checkpoint.checkpoint import Checkpoint
-from headrace.checkpoint.safetensors import read_json
 from headrace.errors import ValidationError
 from headrace.text.detokenize import Detokenizer, TokenPieces, token_decoder
 from headrace.text.gguf_tokenizer import build_backend
-from headrace.text.tokenizer_files import read_backend, token_name
+from headrace.text.tokenizer_files import read_backend, read_config, token_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +112,7 @@ def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
             eos_token=_token_at(tokens, next(iter(checkpoint.eos_token_ids), None)),
             eos_token_ids=checkpoint.eos_token_ids,
         )
-    path = checkpoint.text_folder / "tokenizer_config.json"
-    config = read_json(path) if path.exists() else {}
+    config = read_config(checkpoint.text_folder)
     return Tokenizer(
         read_backend(checkpoint.text_folder, config),
         bos_token=token_name(config, "bos_token"),

@@ -21,8 +21,14 @@ BYTE_LEVEL_CLASSES = {"GPT2Tokenizer": "gpt-2", "Qwen2Tokenizer": "qwen2"}
 """Key in PRE_TOKENIZERS by transformers' tokenizer class (without Fast)."""
 
 
+def read_config(folder: Path) -> dict[str, Any]:
+    """tokenizer_config.json, and from older checkpoints what special_tokens_map.json adds."""
+    paths = (folder / "special_tokens_map.json", folder / "tokenizer_config.json")
+    return {key: value for path in paths if path.exists() for key, value in read_json(path).items()}
+
+
 def read_backend(folder: Path, config: Mapping[str, Any]) -> tokenizers.Tokenizer:
-    """`config` is tokenizer_config.json. Raises CheckpointError naming the file."""
+    """`config` is that of `read_config`. Raises CheckpointError naming the file."""
     if (folder / "tokenizer.json").exists():
         return _from_json(folder / "tokenizer.json")
     if (folder / "tokenizer.model").exists():
