@@ -159,6 +159,14 @@ def test_another_shape_is_refused(adapter: Path, tmp_path: Path) -> None:
         weights.get("x.q.weight")
 
 
+def test_factors_of_different_ranks_are_refused(adapter: Path, tmp_path: Path) -> None:
+    path = adapter / "adapter_model.safetensors"
+    save_file(load_file(path) | {"base_model.model.x.q.lora_A.weight": torch.ones(2, 3)}, path)
+    weights = merged(tmp_path, adapter, {"x.q.weight": torch.ones(2, 3)})
+    with pytest.raises(CheckpointError, match=r"lora_A.weight has shape \[2, 3\].*\[2, 1\]"):
+        weights.get("x.q.weight")
+
+
 def test_adapter_of_a_checkpoint(tmp_path: Path) -> None:
     merged = make(tmp_path, "plain")
     checkpoint = open_checkpoint(tmp_path / "base", tmp_path / "adapter")

@@ -104,6 +104,11 @@ class LoraWeights:
     def _delta(self, factors: LoraFactors) -> Tensor:
         """What is added to the base's parameter, in its shape, float32."""
         a, b = (self._tensors.get(key).float() for key in (factors.a, factors.b))
+        if a.dim() != 2 or b.dim() != 2 or len(a) != b.shape[1]:
+            raise CheckpointError(
+                f"{self._adapter.weights}: {factors.a} has shape {list(a.shape)}, which does not "
+                f"fit {list(b.shape)} of {factors.b}"
+            )
         delta = (b @ a).mul_(self._adapter.scale(factors.module))
         is_transposed = factors.is_embedding or self._adapter.is_transposed
         return delta.T if is_transposed else delta
