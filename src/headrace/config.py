@@ -11,7 +11,7 @@ import dataclasses
 import os
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -48,7 +48,9 @@ class Settings:
 
     # --- model
     model_id: str | None = flag(
-        None, "hub id, local folder or .gguf file; without it the embedded SmolLM2-135M-Instruct"
+        None,
+        "hub id (org/name, org/name/file.gguf, org/name:Q4_K_M), local folder or .gguf file; "
+        "without it the embedded SmolLM2-135M-Instruct",
     )
     revision: str | None = flag(None, "branch, tag or commit of the hub repository")
     quantize: QuantizeName | None = flag(
@@ -70,7 +72,9 @@ class Settings:
     rope_factor: float | None = flag(
         None, "factor of --rope-scaling; alone it means linear scaling"
     )
-    tokenizer_config_path: str | None = flag(None, "a tokenizer_config.json with a chat template")
+    tokenizer_config_path: str | None = flag(
+        None, "file, folder or hub id that has the chat template"
+    )
     lora_adapters: str | None = flag(
         None, "repo, repo@revision or name=/path, comma-separated",
         rejected="LoRA adapters are not implemented yet",
@@ -181,20 +185,16 @@ class Settings:
     json_output: bool = flag(False, "log lines as JSON")
     log_level: str = flag("info", "debug, info, warning or error")
     otlp_endpoint: str | None = flag(
-        None, "OpenTelemetry collector", rejected="tracing is not implemented yet"
+        None, "OpenTelemetry collector that takes spans over gRPC; needs the extra `tracing`"
     )
-    otlp_service_name: str = flag(
-        "text-generation-inference.router", "service name in traces", ignored="see --otlp-endpoint"
-    )
+    otlp_service_name: str = flag("text-generation-inference.router", "service name in traces")
     graceful_termination_timeout: int = flag(
         90, "seconds that running requests get after SIGTERM", short="-g"
     )
-    watermark_gamma: float | None = flag(
-        None, "watermark green share", rejected="watermarking is not implemented yet"
+    watermark_gamma: float = flag(
+        0.5, "share of the vocabulary that a watermark prefers after each token"
     )
-    watermark_delta: float | None = flag(
-        None, "watermark strength", rejected="watermarking is not implemented yet"
-    )
+    watermark_delta: float = flag(2.0, "what a watermark adds to the logits of that share")
     usage_stats: Literal["on", "off", "no-stack"] = flag(
         "off", "TGI's telemetry", ignored="Headrace sends no telemetry"
     )
@@ -267,10 +267,13 @@ def _argument(field: dataclasses.Field[Any], annotation: Any) -> dict[str, Any]:
     return {"type": kind, "help": help_text, "metavar": kind.__name__.upper()}
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add one option per setting; absent options stay absent, so that the environment counts."""
+def add_arguments(parser: argparse.ArgumentParser, only: Collection[str] | None = None) -> None:
+    """Add one option per setting (of those in `only`); absent options stay absent, so that the
+    environment counts."""
     hints = typing.get_type_hints(Settings)
     for field in dataclasses.fields(Settings):
+        if only is not None and field.name not in only:
+            continue
         names = [name for name in (field.metadata["short"],) if name]
         names.append("--" + field.name.replace("_", "-"))
         options = _argument(field, hints[field.name])
@@ -326,6 +329,8 @@ def _check(settings: Settings) -> list[str]:
     for name in ("aip_predict_route", "aip_health_route"):
         if not (getattr(settings, name) or "/").startswith("/"):
             raise StartupError(f"{name.upper()} must begin with a slash")
+    if not 0 < settings.watermark_gamma < 1:
+        raise StartupError("--watermark-gamma must be between 0 and 1")
     for name in (
         "validation_workers",
         "max_concurrent_requests",

@@ -17,6 +17,7 @@ from headrace.runner.memory import SHARE_OF_CPU_MEMORY, CacheRequest, size_cache
 from headrace.runner.recorded import RecordedDecoder
 from headrace.runner.sampler import Sampler
 from headrace.runner.warm_up import warm_up_plans
+from headrace.runner.watermark import Watermark
 from headrace.types import EngineInfo
 
 PREFILL_TOKENS = {"cpu": 512, "cuda": 4096}
@@ -90,9 +91,15 @@ def build_executor(
     runnable: Model = model
     if isinstance(model, Decoder) and isinstance(backend, NativeBackend):
         runnable = RecordedDecoder(model, buffers, max_num_seqs)
-    executor = ModelExecutor(runnable, buffers, Sampler(max_num_seqs, kernels))
+    executor = ModelExecutor(
+        runnable, buffers, Sampler(max_num_seqs, kernels, _watermark(settings))
+    )
     _warm_up(executor, info, progress)
     return executor, info
+
+
+def _watermark(settings: Settings) -> Watermark:
+    return Watermark(gamma=settings.watermark_gamma, delta=settings.watermark_delta)
 
 
 def _kernels_in_use(kernels: Kernels, *, are_used: bool) -> str:

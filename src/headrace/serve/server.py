@@ -11,16 +11,17 @@ import logging
 import platform
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import closing, contextmanager
 
 import uvloop
 
 from headrace import __version__
+from headrace.checkpoint.locate import Located
 from headrace.config import Settings
 from headrace.engine.client import ProcessEngineClient
 from headrace.errors import StartupError
 from headrace.observability import logging as log_setup
+from headrace.observability.tracing import Tracing
 from headrace.serve.launch import launches
 from headrace.serve.locate import locate
 from headrace.serve.progress import LoadDisplay
@@ -38,10 +39,20 @@ def run(settings: Settings, warnings: Sequence[str]) -> int:
         log.warning(warning)
     if settings.env:
         log.info(describe_environment())
-    with bind(settings) as listener:
-        path, display = locate(settings), LoadDisplay()
-        with engines(settings, path, display.update) as client:
-            return uvloop.run(serve(settings, path, listener, client, display))
+    with bind(settings) as listener, trace(settings) as tracing:
+        model, display = locate(settings), LoadDisplay()
+        with engines(settings, model, display.update) as client:
+            return uvloop.run(serve(settings, model, listener, client, display, tracing))
+
+
+@contextmanager
+def trace(settings: Settings) -> Iterator[Tracing | None]:
+    """Spans go out as long as this lasts, if the settings ask for it."""
+    if settings.otlp_endpoint is None:
+        yield None
+        return
+    with closing(Tracing(settings.otlp_endpoint, settings.otlp_service_name)) as tracing:
+        yield tracing
 
 
 def describe_environment() -> str:
@@ -72,7 +83,7 @@ def bind(settings: Settings) -> socket.socket:
 
 @contextmanager
 def engines(
-    settings: Settings, path: Path, on_progress: Callable[[LoadProgress], None]
+    settings: Settings, model: Located, on_progress: Callable[[LoadProgress], None]
 ) -> Iterator[ServedEngine]:
     """The engines to serve, not started yet: processes of this machine, or actors of a cluster."""
     if settings.ray:
@@ -83,15 +94,16 @@ def engines(
         with Cluster(settings) as client:
             yield client
     else:
-        yield ProcessEngineClient(launches(settings, path), on_progress=on_progress)
+        yield ProcessEngineClient(launches(settings, model), on_progress=on_progress)
 
 
 async def serve(
     settings: Settings,
-    path: Path,
+    model: Located,
     listener: socket.socket,
     client: ServedEngine,
     display: LoadDisplay,
+    tracing: Tracing | None,
 ) -> int:
     """Run engine and HTTP server until the server is told to stop."""
     with display:
@@ -100,12 +112,12 @@ async def serve(
         # Web framework and tokenizer load while the engine process does.
         from headrace.serve.front import Front
 
-        front = Front(settings, path, client)
+        front = Front(settings, model, client)
         await starting
     try:
         listener.listen(BACKLOG)
         announce(settings, front.model_id, client)
-        await front.serve(listener)
+        await front.serve(listener, tracing)
     finally:
         await client.close()
     return 0

@@ -4,8 +4,10 @@ import json
 import logging
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -111,6 +113,26 @@ def test_quantized_checkpoints_are_refused(tmp_path: Path) -> None:
     make_checkpoint(tmp_path, "ArceeForCausalLM", {})
     change_config(tmp_path, quantization_config={"quant_method": "gptq", "bits": 4})
     with pytest.raises(StartupError, match="quantization_config"):
+        drive(tmp_path)
+
+
+def test_adapters_are_refused(tmp_path: Path) -> None:
+    write_config(tmp_path, "ArceeForCausalLM")
+    checkpoint = replace(open_checkpoint(tmp_path), adapter=Mock())
+    with pytest.raises(StartupError, match="adapters are merged into native"):
+        load_model(checkpoint, OPTIONS)
+
+
+def test_bin_weights_are_read_safely(tmp_path: Path) -> None:
+    model = make_checkpoint(tmp_path, "ArceeForCausalLM", {})
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    (prompt,) = random_prompts(20)
+    driver = drive(tmp_path)
+    (logits,) = driver.step([(driver.start(prompt), 20)])
+    assert_close(logits, plain_logits(model, prompt))
+    torch.save({"model.norm.weight": Path("/")}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(CheckpointError):
         drive(tmp_path)
 
 

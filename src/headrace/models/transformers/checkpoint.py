@@ -4,6 +4,7 @@ before its weights are read.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -24,6 +25,8 @@ def read_config(
     own = checkpoint.config
     if own.get("quantization_config"):
         raise StartupError("quantization_config is supported for native architectures only")
+    if checkpoint.adapter is not None:
+        raise StartupError("adapters are merged into native architectures only")
     if model_class is not None and model_class.config_class is not None:
         return model_class.config_class.from_pretrained(checkpoint.path)
     model_type = own.get("model_type")
@@ -56,7 +59,7 @@ def build(
             config, trust_remote_code=trust_remote_code, **kwargs
         )
     except ValueError as error:
-        raise StartupError(f"transformers: {_first_line(error)}") from None
+        raise StartupError(f"transformers: {first_line(error)}") from None
 
 
 def load_parameters(
@@ -71,7 +74,6 @@ def load_parameters(
             dtype=dtype,
             attn_implementation=NAME,
             local_files_only=True,
-            use_safetensors=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # names them
         )
@@ -92,11 +94,11 @@ def explained(checkpoint: Checkpoint) -> Iterator[None]:
     transformers_logging.set_verbosity_error()
     try:
         yield
-    except (OSError, ValueError, RuntimeError, ImportError, KeyError) as error:
-        raise CheckpointError(f"{checkpoint.path}: transformers: {_first_line(error)}") from error
+    except (OSError, ValueError, RuntimeError, ImportError, KeyError, UnpicklingError) as error:
+        raise CheckpointError(f"{checkpoint.path}: transformers: {first_line(error)}") from error
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     return str(error).strip().split("\n")[0]
 
 

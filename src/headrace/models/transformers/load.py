@@ -16,6 +16,7 @@ from headrace.models.load import LoadOptions
 from headrace.models.transformers.attention import LayerAttention
 from headrace.models.transformers.checkpoint import (
     build,
+    first_line,
     load_parameters,
     read_config,
     refuse_unservable,
@@ -52,7 +53,9 @@ def load_transformers_model(
     except StartupError as error:
         raise StartupError(f"{lead} {error}") from error
     except Exception as error:  # of code that is not ours
-        raise StartupError(f"{lead} it raises {type(error).__name__}: {error}") from error
+        raise StartupError(
+            f"{lead} it raises {type(error).__name__}: {first_line(error)}"
+        ) from error
 
 
 def _load(
