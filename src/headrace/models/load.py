@@ -42,6 +42,8 @@ class LoadOptions:
     """On the kernels, float32 activations also with quantized weights, not int8."""
     load_format: str = "auto"
     """"dummy": random weights."""
+    backend: AttentionBackend | None = None
+    """Of a model of the same shape, whose cache this one shall share."""
     trust_remote_code: bool = False
     """Code that comes with a checkpoint may run."""
 
@@ -97,7 +99,7 @@ def _load_decoder(
 ) -> tuple[LanguageModel, AttentionBackend]:
     config = checkpoint.config
     kernels = options.kernels if _runs_on_kernels(spec, options) else None
-    backend = choose_backend(_attention_shape(spec, options, kernels))
+    backend = options.backend or choose_backend(_attention_shape(spec, options, kernels))
     operations: Operations = TorchOperations(backend)
     if isinstance(backend, NativeBackend):
         operations = NativeOperations(backend.kernels, backend, spec.max_position)

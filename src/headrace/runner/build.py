@@ -1,6 +1,7 @@
 """From settings and a checkpoint to an executor that is ready for its first request."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
@@ -12,9 +13,11 @@ from headrace.models.decoder import Decoder
 from headrace.models.load import LoadOptions, load_model
 from headrace.runner import device as devices
 from headrace.runner.batch import BatchBuffers
-from headrace.runner.executor import Model, ModelExecutor
+from headrace.runner.drafting.chain import DraftChain
+from headrace.runner.drafting.load import DraftTarget, load_drafter
+from headrace.runner.executor import ModelExecutor
 from headrace.runner.memory import SHARE_OF_CPU_MEMORY, CacheRequest, size_cache
-from headrace.runner.recorded import RecordedDecoder
+from headrace.runner.recorded import recorded
 from headrace.runner.sampler import Sampler
 from headrace.runner.warm_up import warm_up_plans
 from headrace.runner.watermark import Watermark
@@ -29,10 +32,11 @@ Progress = Callable[[str, int, int], None]
 
 
 def build_executor(
-    settings: Settings, checkpoint: Checkpoint, progress: Progress
+    settings: Settings, checkpoint: Checkpoint, progress: Progress, drafter: Path | None = None
 ) -> tuple[ModelExecutor, EngineInfo]:
     """Load the model, size and allocate its cache, warm up.
 
+    `drafter`: where a draft model or heads for the model lie.
     Raises StartupError when device, model and memory do not fit what the settings ask for.
     """
     checkpoint = with_rope_scaling(checkpoint, settings.rope_scaling, settings.rope_factor)
@@ -56,6 +60,13 @@ def build_executor(
     model, backend = load_model(
         checkpoint, options, lambda done, total: progress("load weights", done, total)
     )
+    loaded = load_drafter(
+        settings.draft_model_id,
+        drafter,
+        DraftTarget(checkpoint=checkpoint, model=model, backend=backend, options=options),
+        lambda done, total: progress("load drafter", done, total),
+    )
+    bytes_per_block = backend.bytes_per_block() + (loaded.bytes_per_block if loaded else 0)
     is_recorded = isinstance(model, Decoder) and isinstance(backend, NativeBackend)
     # torch's own threads would contend with the kernels' for the same cores.
     torch.set_num_threads(1 if is_recorded else threads)
@@ -63,7 +74,7 @@ def build_executor(
     cache = size_cache(
         CacheRequest(
             block_size=backend.block_size,
-            bytes_per_block=backend.bytes_per_block(),
+            bytes_per_block=bytes_per_block,
             available=devices.available_memory(device, settings.cuda_memory_fraction),
             share=SHARE_OF_CPU_MEMORY / settings.num_replica if device.type == "cpu" else 1.0,
             cache_memory=settings.kv_cache_memory,
@@ -84,16 +95,15 @@ def build_executor(
         device=devices.describe(device),
         dtype=str(dtype).removeprefix("torch."),
         kernels=_kernels_in_use(kernels, are_used=is_recorded or not isinstance(model, Decoder)),
-        weight_bytes=model.weight_bytes,
-        kv_cache_bytes=cache.num_blocks * backend.bytes_per_block(),
+        weight_bytes=model.weight_bytes + (loaded.weight_bytes if loaded else 0),
+        kv_cache_bytes=cache.num_blocks * bytes_per_block,
+        max_num_drafts=loaded.max_num_drafts if loaded else 0,
     )
     buffers = _buffers(info, device, is_fixed=is_recorded)
-    runnable: Model = model
-    if isinstance(model, Decoder) and isinstance(backend, NativeBackend):
-        runnable = RecordedDecoder(model, buffers, max_num_seqs)
-    executor = ModelExecutor(
-        runnable, buffers, Sampler(max_num_seqs, kernels, _watermark(settings))
-    )
+    sampler = Sampler(max_num_seqs, kernels, _watermark(settings))
+    drafts = DraftChain(loaded.make(buffers, cache.num_blocks), sampler) if loaded else None
+    runnable = recorded(model, backend, buffers, max_num_seqs)
+    executor = ModelExecutor(runnable, buffers, sampler, drafts)
     _warm_up(executor, info, progress)
     return executor, info
 
