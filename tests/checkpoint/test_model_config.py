@@ -62,7 +62,7 @@ def test_tied_unless_the_config_or_the_weights_say_otherwise() -> None:
         ({"vocab_size": -1}, "found -1"),
         ({"head_dim": "x"}, "head_dim"),
         ({"rope_scaling": 3}, "rope_scaling must be an object"),
-        ({"rope_parameters": {"full_attention": {"rope_theta": 1.0}}}, "differ between layers"),
+        ({"rope_parameters": {"full_attention": {"rope_theta": 1.0}}}, "must be for"),
     ],
 )
 def test_wrong_fields_are_named(fields: dict[str, Any], message: str) -> None:

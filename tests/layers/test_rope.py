@@ -54,7 +54,7 @@ def test_angles_match_transformers(kind: str) -> None:
     parameters, spec = CASES[kind]
     embedding = reference({"rope_type": kind, **parameters})
     positions = torch.tensor([0, 1, 2, 50, 63, 99, 100, 101, 500, 4000], dtype=torch.int32)
-    cosines, sines = RotaryEmbedding(spec, torch.device("cpu"))(positions)
+    cosines, sines = RotaryEmbedding(spec, torch.device("cpu"), 4096)(positions)
     assert cosines.shape == sines.shape == (10, 8)
     for position, cosine, sine in zip(positions, cosines, sines, strict=True):
         expected = embedding(torch.zeros(1), position.view(1, 1))
@@ -67,13 +67,13 @@ def test_rotation_matches_transformers() -> None:
     positions = torch.arange(5)
     cosines, sines = reference({"rope_type": "default"})(x, positions[None])
     expected, _ = apply_rotary_pos_emb(x[None], x[None], cosines, sines, unsqueeze_dim=2)
-    actual = rotate(x, *RotaryEmbedding(CASES["default"][1], torch.device("cpu"))(positions))
+    actual = rotate(x, *RotaryEmbedding(CASES["default"][1], torch.device("cpu"), 4096)(positions))
     torch.testing.assert_close(actual, expected[0])
 
 
 def test_partial_rotation_leaves_the_rest_alone() -> None:
     x = torch.randn(5, 3, 24)
-    angles = RotaryEmbedding(CASES["default"][1], torch.device("cpu"))(torch.arange(5))
+    angles = RotaryEmbedding(CASES["default"][1], torch.device("cpu"), 4096)(torch.arange(5))
     actual = rotate(x, *angles)
     assert torch.equal(actual[..., 16:], x[..., 16:])
     torch.testing.assert_close(actual[..., :16], rotate(x[..., :16], *angles))

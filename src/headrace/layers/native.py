@@ -15,21 +15,50 @@ from headrace.attention.base import AttentionBatch
 from headrace.attention.native import NativeBackend
 from headrace.kernels import Activation, Kernels, QuantizedActivation, Rotary
 from headrace.kernels.tensors import GROUP_SIZE, GateKind
-from headrace.layers.operations import AttentionLayout
+from headrace.layers.attention import AttentionSpec
+from headrace.layers.embedding import EmbeddingSpec, HeadSpec
+from headrace.layers.mlp import MLPSpec
+from headrace.layers.operations import AttentionLayout, NormParameters
 from headrace.layers.rope import RotaryEmbedding
 from headrace.quantization import LinearWeight
 from headrace.quantization.packed import PackedLinear
 
-GATES: dict[str, GateKind] = {"silu": "silu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
+GATES: dict[str, GateKind] = {
+    "silu": "silu",
+    "gelu": "gelu",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+}
 
 
-def unsupported(activation: str, hidden_size: int, intermediate_size: int) -> str | None:
-    """What of a gated decoder the kernels cannot do; None: nothing."""
-    if activation not in GATES:
-        return f"activation {activation}"
-    for name, size in (("hidden", hidden_size), ("intermediate", intermediate_size)):
+def unsupported(hidden_size: int, attention: AttentionSpec, mlp: MLPSpec) -> str | None:
+    """What of a layer the kernels cannot do; None: nothing."""
+    if mlp.activation not in GATES:
+        return f"activation {mlp.activation}"
+    if not mlp.is_gated:
+        return "an MLP without gate"
+    for name, size in (("hidden", hidden_size), ("intermediate", mlp.intermediate_size)):
         if size % GROUP_SIZE:
             return f"{name} size {size} is no multiple of {GROUP_SIZE}"
+    if attention.clip is not None:
+        return "clamped queries, keys and values"
+    if head_norm := attention.head_norm:
+        spec = head_norm.norm
+        plain = spec.kind == "rms" and spec.has_weight and not spec.has_bias
+        if not plain or head_norm.is_joint or head_norm.has_weight_per_head:
+            return "norms of queries and keys other than Qwen3's"
+    return None
+
+
+def embedding_unsupported(embedding: EmbeddingSpec, head: HeadSpec, hidden_size: int) -> str | None:
+    """What of the decoder's ends the kernels cannot do; None: nothing."""
+    if embedding.num_positions:
+        return "learned positions"
+    if embedding.size != hidden_size:
+        return "a projected embedding"
+    if head.soft_cap is not None:
+        return "a soft cap of the logits"
     return None
 
 
@@ -77,15 +106,44 @@ class NativeOperations:
         assert isinstance(consumer, PackedLinear)
         return self._buffer(use, consumer.in_features, quantized=not consumer.takes_floats)
 
-    def embedding(self, token_ids: Tensor, table: LinearWeight) -> Tensor:
+    def embedding(self, token_ids: Tensor, table: LinearWeight, scale: float) -> Tensor:
         assert isinstance(table, PackedLinear)
         out = self._floats("embedding", table.in_features)
-        self.kernels.embedding(token_ids, table.packed, out, rows=self._counts.tokens)
+        self.kernels.embedding(token_ids, table.packed, out, scale=scale, rows=self._counts.tokens)
         return out
 
-    def norm(self, x: Tensor, weight: Tensor, epsilon: float, consumer: LinearWeight) -> Activation:
+    def norm(self, x: Tensor, norm: NormParameters, consumer: LinearWeight) -> Activation:
         out = self._input_of(consumer, "norm")
-        self.kernels.norm(x, weight, out, eps=epsilon, rows=self._counts.tokens)
+        self._norm(x, norm, out)
+        return out
+
+    def residual_norm(self, x: Tensor, norm: NormParameters, residual: Tensor | None) -> Tensor:
+        raise NotImplementedError
+
+    def activated(
+        self,
+        x: Activation,
+        up: LinearWeight,
+        bias: Tensor | None,
+        activation: str,
+        consumer: LinearWeight,
+    ) -> Activation:
+        raise NotImplementedError
+
+    def soft_cap(self, x: Tensor, cap: float) -> Tensor:
+        raise NotImplementedError
+
+    def _norm(self, x: Tensor, norm: NormParameters, out: Activation) -> None:
+        rows = self._counts.tokens
+        self.kernels.norm(
+            x, norm.weight, out, eps=norm.epsilon, kind=norm.kind, bias=norm.bias, rows=rows
+        )
+
+    def convert(self, x: Tensor, consumer: LinearWeight) -> Activation:
+        out = self._input_of(consumer, "norm")
+        if not isinstance(out, QuantizedActivation):
+            return x
+        self.kernels.quantize(x, out, rows=self._counts.tokens)
         return out
 
     def linear(
@@ -131,7 +189,7 @@ class NativeOperations:
     def attend(
         self,
         qkv: Tensor,
-        angles: Rotary,
+        angles: Rotary | None,
         batch: AttentionBatch,
         layout: AttentionLayout,
         consumer: LinearWeight,
@@ -144,9 +202,9 @@ class NativeOperations:
             cache,
             num_heads=layout.num_heads,
             rotary=angles,
-            query_norm=norm.query if norm else None,
-            key_norm=norm.key if norm else None,
-            eps=norm.epsilon if norm else 0.0,
+            query_norm=norm.query.weight if norm else None,
+            key_norm=norm.key.weight if norm else None,
+            eps=norm.query.epsilon if norm else 0.0,
             rows=counts.tokens,
         )
         attended = self._floats("attended", layout.num_heads * layout.head_size)
