@@ -13,7 +13,7 @@ from typing import Any
 from headrace.errors import CheckpointError
 
 ALIASES = {
-    "hidden_size": ("n_embd", "d_model"),
+    "hidden_size": ("n_embd", "n_embed", "d_model"),
     "num_hidden_layers": ("n_layer", "n_layers", "num_layers"),
     "num_attention_heads": ("n_head", "n_heads"),
     "num_key_value_heads": ("num_kv_heads",),
@@ -22,6 +22,7 @@ ALIASES = {
     "hidden_act": ("hidden_activation", "activation_function", "activation"),
     "layer_norm_eps": ("layer_norm_epsilon", "norm_epsilon"),
     "partial_rotary_factor": ("rotary_pct",),
+    "rope_theta": ("rotary_emb_base",),
 }
 """Normal name to older families' names; tried in order where the normal one is missing."""
 REQUIRED = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")

@@ -7,10 +7,31 @@ from headrace.errors import StartupError
 from headrace.models.spec import DecoderSpec
 
 ARCHITECTURES = {
+    "BloomForCausalLM": "headrace.models.bloom:spec",
+    "CohereForCausalLM": "headrace.models.cohere:spec",
+    "Cohere2ForCausalLM": "headrace.models.cohere2:spec",
+    "FalconForCausalLM": "headrace.models.falcon:spec",
+    "GPT2LMHeadModel": "headrace.models.gpt2:spec",
+    "GPTBigCodeForCausalLM": "headrace.models.gpt_bigcode:spec",
+    "GPTJForCausalLM": "headrace.models.gptj:spec",
+    "GPTNeoXForCausalLM": "headrace.models.gpt_neox:spec",
+    "Gemma2ForCausalLM": "headrace.models.gemma2:spec",
+    "Gemma3ForCausalLM": "headrace.models.gemma3:spec",
+    "GemmaForCausalLM": "headrace.models.gemma:spec",
+    "GraniteForCausalLM": "headrace.models.granite:spec",
     "LlamaForCausalLM": "headrace.models.llama:spec",
     "MistralForCausalLM": "headrace.models.mistral:spec",
+    "MptForCausalLM": "headrace.models.mpt:spec",
+    "OPTForCausalLM": "headrace.models.opt:spec",
+    "Olmo2ForCausalLM": "headrace.models.olmo2:spec",
+    "OlmoForCausalLM": "headrace.models.olmo:spec",
+    "Phi3ForCausalLM": "headrace.models.phi3:spec",
+    "PhiForCausalLM": "headrace.models.phi:spec",
     "Qwen2ForCausalLM": "headrace.models.qwen2:spec",
     "Qwen3ForCausalLM": "headrace.models.qwen3:spec",
+    "SmolLM3ForCausalLM": "headrace.models.smollm3:spec",
+    "StableLmForCausalLM": "headrace.models.stablelm:spec",
+    "Starcoder2ForCausalLM": "headrace.models.starcoder2:spec",
 }
 """`architectures` of config.json to the function that turns the config into a spec."""
 

@@ -76,6 +76,13 @@ def read_config(kind: type[Config], config: dict[str, Any]) -> Config:
         raise StartupError(f"config.json of this model: {error}") from None
 
 
+def refuse(config: dict[str, Any], *fields: str) -> None:
+    """Raises StartupError for a field that is set although no part of the decoder supports it."""
+    for name in fields:
+        if config.get(name):
+            raise StartupError(f"config.json: {name} is {config[name]!r}, which is not supported")
+
+
 def _attention_factor(scaling: RopeScaling, factor: float, original: int) -> float:
     if scaling.attention_factor is not None:
         return scaling.attention_factor
@@ -186,14 +193,23 @@ def every_nth_full(config: FamilyConfig, n: int) -> LayerTypes:
     return ["sliding_attention" if layer % n else "full_attention" for layer in layers]
 
 
+def alibi_slopes(num_heads: int) -> tuple[float, ...]:
+    """One per head (Press et al. 2021): a geometric series; what is past a power of two is from
+    the series of the next one."""
+    whole = 1 << (num_heads.bit_length() - 1)
+    slopes = [2 ** (-8 * (head + 1) / whole) for head in range(whole)]
+    between = [2 ** (-4 * (head + 1) / whole) for head in range(0, 2 * whole, 2)]
+    return tuple(slopes + between)[:num_heads]
+
+
 def decoder_spec(config: FamilyConfig, layers: LayerSpec | Sequence[LayerSpec]) -> DecoderSpec:
     """The decoder of these layers, or of one for all; its last norm is the layers'."""
     if isinstance(layers, LayerSpec):
         layers = [layers] * config.num_hidden_layers
     max_position = config.max_position_embeddings
-    rope = layers[-1].attention.rope
-    if rope is not None and rope.type in EXTENDING_ROPE_TYPES:
-        max_position = int(rope.original_max_position * rope.factor)
+    for rope in {layer.attention.rope for layer in layers}:
+        if rope is not None and rope.type in EXTENDING_ROPE_TYPES:
+            max_position = int(rope.original_max_position * rope.factor)
     return DecoderSpec(
         vocab_size=config.vocab_size,
         hidden_size=config.hidden_size,
