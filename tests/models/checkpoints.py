@@ -86,7 +86,7 @@ CASES: dict[str, dict[str, dict[str, Any]]] = {
         "long": {
             "pad_token_id": 0,
             "original_max_position_embeddings": 2,
-            "rope_parameters": LONGROPE,
+            "rope_parameters": LONGROPE | {"attention_factor": 1.2},
         },
         "short": {
             "pad_token_id": 0,

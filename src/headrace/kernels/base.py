@@ -40,6 +40,7 @@ from headrace.kernels.tensors import (
     check_equal,
     check_multiple,
     check_rows,
+    check_strided,
 )
 
 MAX_HEAD_SIZE = 512
@@ -207,21 +208,26 @@ class Kernels(ABC):
         kind: NormKind = "rms",
         bias: Tensor | None = None,
         index: Tensor | None = None,
+        accumulate: bool = False,
         rows: Tensor | None = None,
     ) -> None:
-        """out[r] = norm(x[index[r]]) * weight + bias (index None: x[r]).
+        """out[r] = norm(x[index[r]]) * weight + bias (index None: x[r]), or added to out.
 
-        x [X, H], weight and bias [H], index [R] int32, out [R, H] quantized or float32.
+        x [X, H], weight and bias [H], index [R] int32, out [R, H] quantized or float32. Rows of x
+        and of a float32 out may be strided; out may be x. Only float32 accumulates.
         """
         check_choice(kind, "norm kind", NORM_KINDS)
-        num_rows, features = check_activation(out, "out")
-        check(x, "x", torch.float32, num_rows if index is None else None, features)
+        num_rows, features = check_activation(out, "out", is_strided=True)
+        if accumulate and isinstance(out, QuantizedActivation):
+            raise ValueError("out: quantized activations cannot accumulate")
+        check_strided(x, "x", num_rows if index is None else None, features)
         check(weight, "weight", torch.float32, features)
         if bias is not None:
             check(bias, "bias", torch.float32, features)
         if index is not None:
             check(index, "index", torch.int32, num_rows)
-        self._norm(self._rows(rows, num_rows), x, index, kind, weight, bias, eps, out)
+        rows_ = self._rows(rows, num_rows)
+        self._norm(rows_, x, index, kind, weight, bias, eps, out, accumulate)
 
     def linear(
         self,
@@ -267,6 +273,23 @@ class Kernels(ABC):
         check(x, "x", torch.float32, None, None)
         self._check_gate(kind, out, x.shape[0], x.shape[1])
         self._gate(self._rows(rows, x.shape[0]), x, kind, out)
+
+    def activate(
+        self, x: Tensor, out: Activation, *, kind: GateKind, rows: Tensor | None = None
+    ) -> None:
+        """out = act(x). x and out [T, F], F a multiple of 32."""
+        check_choice(kind, "gate kind", GATE_KINDS)
+        num_rows, features = check_activation(out, "out")
+        check(x, "x", torch.float32, num_rows, features)
+        check_multiple("out: features", features, GROUP_SIZE)
+        self._activate(self._rows(rows, num_rows), x, kind, out)
+
+    def soft_cap(self, x: Tensor, *, cap: float, rows: Tensor | None = None) -> None:
+        """x = cap * tanh(x / cap), in place. x [R, F]."""
+        check(x, "x", torch.float32, None, None)
+        if cap <= 0:
+            raise ValueError("cap: must be positive")
+        self._soft_cap(self._rows(rows, x.shape[0]), x, cap)
 
     def quantize(self, x: Tensor, out: QuantizedActivation, *, rows: Tensor | None = None) -> None:
         """out = x as int8, scale = max|x| / 127 for each 32 features. x [T, F]."""
@@ -495,6 +518,7 @@ class Kernels(ABC):
         bias: Tensor | None,
         eps: float,
         out: Activation,
+        accumulate: bool,
     ) -> None: ...
 
     @abstractmethod
@@ -515,6 +539,12 @@ class Kernels(ABC):
 
     @abstractmethod
     def _gate(self, rows: Rows, x: Tensor, kind: GateKind, out: Activation) -> None: ...
+
+    @abstractmethod
+    def _activate(self, rows: Rows, x: Tensor, kind: GateKind, out: Activation) -> None: ...
+
+    @abstractmethod
+    def _soft_cap(self, rows: Rows, x: Tensor, cap: float) -> None: ...
 
     @abstractmethod
     def _quantize(self, rows: Rows, x: Tensor, out: QuantizedActivation) -> None: ...

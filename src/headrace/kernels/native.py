@@ -173,18 +173,23 @@ class NativeKernels(Kernels):
         bias: Tensor | None,
         eps: float,
         out: Activation,
+        accumulate: bool,
     ) -> None:
+        out_stride = out.stride(0) if isinstance(out, Tensor) else 0
         self._call(
             "norm",
             *self._rows_words(rows),
             self._address(x),
             x.shape[0],
+            x.stride(0),
             self._address(index),
             NORM_KINDS.index(kind),
             self._address(weight),
             self._address(bias),
             eps,
             *self._activation_words(out),
+            out_stride,
+            accumulate,
         )
 
     def _linear(
@@ -222,6 +227,14 @@ class NativeKernels(Kernels):
         words = self._rows_words(rows)
         kind_index = GATE_KINDS.index(kind)
         self._call("gate", *words, self._address(x), kind_index, *self._activation_words(out))
+
+    def _activate(self, rows: Rows, x: Tensor, kind: GateKind, out: Activation) -> None:
+        words = self._rows_words(rows)
+        kind_index = GATE_KINDS.index(kind)
+        self._call("activate", *words, self._address(x), kind_index, *self._activation_words(out))
+
+    def _soft_cap(self, rows: Rows, x: Tensor, cap: float) -> None:
+        self._call("soft_cap", *self._rows_words(rows), self._address(x), x.shape[1], cap)
 
     def _quantize(self, rows: Rows, x: Tensor, out: QuantizedActivation) -> None:
         words = self._rows_words(rows)

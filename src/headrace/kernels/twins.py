@@ -35,6 +35,7 @@ GATES: dict[GateKind, Callable[[Tensor], Tensor]] = {
     "silu": functional.silu,
     "gelu": functional.gelu,
     "gelu_tanh": lambda x: functional.gelu(x, approximate="tanh"),
+    "relu": functional.relu,
 }
 
 
@@ -183,6 +184,7 @@ class TorchKernels(Kernels):
         bias: Tensor | None,
         eps: float,
         out: Activation,
+        accumulate: bool,
     ) -> None:
         def op() -> None:
             count = rows.count()
@@ -190,10 +192,11 @@ class TorchKernels(Kernels):
                 check_range(index[:count], x.shape[0], "a row index is outside the norm's input")
             values = x[:count] if index is None else x[index[:count].long()]
             if kind == "layer":
-                put(functional.layer_norm(values, weight.shape, weight, bias, eps), out)
+                result = functional.layer_norm(values, weight.shape, weight, bias, eps)
             else:
                 result = rms_norm(values, weight, eps)
-                put(result if bias is None else result + bias, out)
+                result = result if bias is None else result + bias
+            put(result + floats(out)[:count] if accumulate else result, out)
 
         self._do(op)
 
@@ -227,6 +230,16 @@ class TorchKernels(Kernels):
         def op() -> None:
             gate, up = x[: rows.count()].chunk(2, -1)
             put(GATES[kind](gate) * up, out)
+
+        self._do(op)
+
+    def _activate(self, rows: Rows, x: Tensor, kind: GateKind, out: Activation) -> None:
+        self._do(lambda: put(GATES[kind](x[: rows.count()]), out))
+
+    def _soft_cap(self, rows: Rows, x: Tensor, cap: float) -> None:
+        def op() -> None:
+            count = rows.count()
+            x[:count] = cap * torch.tanh(x[:count] / cap)
 
         self._do(op)
 

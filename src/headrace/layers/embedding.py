@@ -21,9 +21,7 @@ class EmbeddingSpec:
     scale: float = 1.0
     norm: NormSpec | None = None
     num_positions: int = 0
-    """Rows of a table of learned positions, the offset's included; 0: there is none."""
-    position_offset: int = 0
-    """Row of the first position."""
+    """Rows of a table of learned positions; 0: there is none."""
 
 
 class Embedding:
@@ -51,8 +49,7 @@ class Embedding:
         if self.projection is not None:
             hidden = self.projection(self.operations.convert(hidden, self.projection.weight))
         if self.positions is not None:
-            rows = positions + self.spec.position_offset
-            hidden = hidden.add_(functional.embedding(rows, self.positions))
+            hidden = hidden.add_(functional.embedding(positions, self.positions))
         return hidden if self.norm is None else self.norm.residual(hidden)
 
 

@@ -16,7 +16,7 @@ from headrace.attention.native import NativeBackend
 from headrace.kernels import Activation, Kernels, QuantizedActivation, Rotary
 from headrace.kernels.tensors import GROUP_SIZE, GateKind
 from headrace.layers.attention import AttentionSpec
-from headrace.layers.embedding import EmbeddingSpec, HeadSpec
+from headrace.layers.embedding import EmbeddingSpec
 from headrace.layers.mlp import MLPSpec
 from headrace.layers.operations import AttentionLayout, NormParameters
 from headrace.layers.rope import RotaryEmbedding
@@ -29,6 +29,7 @@ GATES: dict[str, GateKind] = {
     "gelu_pytorch_tanh": "gelu_tanh",
     "gelu_new": "gelu_tanh",
     "gelu_fast": "gelu_tanh",
+    "relu": "relu",
 }
 
 
@@ -36,8 +37,6 @@ def unsupported(hidden_size: int, attention: AttentionSpec, mlp: MLPSpec) -> str
     """What of a layer the kernels cannot do; None: nothing."""
     if mlp.activation not in GATES:
         return f"activation {mlp.activation}"
-    if not mlp.is_gated:
-        return "an MLP without gate"
     for name, size in (("hidden", hidden_size), ("intermediate", mlp.intermediate_size)):
         if size % GROUP_SIZE:
             return f"{name} size {size} is no multiple of {GROUP_SIZE}"
@@ -45,20 +44,17 @@ def unsupported(hidden_size: int, attention: AttentionSpec, mlp: MLPSpec) -> str
         return "clamped queries, keys and values"
     if head_norm := attention.head_norm:
         spec = head_norm.norm
-        plain = spec.kind == "rms" and spec.has_weight and not spec.has_bias
-        if not plain or head_norm.is_joint or head_norm.has_weight_per_head:
-            return "norms of queries and keys other than Qwen3's"
+        if head_norm.has_weight_per_head or (spec.kind == "layer" and not head_norm.is_joint):
+            return "norms of each query and key head other than RMS norms that share their weight"
     return None
 
 
-def embedding_unsupported(embedding: EmbeddingSpec, head: HeadSpec, hidden_size: int) -> str | None:
-    """What of the decoder's ends the kernels cannot do; None: nothing."""
+def embedding_unsupported(embedding: EmbeddingSpec, hidden_size: int) -> str | None:
+    """What of the embedding the kernels cannot do; None: nothing."""
     if embedding.num_positions:
         return "learned positions"
     if embedding.size != hidden_size:
         return "a projected embedding"
-    if head.soft_cap is not None:
-        return "a soft cap of the logits"
     return None
 
 
@@ -118,25 +114,22 @@ class NativeOperations:
         return out
 
     def residual_norm(self, x: Tensor, norm: NormParameters, residual: Tensor | None) -> Tensor:
-        raise NotImplementedError
+        out = self._floats("stream", x.shape[1]) if residual is None else residual
+        self._norm(x, norm, out, accumulate=residual is not None)
+        return out
 
-    def activated(
-        self,
-        x: Activation,
-        up: LinearWeight,
-        bias: Tensor | None,
-        activation: str,
-        consumer: LinearWeight,
-    ) -> Activation:
-        raise NotImplementedError
-
-    def soft_cap(self, x: Tensor, cap: float) -> Tensor:
-        raise NotImplementedError
-
-    def _norm(self, x: Tensor, norm: NormParameters, out: Activation) -> None:
-        rows = self._counts.tokens
+    def _norm(
+        self, x: Tensor, norm: NormParameters, out: Activation, *, accumulate: bool = False
+    ) -> None:
         self.kernels.norm(
-            x, norm.weight, out, eps=norm.epsilon, kind=norm.kind, bias=norm.bias, rows=rows
+            x,
+            norm.weight,
+            out,
+            eps=norm.epsilon,
+            kind=norm.kind,
+            bias=norm.bias,
+            accumulate=accumulate,
+            rows=self._counts.tokens,
         )
 
     def convert(self, x: Tensor, consumer: LinearWeight) -> Activation:
@@ -181,6 +174,22 @@ class NativeOperations:
             self.kernels.gate(self.linear(x, gate_up, bias), out, kind=kind, rows=rows)
         return out
 
+    def activated(
+        self,
+        x: Activation,
+        up: LinearWeight,
+        bias: Tensor | None,
+        activation: str,
+        consumer: LinearWeight,
+    ) -> Activation:
+        out, rows = self._input_of(consumer, "gated"), self._counts.tokens
+        self.kernels.activate(self.linear(x, up, bias), out, kind=GATES[activation], rows=rows)
+        return out
+
+    def soft_cap(self, x: Tensor, cap: float) -> Tensor:
+        self.kernels.soft_cap(x, cap=cap, rows=self._counts.tokens)
+        return x
+
     def angles(self, rotary: RotaryEmbedding, positions: Tensor) -> Rotary:
         """Tables for all positions; the kernel looks each token's up."""
         tables = rotary(torch.arange(self._max_positions, dtype=torch.int32))
@@ -195,6 +204,12 @@ class NativeOperations:
         consumer: LinearWeight,
     ) -> Activation:
         cache, norm, counts = self._backend.caches[layout.layer], layout.head_norm, self._counts
+        if norm is not None and norm.is_joint:
+            widths = [n * layout.head_size for n in (layout.num_heads, layout.num_kv_heads)]
+            query, key, _ = qkv.split([*widths, widths[1]], dim=1)
+            self._norm(query, norm.query, query)
+            self._norm(key, norm.key, key)
+            norm = None
         self.kernels.rope_write(
             qkv,
             batch.positions,

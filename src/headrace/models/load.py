@@ -116,7 +116,7 @@ def _runs_on_kernels(spec: DecoderSpec, options: LoadOptions) -> bool:
     shape = _attention_shape(spec, options, options.kernels)
     reasons = [
         NativeBackend.unsupported(shape),
-        embedding_unsupported(spec.embedding, spec.head, spec.hidden_size),
+        embedding_unsupported(spec.embedding, spec.hidden_size),
     ]
     reasons += [
         unsupported(spec.hidden_size, layer.attention, layer.mlp) for layer in set(spec.layers)

@@ -15,8 +15,10 @@ from headrace.models.family import (
 )
 from headrace.models.spec import DecoderSpec, LayerSpec
 from headrace.weights import Naming
+from headrace.weights.naming import Source, part
 
-OFFSET = 2
+FIRST_POSITION = 2
+"""Row of the table of positions."""
 INNER = {
     "self_attn.o_proj": "self_attn.out_proj",
     "mlp.up_proj": "fc1",
@@ -26,12 +28,11 @@ INNER = {
     "post_attention_layernorm": "final_layer_norm",
     "mlp_output_norm": "final_layer_norm",
 }
-OUTER = {
+OUTER: dict[str, str | Source] = {
     "norm": "final_layer_norm",
     "embed_projection": "project_in",
     "output_projection": "project_out",
 }
-NAMING = Naming(base="model.decoder.", inner=INNER, outer=OUTER)
 
 
 class OPTConfig(FamilyConfig, kw_only=True):
@@ -55,11 +56,12 @@ def spec(config: dict[str, Any]) -> DecoderSpec:
         norm=replace(layer_norm(opt), has_weight=has_parameters, has_bias=has_parameters),
         placement="before" if opt.do_layer_norm_before else "sum",
     )
+    positions = opt.max_position_embeddings
     embedding = EmbeddingSpec(
-        size=opt.word_embed_proj_dim or opt.hidden_size,
-        num_positions=opt.max_position_embeddings + OFFSET,
-        position_offset=OFFSET,
+        size=opt.word_embed_proj_dim or opt.hidden_size, num_positions=positions
     )
+    table = Source("embed_positions", part(FIRST_POSITION, positions))
+    naming = Naming(base="model.decoder.", inner=INNER, outer=OUTER | {"embed_positions": table})
     has_last_norm = opt.do_layer_norm_before and not config.get("_remove_final_layer_norm")
-    decoder = replace(decoder_spec(opt, layer), embedding=embedding, naming=NAMING)
+    decoder = replace(decoder_spec(opt, layer), embedding=embedding, naming=naming)
     return decoder if has_last_norm else replace(decoder, norm=None)
