@@ -43,6 +43,15 @@ def test_embedding_of_floats(kernels: Kernels, kind: WeightKind) -> None:
     assert torch.equal(out.double(), table.values[ids.long()])
 
 
+@pytest.mark.parametrize("kind", ["int8", "float16"])
+def test_embedding_adds_to_its_output(kernels: Kernels, kind: WeightKind) -> None:
+    table = grouped("int8", 50, 96, 32, True) if kind == "int8" else dense(kind, 50, 96)
+    ids, out = torch.randint(0, 50, (11,), dtype=torch.int32), torch.randn(11, 96)
+    wanted = out + table.values[ids.long()] * 3
+    kernels.embedding(ids, table.pack(kernels), out, scale=3.0, accumulate=True)
+    assert close(out, wanted, 1e-6)
+
+
 @pytest.mark.parametrize("kind", ["rms", "layer"])
 @pytest.mark.parametrize("features", [32, 100, 576])
 @pytest.mark.parametrize("rows", [1, 8, 19])

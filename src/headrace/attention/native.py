@@ -29,8 +29,6 @@ class NativeBackend:
             return f"needs a head size in multiples of {HEAD_SIZE_MULTIPLE}, not {shape.head_size}"
         if shape.kv_dtype not in CACHE_DTYPES:
             return f"cannot cache {shape.kv_dtype}"
-        if shape.has_alibi:
-            return "has no ALiBi"
         return None
 
     def bytes_per_block(self) -> int:
@@ -72,5 +70,6 @@ class NativeBackend:
             scale=options.scale,
             window=options.window,
             soft_cap=options.soft_cap,
+            alibi_slopes=options.alibi_slopes,
         )
         return out

@@ -10,7 +10,7 @@ from headrace.checkpoint.gguf_metadata import GGUFMetadata
 
 Fields = dict[str, Any]
 LAYERS_OF_27B = {"gemma2": 46, "gemma3_text": 62}
-"""By model type. By these llama.cpp knows the size whose scores are scaled by hidden size over heads."""
+"""By model type: how llama.cpp knows the size whose scores are scaled by hidden size over heads."""
 GEMMA3_PATTERN = 6
 """Every sixth layer has no window."""
 

@@ -191,12 +191,13 @@ class Kernels(ABC):
         out: Tensor,
         *,
         scale: float = 1.0,
+        accumulate: bool = False,
         rows: Tensor | None = None,
     ) -> None:
-        """out[r] = table[ids[r]] * scale. ids [T] int32, out [T, H]."""
+        """out[r] = table[ids[r]] * scale, or added to out. ids [T] int32, out [T, H]."""
         check(out, "out", torch.float32, None, table.in_features)
         check(ids, "ids", torch.int32, out.shape[0])
-        self._embedding(self._rows(rows, out.shape[0]), ids, table, scale, out)
+        self._embedding(self._rows(rows, out.shape[0]), ids, table, scale, out, accumulate)
 
     def norm(
         self,
@@ -406,13 +407,15 @@ class Kernels(ABC):
         scale: float,
         window: int | None = None,
         soft_cap: float | None = None,
+        alibi_slopes: Tensor | None = None,
         rows: Tensor | None = None,
     ) -> None:
         """Causal attention of each token over its sequence's context, which ends with it.
 
         The first num_heads * D columns of qkv [T, any] are the queries; out [T, num_heads * D];
         query_start [S + 1], context_lens [S], block_table [S, B] int32. `rows` counts sequences.
-        window: each token sees at most so many tokens, itself included.
+        window: each token sees at most so many tokens, itself included. alibi_slopes [num_heads]:
+        scores fall by so much per token of distance.
         """
         self._check_cache(cache, num_heads)
         width = num_heads * cache.head_size
@@ -428,8 +431,10 @@ class Kernels(ABC):
             raise ValueError("window: must be at least 1")
         if soft_cap is not None and soft_cap <= 0:
             raise ValueError("soft_cap: must be positive")
+        if alibi_slopes is not None:
+            check(alibi_slopes, "alibi_slopes", torch.float32, num_heads)
         batch = (query_start, context_lens, block_table)
-        options = (scale, window, soft_cap)
+        options = (scale, window, soft_cap, alibi_slopes)
         rows_ = self._rows(rows, num_sequences)
         self._attention(rows_, qkv, cache, batch, num_heads, options, out)
 
@@ -504,7 +509,13 @@ class Kernels(ABC):
 
     @abstractmethod
     def _embedding(
-        self, rows: Rows, ids: Tensor, table: PackedWeight, scale: float, out: Tensor
+        self,
+        rows: Rows,
+        ids: Tensor,
+        table: PackedWeight,
+        scale: float,
+        out: Tensor,
+        accumulate: bool,
     ) -> None: ...
 
     @abstractmethod
@@ -589,6 +600,6 @@ class Kernels(ABC):
         cache: LayerCache,
         batch: tuple[Tensor, Tensor, Tensor],
         num_heads: int,
-        options: tuple[float, int | None, float | None],
+        options: tuple[float, int | None, float | None, Tensor | None],
         out: Tensor,
     ) -> None: ...

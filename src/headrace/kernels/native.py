@@ -155,12 +155,22 @@ class NativeKernels(Kernels):
     # Ops
 
     def _embedding(
-        self, rows: Rows, ids: Tensor, table: PackedWeight, scale: float, out: Tensor
+        self,
+        rows: Rows,
+        ids: Tensor,
+        table: PackedWeight,
+        scale: float,
+        out: Tensor,
+        accumulate: bool,
     ) -> None:
-        table_words = self._weight_words(table)
-        ids_address, out_address = self._address(ids), self._address(out)
         self._call(
-            "embedding", *self._rows_words(rows), ids_address, *table_words, scale, out_address
+            "embedding",
+            *self._rows_words(rows),
+            self._address(ids),
+            *self._weight_words(table),
+            scale,
+            self._address(out),
+            accumulate,
         )
 
     def _norm(
@@ -315,10 +325,10 @@ class NativeKernels(Kernels):
         cache: LayerCache,
         batch: tuple[Tensor, Tensor, Tensor],
         num_heads: int,
-        options: tuple[float, int | None, float | None],
+        options: tuple[float, int | None, float | None, Tensor | None],
         out: Tensor,
     ) -> None:
-        scale, window, soft_cap = options
+        scale, window, soft_cap, alibi_slopes = options
         self._call(
             "attention",
             *self._rows_words(rows),
@@ -332,5 +342,6 @@ class NativeKernels(Kernels):
             scale,
             window or 0,
             soft_cap or 0.0,
+            self._address(alibi_slopes),
             self._address(out),
         )

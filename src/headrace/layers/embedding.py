@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 from torch import Tensor
-from torch.nn import functional
 
 from headrace.layers.linear import Linear
 from headrace.layers.norm import Norm, NormSpec
@@ -33,12 +32,13 @@ class Embedding:
         self.spec = spec
         self.weight = load.linear(["model.embed_tokens"], spec.size, [vocab_size])
         self.operations = load.operations
-        self.positions: Tensor | None = None
+        self.positions: LinearWeight | None = None
         self.projection: Linear | None = None
         self.norm: Norm | None = None
         if spec.num_positions:
-            shape = (spec.num_positions, hidden_size)
-            self.positions = load.tensor("model.embed_positions.weight", shape)
+            self.positions = load.linear(
+                ["model.embed_positions"], hidden_size, [spec.num_positions]
+            )
         if spec.size != hidden_size:
             self.projection = Linear(load, ["model.embed_projection"], spec.size, [hidden_size])
         if spec.norm is not None:
@@ -49,7 +49,7 @@ class Embedding:
         if self.projection is not None:
             hidden = self.projection(self.operations.convert(hidden, self.projection.weight))
         if self.positions is not None:
-            hidden = hidden.add_(functional.embedding(positions, self.positions))
+            hidden = self.operations.embedding(positions, self.positions, residual=hidden)
         return hidden if self.norm is None else self.norm.residual(hidden)
 
 

@@ -16,7 +16,6 @@ from headrace.attention.native import NativeBackend
 from headrace.kernels import Activation, Kernels, QuantizedActivation, Rotary
 from headrace.kernels.tensors import GROUP_SIZE, GateKind
 from headrace.layers.attention import AttentionSpec
-from headrace.layers.embedding import EmbeddingSpec
 from headrace.layers.mlp import MLPSpec
 from headrace.layers.operations import AttentionLayout, NormParameters
 from headrace.layers.rope import RotaryEmbedding
@@ -46,15 +45,6 @@ def unsupported(hidden_size: int, attention: AttentionSpec, mlp: MLPSpec) -> str
         spec = head_norm.norm
         if head_norm.has_weight_per_head or (spec.kind == "layer" and not head_norm.is_joint):
             return "norms of each query and key head other than RMS norms that share their weight"
-    return None
-
-
-def embedding_unsupported(embedding: EmbeddingSpec, hidden_size: int) -> str | None:
-    """What of the embedding the kernels cannot do; None: nothing."""
-    if embedding.num_positions:
-        return "learned positions"
-    if embedding.size != hidden_size:
-        return "a projected embedding"
     return None
 
 
@@ -102,10 +92,23 @@ class NativeOperations:
         assert isinstance(consumer, PackedLinear)
         return self._buffer(use, consumer.in_features, quantized=not consumer.takes_floats)
 
-    def embedding(self, token_ids: Tensor, table: LinearWeight, scale: float) -> Tensor:
+    def embedding(
+        self,
+        ids: Tensor,
+        table: LinearWeight,
+        scale: float = 1.0,
+        residual: Tensor | None = None,
+    ) -> Tensor:
         assert isinstance(table, PackedLinear)
-        out = self._floats("embedding", table.in_features)
-        self.kernels.embedding(token_ids, table.packed, out, scale=scale, rows=self._counts.tokens)
+        out = self._floats("embedding", table.in_features) if residual is None else residual
+        self.kernels.embedding(
+            ids,
+            table.packed,
+            out,
+            scale=scale,
+            accumulate=residual is not None,
+            rows=self._counts.tokens,
+        )
         return out
 
     def norm(self, x: Tensor, norm: NormParameters, consumer: LinearWeight) -> Activation:
@@ -234,6 +237,7 @@ class NativeOperations:
             scale=layout.options.scale,
             window=layout.options.window,
             soft_cap=layout.options.soft_cap,
+            alibi_slopes=layout.options.alibi_slopes,
             rows=counts.sequences,
         )
         out = self._input_of(consumer, "attended")

@@ -58,8 +58,15 @@ class AttentionLayout:
 class Operations(Protocol):
     """T is the number of the batch's tokens. `consumer` is the weight that reads the result."""
 
-    def embedding(self, token_ids: Tensor, table: LinearWeight, scale: float) -> Tensor:
-        """token_ids [T] to the residual stream [T, hidden_size], times `scale`."""
+    def embedding(
+        self,
+        ids: Tensor,
+        table: LinearWeight,
+        scale: float = 1.0,
+        residual: Tensor | None = None,
+    ) -> Tensor:
+        """Rows ids [T] of the table, times `scale`, [T, hidden_size]; with `residual` added to it,
+        in its memory."""
         ...
 
     def norm(self, x: Tensor, norm: NormParameters, consumer: LinearWeight) -> Activation:
@@ -145,9 +152,16 @@ class TorchOperations:
     def __init__(self, backend: AttentionBackend) -> None:
         self._backend = backend
 
-    def embedding(self, token_ids: Tensor, table: LinearWeight, scale: float) -> Tensor:
-        embedded = table.lookup(token_ids)
-        return embedded if scale == 1 else embedded * scale
+    def embedding(
+        self,
+        ids: Tensor,
+        table: LinearWeight,
+        scale: float = 1.0,
+        residual: Tensor | None = None,
+    ) -> Tensor:
+        embedded = table.lookup(ids)
+        embedded = embedded if scale == 1 else embedded * scale
+        return embedded if residual is None else residual.add_(embedded)
 
     def norm(self, x: Tensor, norm: NormParameters, consumer: LinearWeight) -> Tensor:
         return normalize(x, norm)

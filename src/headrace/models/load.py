@@ -11,7 +11,7 @@ from headrace.attention.base import AttentionBackend, AttentionShape
 from headrace.attention.native import NativeBackend
 from headrace.checkpoint.checkpoint import Checkpoint
 from headrace.kernels import Kernels
-from headrace.layers.native import NativeOperations, embedding_unsupported, unsupported
+from headrace.layers.native import NativeOperations, unsupported
 from headrace.layers.operations import Operations, TorchOperations
 from headrace.layers.parameters import DummyLoader, ParameterLoader
 from headrace.models import spec_of
@@ -114,10 +114,7 @@ def _runs_on_kernels(spec: DecoderSpec, options: LoadOptions) -> bool:
     if options.kernels is None:
         return False
     shape = _attention_shape(spec, options, options.kernels)
-    reasons = [
-        NativeBackend.unsupported(shape),
-        embedding_unsupported(spec.embedding, spec.hidden_size),
-    ]
+    reasons = [NativeBackend.unsupported(shape)]
     reasons += [
         unsupported(spec.hidden_size, layer.attention, layer.mlp) for layer in set(spec.layers)
     ]

@@ -79,7 +79,8 @@ class RenamedWeights:
         tensor = torch.stack(tensors) if source.num_parts is not None else tensors[0]
         if source.is_transposed and tensor.dim() == 2:
             tensor = tensor.t()
-        return tensor if source.rows is None else _rows(source.rows, tensor, source.name)
+        ours = tensor if source.rows is None else _rows(source.rows, tensor, source.name)
+        return ours.contiguous() if source.is_transposed else ours
 
     def raw(self, name: str) -> RawTensor | None:
         source, kind = self._find(name)

@@ -126,7 +126,8 @@ PyObject* embedding(PyObject*, PyObject* const* values, Py_ssize_t count) {
     const auto* ids = a.address<int32_t>();
     const Weight table = a.weight();
     const float scale = a.number();
-    return finish_one(a, program, EmbeddingOp(rows, ids, table, scale, a.address<float>()));
+    auto* out = a.address<float>();
+    return finish_one(a, program, EmbeddingOp(rows, ids, table, scale, out, a.flag()));
 }
 
 PyObject* norm(PyObject*, PyObject* const* values, Py_ssize_t count) {
@@ -276,6 +277,7 @@ PyObject* attention(PyObject*, PyObject* const* values, Py_ssize_t count) {
     options.scale = a.number();
     options.window = a.integer();
     options.soft_cap = a.number();
+    options.alibi_slopes = a.address<float>();
     auto* out = a.address<float>();
     if (!a.complete()) return nullptr;
     auto op = std::make_unique<AttentionOp>(rows, q, q_stride, heads, cache, batch, options, out);

@@ -83,16 +83,19 @@ void EmbeddingOp::run(Team& team) const {
     team.share(rows_.count(), [&](int64_t row) {
         const int64_t id = ids_[row];
         if (id < 0 || id >= table_.out) return team.fail("a token id is outside the embedding");
-        float* to = out_ + row * table_.in;
-        if (is_integer(table_.kind)) {
-            for (int64_t group = 0; group < table_.in / kGroup; ++group) {
-                integer_row_group(table_, id, group, to + group * kGroup);
+        float* out = out_ + row * table_.in;
+        for (int64_t first = 0; first < table_.in; first += kGroup) {
+            const int64_t count = std::min<int64_t>(kGroup, table_.in - first);
+            float values[kGroup];
+            if (is_integer(table_.kind)) {
+                integer_row_group(table_, id, first / kGroup, values);
+            } else {
+                for (int64_t k = 0; k < count; ++k) values[k] = weight_at(table_, id, first + k);
             }
-        } else {
-            for (int64_t k = 0; k < table_.in; ++k) to[k] = weight_at(table_, id, k);
-        }
-        if (scale_ != 1.0f) {
-            for (int64_t k = 0; k < table_.in; ++k) to[k] *= scale_;
+            for (int64_t k = 0; k < count; ++k) {
+                const float before = accumulate_ ? out[first + k] : 0.0f;
+                out[first + k] = before + values[k] * scale_;
+            }
         }
     });
 }

@@ -14,11 +14,12 @@ inline void gate_rows(Gate kind, const float* gate, const float* up, int64_t cou
     }
 }
 
-// out[r] = table[ids[r]] * scale.
+// out[r] = table[ids[r]] * scale, or added to out[r].
 class EmbeddingOp : public Op {
    public:
-    EmbeddingOp(Rows rows, const int32_t* ids, Weight table, float scale, float* out)
-        : Op(rows), ids_(ids), table_(table), scale_(scale), out_(out) {}
+    EmbeddingOp(Rows rows, const int32_t* ids, Weight table, float scale, float* out,
+                bool accumulate)
+        : Op(rows), ids_(ids), table_(table), scale_(scale), out_(out), accumulate_(accumulate) {}
     void run(Team& team) const override;
 
    private:
@@ -26,6 +27,7 @@ class EmbeddingOp : public Op {
     Weight table_;
     float scale_;
     float* out_;
+    bool accumulate_;
 };
 
 enum class Norm { kRms, kLayer };
