@@ -160,5 +160,7 @@ def _attend(
         )
     scores = (query @ keys.transpose(-1, -2)).float() * options.scale
     scores = options.soft_cap * torch.tanh(scores / options.soft_cap)
-    weights = scores.masked_fill(~mask, float("-inf")).softmax(-1)
+    is_bool = mask.dtype == torch.bool
+    scores = scores.masked_fill(~mask, float("-inf")) if is_bool else scores + mask
+    weights = scores.softmax(-1)
     return weights.to(query.dtype) @ values
