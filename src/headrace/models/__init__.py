@@ -35,11 +35,15 @@ ARCHITECTURES = {
 }
 """`architectures` of config.json to the function that turns the config into a spec."""
 
+FORMER_NAMES = {"MPTForCausalLM": "MptForCausalLM"}
+"""Of architectures that were on the hub before they were in transformers."""
+
 
 def spec_of(config: dict[str, Any]) -> DecoderSpec:
     """The spec of a checkpoint's config. Raises StartupError for an unknown architecture."""
     named = config.get("architectures") or []
-    for architecture in named:
+    for name in named:
+        architecture = FORMER_NAMES.get(name, name)
         if architecture in ARCHITECTURES:
             module, function = ARCHITECTURES[architecture].split(":")
             return getattr(import_module(module), function)(config)
