@@ -83,8 +83,9 @@ def test_bloom() -> None:
 def test_gemma3_1b() -> None:
     spec = read(
         "Gemma3ForCausalLM", attn_logit_softcapping=None, final_logit_softcapping=None,
-        head_dim=256, hidden_activation="gelu_pytorch_tanh", hidden_size=1152, intermediate_size=6912,
-        max_position_embeddings=32768, num_attention_heads=4, num_hidden_layers=26,
+        head_dim=256, hidden_activation="gelu_pytorch_tanh", hidden_size=1152,
+        intermediate_size=6912, max_position_embeddings=32768, num_attention_heads=4,
+        num_hidden_layers=26,
         num_key_value_heads=1, query_pre_attn_scalar=256, rms_norm_eps=1e-06,
         rope_local_base_freq=10000, rope_scaling=None, rope_theta=1000000, sliding_window=512,
         sliding_window_pattern=6, vocab_size=262144,
@@ -145,4 +146,12 @@ def test_what_nothing_supports_is_refused(architecture: str, field: str) -> None
         read(
             architecture, hidden_size=64, num_attention_heads=4, num_hidden_layers=2,
             vocab_size=99, max_position_embeddings=64, **{field: True},
+        )  # fmt: skip
+
+
+def test_rotary_scaling_of_a_model_that_does_not_rotate_is_refused() -> None:
+    with pytest.raises(StartupError, match="rope_scaling"):
+        read(
+            "BloomForCausalLM", n_embed=64, n_head=4, n_layer=2, vocab_size=99,
+            rope_scaling={"rope_type": "linear", "factor": 2.0},
         )  # fmt: skip

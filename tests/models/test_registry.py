@@ -73,7 +73,7 @@ def test_scaling_extends_the_context(scaling: dict[str, Any] | None, expected: i
             r"short_factor has 1 entries, 8 are needed",
         ),
         ({"layer_types": ["full_attention"]}, r"layer_types has 1 entries for 3 layers"),
-        ({"head_dim": 15}, r"partial_rotary_factor is 15; .* even"),
+        ({"head_dim": 15}, r"15 of a head's 15 elements shall rotate .* even"),
         ({"num_hidden_layers": 10**9}, r"num_hidden_layers"),
         ({"layer_types": ["chunked_attention"] * 3}, r"layer_types"),
     ],

@@ -17,7 +17,7 @@ from headrace.kernels import Activation, Kernels, QuantizedActivation, Rotary
 from headrace.kernels.tensors import GROUP_SIZE, GateKind
 from headrace.layers.attention import AttentionSpec
 from headrace.layers.mlp import MLPSpec
-from headrace.layers.operations import AttentionLayout, NormParameters
+from headrace.layers.operations import AttentionLayout, HeadNorm, NormParameters
 from headrace.layers.rope import RotaryEmbedding
 from headrace.quantization import LinearWeight
 from headrace.quantization.packed import PackedLinear
@@ -121,6 +121,12 @@ class NativeOperations:
         self._norm(x, norm, out, accumulate=residual is not None)
         return out
 
+    def _normalize_jointly(self, qkv: Tensor, norm: HeadNorm, layout: AttentionLayout) -> None:
+        query, key = (n * layout.head_size for n in (layout.num_heads, layout.num_kv_heads))
+        queries, keys, _ = qkv.split([query, key, key], dim=1)
+        self._norm(queries, norm.query, queries)
+        self._norm(keys, norm.key, keys)
+
     def _norm(
         self, x: Tensor, norm: NormParameters, out: Activation, *, accumulate: bool = False
     ) -> None:
@@ -208,10 +214,7 @@ class NativeOperations:
     ) -> Activation:
         cache, norm, counts = self._backend.caches[layout.layer], layout.head_norm, self._counts
         if norm is not None and norm.is_joint:
-            widths = [n * layout.head_size for n in (layout.num_heads, layout.num_kv_heads)]
-            query, key, _ = qkv.split([*widths, widths[1]], dim=1)
-            self._norm(query, norm.query, query)
-            self._norm(key, norm.key, key)
+            self._normalize_jointly(qkv, norm, layout)
             norm = None
         self.kernels.rope_write(
             qkv,

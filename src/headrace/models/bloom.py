@@ -6,7 +6,6 @@ from typing import Any
 from headrace.layers.embedding import EmbeddingSpec
 from headrace.models.family import (
     FamilyConfig,
-    Positive,
     alibi_slopes,
     attention_spec,
     decoder_spec,
@@ -15,6 +14,7 @@ from headrace.models.family import (
     read_config,
     refuse,
 )
+from headrace.models.fields import Positive
 from headrace.models.sources import grouped_qkv
 from headrace.models.spec import DecoderSpec, LayerSpec
 from headrace.weights import Naming

@@ -8,12 +8,12 @@ from headrace.layers.attention import HeadNormSpec
 from headrace.layers.norm import NormSpec
 from headrace.models.family import (
     FamilyConfig,
-    PositiveFloat,
     attention_spec,
     decoder_spec,
     mlp_spec,
     read_config,
 )
+from headrace.models.fields import PositiveFloat
 from headrace.models.sources import interleaved_qk
 from headrace.models.spec import DecoderSpec, LayerSpec
 from headrace.weights import Naming

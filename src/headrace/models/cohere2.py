@@ -4,12 +4,11 @@ from typing import Any
 
 from headrace.models.cohere import CohereConfig, cohere_decoder, cohere_layer, cohere_naming
 from headrace.models.family import (
-    LayerTypes,
-    Positive,
     every_nth_full,
     layer_windows,
     read_config,
 )
+from headrace.models.fields import LayerTypes, Positive
 from headrace.models.spec import DecoderSpec, with_ropes, with_windows
 
 

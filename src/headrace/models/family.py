@@ -4,9 +4,8 @@ A family reads its config, changes what sets it apart with `dataclasses.replace`
 names of parameters.
 """
 
-import math
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
@@ -16,32 +15,10 @@ from headrace.layers.attention import AttentionSpec
 from headrace.layers.embedding import EmbeddingSpec, HeadSpec
 from headrace.layers.mlp import MLPSpec
 from headrace.layers.norm import NormSpec
-from headrace.layers.rope import ROPE_TYPES, RopeSpec
+from headrace.layers.rope import RopeSpec
+from headrace.models.fields import LayerCount, LayerTypes, Positive, Share
+from headrace.models.rope import EXTENDING_TYPES, RopeScaling, rope_spec
 from headrace.models.spec import DecoderSpec, LayerSpec
-
-Positive = Annotated[int, msgspec.Meta(gt=0)]
-PositiveFloat = Annotated[float, msgspec.Meta(gt=0)]
-LayerCount = Annotated[int, msgspec.Meta(gt=0, le=10_000)]
-LayerTypes = list[Literal["full_attention", "sliding_attention"]]
-EXTENDING_ROPE_TYPES = ("linear", "dynamic", "yarn")
-
-
-class RopeScaling(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """config.json's rope_scaling, in the checkpoint's normal form."""
-
-    rope_type: str
-    factor: Annotated[float, msgspec.Meta(ge=1)] | None = None
-    low_freq_factor: float = 1.0
-    high_freq_factor: float = 4.0
-    original_max_position_embeddings: Positive | None = None
-    beta_fast: float = 32.0
-    beta_slow: float = 1.0
-    truncate: bool = True
-    mscale: float | None = None
-    mscale_all_dim: float | None = None
-    short_factor: tuple[PositiveFloat, ...] = ()
-    long_factor: tuple[PositiveFloat, ...] = ()
-    attention_factor: float | None = None
 
 
 class FamilyConfig(msgspec.Struct, kw_only=True):
@@ -61,7 +38,7 @@ class FamilyConfig(msgspec.Struct, kw_only=True):
     hidden_act: str = "silu"
     rope_theta: Annotated[float, msgspec.Meta(gt=1)]
     rope_scaling: RopeScaling | None = None
-    partial_rotary_factor: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
+    partial_rotary_factor: Share = 1.0
     tie_word_embeddings: bool
 
 
@@ -83,61 +60,15 @@ def refuse(config: dict[str, Any], *fields: str) -> None:
             raise StartupError(f"config.json: {name} is {config[name]!r}, which is not supported")
 
 
-def _attention_factor(scaling: RopeScaling, factor: float, original: int) -> float:
-    if scaling.attention_factor is not None:
-        return scaling.attention_factor
-    if scaling.rope_type == "longrope" and factor > 1:
-        return math.sqrt(1 + math.log(factor) / math.log(original))
-    if scaling.rope_type != "yarn" or factor <= 1:
-        return 1.0
-    if scaling.mscale and scaling.mscale_all_dim:
-        grown, base = (0.1 * m * math.log(factor) + 1
-                       for m in (scaling.mscale, scaling.mscale_all_dim))  # fmt: skip
-        return grown / base
-    return 0.1 * math.log(factor) + 1
-
-
-def rope_spec(config: FamilyConfig) -> RopeSpec:
+def family_rope(config: FamilyConfig) -> RopeSpec:
     """The rotary embedding. Raises StartupError for one that is not supported."""
-    scaling = config.rope_scaling or RopeScaling(rope_type="default")
-    if scaling.rope_type not in ROPE_TYPES:
-        raise StartupError(
-            f"config.json: rope_type {scaling.rope_type!r} is not supported; "
-            f"supported are {', '.join(ROPE_TYPES)}"
-        )
-    longest = config.max_position_embeddings
-    original = scaling.original_max_position_embeddings
-    original = original or config.original_max_position_embeddings or longest
-    factor = scaling.factor
-    if factor is None:
-        factor = longest / original if scaling.rope_type == "longrope" else 1.0
-    rotary_size = int(config.head_dim * config.partial_rotary_factor)
-    if rotary_size < 4 or rotary_size % 2:
-        raise StartupError(
-            f"config.json: head_dim times partial_rotary_factor is {rotary_size}; "
-            "rotary embeddings need an even number from 4 on"
-        )
-    for name in ("short_factor", "long_factor"):
-        length = len(getattr(scaling, name))
-        if scaling.rope_type == "longrope" and length != rotary_size // 2:
-            raise StartupError(
-                f"config.json: rope_scaling.{name} has {length} entries, "
-                f"{rotary_size // 2} are needed"
-            )
-    return RopeSpec(
-        rotary_size=rotary_size,
+    return rope_spec(
+        config.rope_scaling or RopeScaling(rope_type="default"),
         theta=config.rope_theta,
-        type=scaling.rope_type,
-        factor=factor,
-        low_freq_factor=scaling.low_freq_factor,
-        high_freq_factor=scaling.high_freq_factor,
-        original_max_position=original,
-        beta_fast=scaling.beta_fast,
-        beta_slow=scaling.beta_slow,
-        is_truncated=scaling.truncate,
-        short_factors=scaling.short_factor,
-        long_factors=scaling.long_factor,
-        attention_factor=_attention_factor(scaling, factor, original),
+        head_size=config.head_dim,
+        rotary_size=int(config.head_dim * config.partial_rotary_factor),
+        longest=config.max_position_embeddings,
+        original=config.original_max_position_embeddings,
     )
 
 
@@ -154,7 +85,7 @@ def attention_spec(config: FamilyConfig) -> AttentionSpec:
         num_kv_heads=config.num_key_value_heads,
         head_size=config.head_dim,
         scale=config.head_dim**-0.5,
-        rope=rope_spec(config),
+        rope=family_rope(config),
     )
 
 
@@ -207,8 +138,11 @@ def decoder_spec(config: FamilyConfig, layers: LayerSpec | Sequence[LayerSpec]) 
     if isinstance(layers, LayerSpec):
         layers = [layers] * config.num_hidden_layers
     max_position = config.max_position_embeddings
-    for rope in {layer.attention.rope for layer in layers}:
-        if rope is not None and rope.type in EXTENDING_ROPE_TYPES:
+    ropes = {layer.attention.rope for layer in layers}
+    if ropes == {None} and config.rope_scaling is not None:
+        raise StartupError("config.json: rope_scaling of a model without rotary embedding")
+    for rope in ropes:
+        if rope is not None and rope.type in EXTENDING_TYPES:
             max_position = int(rope.original_max_position * rope.factor)
     return DecoderSpec(
         vocab_size=config.vocab_size,

@@ -5,14 +5,12 @@ from typing import Any
 
 from headrace.layers.embedding import HeadSpec
 from headrace.models.family import (
-    LayerTypes,
-    Positive,
-    PositiveFloat,
     decoder_spec,
     every_nth_full,
     layer_windows,
     read_config,
 )
+from headrace.models.fields import LayerTypes, Positive, PositiveFloat
 from headrace.models.gemma import GemmaConfig, gemma_embedding, gemma_layer
 from headrace.models.spec import DecoderSpec, LayerSpec, with_windows
 from headrace.weights import Naming

@@ -7,7 +7,10 @@ from typing import Any
 from headrace.layers.attention import HeadNormSpec
 from headrace.layers.norm import NormSpec
 from headrace.layers.rope import RopeSpec
-from headrace.models.family import PositiveFloat, read_config
+from headrace.models.family import (
+    read_config,
+)
+from headrace.models.fields import PositiveFloat
 from headrace.models.gemma2 import Gemma2Config, gemma2_decoder, gemma2_layers
 from headrace.models.spec import DecoderSpec, LayerSpec
 

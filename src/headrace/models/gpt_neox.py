@@ -11,6 +11,7 @@ from headrace.models.family import (
     mlp_spec,
     read_config,
 )
+from headrace.models.fields import Share
 from headrace.models.sources import grouped_qkv
 from headrace.models.spec import DecoderSpec, LayerSpec
 from headrace.weights import Naming
@@ -20,7 +21,7 @@ class GPTNeoXConfig(FamilyConfig, kw_only=True):
     """What GPT-NeoX adds to the shared fields."""
 
     hidden_act: str = "gelu"
-    partial_rotary_factor: float = 0.25
+    partial_rotary_factor: Share = 0.25
     attention_bias: bool = True
     use_parallel_residual: bool = True
 

@@ -5,13 +5,13 @@ from typing import Any
 
 from headrace.models.family import (
     FamilyConfig,
-    Positive,
     attention_spec,
     decoder_spec,
     layer_norm,
     mlp_spec,
     read_config,
 )
+from headrace.models.fields import Positive
 from headrace.models.sources import interleaved_qk
 from headrace.models.spec import DecoderSpec, LayerSpec
 from headrace.weights import Naming

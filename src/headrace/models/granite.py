@@ -5,7 +5,11 @@ from typing import Any
 
 from headrace.layers.embedding import EmbeddingSpec
 from headrace.layers.norm import NormSpec
-from headrace.models.family import PositiveFloat, decoder_spec, read_config
+from headrace.models.family import (
+    decoder_spec,
+    read_config,
+)
+from headrace.models.fields import PositiveFloat
 from headrace.models.llama import LlamaConfig, layer_spec
 from headrace.models.spec import DecoderSpec, LayerSpec
 

@@ -2,7 +2,11 @@
 
 from typing import Any
 
-from headrace.models.family import Positive, decoder_spec, read_config
+from headrace.models.family import (
+    decoder_spec,
+    read_config,
+)
+from headrace.models.fields import Positive
 from headrace.models.llama import LlamaConfig, layer_spec
 from headrace.models.spec import DecoderSpec, with_windows
 

@@ -8,14 +8,13 @@ import msgspec
 from headrace.layers.norm import NormSpec
 from headrace.models.family import (
     FamilyConfig,
-    Positive,
-    PositiveFloat,
     attention_spec,
     decoder_spec,
     mlp_spec,
     read_config,
     refuse,
 )
+from headrace.models.fields import Positive, PositiveFloat
 from headrace.models.sources import stacked_qkv
 from headrace.models.spec import DecoderSpec, LayerSpec
 from headrace.weights import Naming

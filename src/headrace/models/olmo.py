@@ -4,7 +4,11 @@ from dataclasses import replace
 from typing import Any
 
 from headrace.layers.norm import NormSpec
-from headrace.models.family import PositiveFloat, decoder_spec, read_config
+from headrace.models.family import (
+    decoder_spec,
+    read_config,
+)
+from headrace.models.fields import PositiveFloat
 from headrace.models.llama import LlamaConfig, layer_spec
 from headrace.models.spec import DecoderSpec
 

@@ -6,13 +6,13 @@ from typing import Any
 from headrace.layers.embedding import EmbeddingSpec
 from headrace.models.family import (
     FamilyConfig,
-    Positive,
     attention_spec,
     decoder_spec,
     layer_norm,
     mlp_spec,
     read_config,
 )
+from headrace.models.fields import Positive
 from headrace.models.spec import DecoderSpec, LayerSpec
 from headrace.weights import Naming
 from headrace.weights.naming import Source, part

@@ -12,6 +12,7 @@ from headrace.models.family import (
     read_config,
     refuse,
 )
+from headrace.models.fields import Share
 from headrace.models.spec import DecoderSpec, LayerSpec
 from headrace.weights import Naming
 
@@ -30,7 +31,7 @@ class PhiConfig(FamilyConfig, kw_only=True):
     """Where Phi has other defaults than the shared fields."""
 
     hidden_act: str = "gelu_new"
-    partial_rotary_factor: float = 0.5
+    partial_rotary_factor: Share = 0.5
 
 
 def spec(config: dict[str, Any]) -> DecoderSpec:

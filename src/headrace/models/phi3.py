@@ -5,13 +5,13 @@ from typing import Any
 
 from headrace.models.family import (
     FamilyConfig,
-    Positive,
     attention_spec,
     decoder_spec,
     mlp_spec,
     read_config,
     rms_norm,
 )
+from headrace.models.fields import Positive
 from headrace.models.sources import stacked_gate_up, stacked_qkv
 from headrace.models.spec import DecoderSpec, LayerSpec, with_windows
 from headrace.weights import Naming

@@ -5,8 +5,6 @@ from typing import Any
 
 from headrace.models.family import (
     FamilyConfig,
-    LayerTypes,
-    Positive,
     attention_spec,
     decoder_spec,
     layer_windows,
@@ -14,6 +12,7 @@ from headrace.models.family import (
     read_config,
     rms_norm,
 )
+from headrace.models.fields import LayerTypes, Positive
 from headrace.models.spec import DecoderSpec, LayerSpec, with_windows
 
 

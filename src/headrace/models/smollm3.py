@@ -3,7 +3,12 @@
 from typing import Any
 
 from headrace.errors import StartupError
-from headrace.models.family import LayerTypes, Positive, decoder_spec, layer_windows, read_config
+from headrace.models.family import (
+    decoder_spec,
+    layer_windows,
+    read_config,
+)
+from headrace.models.fields import LayerTypes, Positive
 from headrace.models.llama import LlamaConfig, layer_spec
 from headrace.models.spec import DecoderSpec, with_ropes, with_windows
 

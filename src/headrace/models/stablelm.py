@@ -13,6 +13,7 @@ from headrace.models.family import (
     mlp_spec,
     read_config,
 )
+from headrace.models.fields import Share
 from headrace.models.spec import DecoderSpec, LayerSpec
 from headrace.weights import Naming
 from headrace.weights.naming import Source
@@ -21,7 +22,7 @@ from headrace.weights.naming import Source
 class StableLMConfig(FamilyConfig, kw_only=True):
     """What StableLM adds to the shared fields."""
 
-    partial_rotary_factor: float = 0.25
+    partial_rotary_factor: Share = 0.25
     use_qkv_bias: bool = False
     qk_layernorm: bool = False
     use_parallel_residual: bool = False
