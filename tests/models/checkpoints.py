@@ -150,6 +150,7 @@ CASES: dict[str, dict[str, dict[str, Any]]] = {
         "rw": {"alibi": True, "multi_query": False, "parallel_attn": False, "bias": True},
     },
     "PhiForCausalLM": {"plain": {}},
+    "Glm4ForCausalLM": {"plain": {"pad_token_id": 0}},
     "GPTJForCausalLM": {"plain": {"rotary_dim": 8}},
     "OPTForCausalLM": {
         "plain": {},

@@ -18,6 +18,7 @@ ARCHITECTURES = {
     "Gemma2ForCausalLM": "headrace.models.gemma2:spec",
     "Gemma3ForCausalLM": "headrace.models.gemma3:spec",
     "GemmaForCausalLM": "headrace.models.gemma:spec",
+    "Glm4ForCausalLM": "headrace.models.glm4:spec",
     "GraniteForCausalLM": "headrace.models.granite:spec",
     "LlamaForCausalLM": "headrace.models.llama:spec",
     "MistralForCausalLM": "headrace.models.mistral:spec",
