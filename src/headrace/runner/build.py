@@ -16,6 +16,7 @@ from headrace.runner.memory import SHARE_OF_CPU_MEMORY, CacheRequest, size_cache
 from headrace.runner.recorded import RecordedDecoder
 from headrace.runner.sampler import Sampler
 from headrace.runner.warm_up import warm_up_plans
+from headrace.runner.watermark import Watermark
 from headrace.types import EngineInfo
 
 PREFILL_TOKENS = {"cpu": 512, "cuda": 4096}
@@ -63,7 +64,7 @@ def build_executor(
             block_size=backend.block_size,
             bytes_per_block=backend.bytes_per_block(),
             available=devices.available_memory(device, settings.cuda_memory_fraction),
-            share=SHARE_OF_CPU_MEMORY if device.type == "cpu" else 1.0,
+            share=SHARE_OF_CPU_MEMORY / settings.num_replica if device.type == "cpu" else 1.0,
             cache_memory=settings.kv_cache_memory,
             cache_tokens=settings.max_batch_total_tokens,
             max_total_tokens=settings.max_total_tokens,
@@ -89,9 +90,13 @@ def build_executor(
     model: Model = decoder
     if is_recorded:
         model = RecordedDecoder(decoder, buffers, max_num_seqs)
-    executor = ModelExecutor(model, buffers, Sampler(max_num_seqs, kernels))
+    executor = ModelExecutor(model, buffers, Sampler(max_num_seqs, kernels, _watermark(settings)))
     _warm_up(executor, info, progress)
     return executor, info
+
+
+def _watermark(settings: Settings) -> Watermark:
+    return Watermark(gamma=settings.watermark_gamma, delta=settings.watermark_delta)
 
 
 def _kernels_in_use(kernels: Kernels, *, is_recorded: bool) -> str:

@@ -11,17 +11,18 @@ from headrace.api.service import ServedModel
 from headrace.checkpoint import embedded
 from headrace.checkpoint.checkpoint import open_checkpoint
 from headrace.config import Settings
-from headrace.engine.client import ProcessEngineClient
 from headrace.observability.metrics import Metrics
+from headrace.observability.tracing import Tracing
 from headrace.text.chat import load_chat_template
 from headrace.text.frontend import Frontend
 from headrace.text.tokenizer import load_tokenizer
+from headrace.types import ServedEngine
 
 
 class Front:
     """Everything that can be made before the engine is ready; then `serve`."""
 
-    def __init__(self, settings: Settings, path: Path, client: ProcessEngineClient) -> None:
+    def __init__(self, settings: Settings, path: Path, client: ServedEngine) -> None:
         checkpoint = open_checkpoint(path)
         tokenizer = load_tokenizer(checkpoint)
         config_path = settings.tokenizer_config_path
@@ -43,14 +44,14 @@ class Front:
             validation_workers=settings.validation_workers,
         )
 
-    async def serve(self, listener: socket.socket) -> None:
+    async def serve(self, listener: socket.socket, tracing: Tracing | None) -> None:
         """Answer requests until SIGTERM or SIGINT; then finish those that run."""
         info = self._client.info
         limit = self._settings.prompt_limit or info.max_total_tokens - 1
         metrics = Metrics(limit, info.max_total_tokens)
         self._client.on_step = metrics.observe_step
         model = ServedModel(model_id=self.model_id)
-        app = build_app(self._frontend, self._settings, model, metrics)
+        app = build_app(self._frontend, self._settings, model, metrics, tracing)
         config = uvicorn.Config(
             app,
             http="httptools",
