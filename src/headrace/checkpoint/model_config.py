@@ -21,7 +21,7 @@ ALIASES = {
     "max_position_embeddings": ("n_positions", "max_seq_len", "seq_length"),
     "hidden_act": ("hidden_activation", "activation_function", "activation"),
     "layer_norm_eps": ("layer_norm_epsilon", "norm_epsilon"),
-    "partial_rotary_factor": ("rotary_pct",),
+    "partial_rotary_factor": ("rotary_pct", "rope_pct"),
     "rope_theta": ("rotary_emb_base",),
 }
 """Normal name to older families' names; tried in order where the normal one is missing."""
