@@ -81,7 +81,8 @@ def test_names_of_older_families() -> None:
     normal = normalize(old, "config.json", has_output_head=False)
     expected = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
                 "max_position_embeddings": 99, "intermediate_size": 256, "hidden_act": "gelu_new",
-                "layer_norm_eps": 1e-3, "partial_rotary_factor": 0.25, "rope_theta": 500.0}  # fmt: skip
+                "layer_norm_eps": 1e-3, "partial_rotary_factor": 0.25,
+                "rope_theta": 500.0}  # fmt: skip
     assert expected.items() <= normal.items()
 
 
