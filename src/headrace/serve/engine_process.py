@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from headrace.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from headrace.checkpoint.speculator import read_speculator
 from headrace.engine.channel import Channel
 from headrace.engine.core import EngineCore
 from headrace.engine.grammar import GrammarCompiler
@@ -46,7 +47,10 @@ def run(connection: socket.socket) -> int:
     try:
         adapter = Path(order.adapter) if order.adapter else None
         checkpoint = open_checkpoint(Path(order.checkpoint), adapter)
-        executor, info = build_executor(settings, checkpoint, progress)
+        drafter = Path(order.drafter) if order.drafter else None
+        if drafter is not None:
+            check_drafter(drafter, checkpoint)
+        executor, info = build_executor(settings, checkpoint, progress, drafter)
     except StartupError as error:
         channel.send(EngineFailure(str(error)))
         return 1
@@ -66,6 +70,18 @@ def run(connection: socket.socket) -> int:
     grammars = GrammarJobs(compiler, max_lookahead=num_drafts)
     EngineCore(scheduler, executor, channel, grammars).run()
     return 0
+
+
+def check_drafter(path: Path, checkpoint: Checkpoint) -> None:
+    """Raises StartupError for a draft model whose token ids mean other tokens; heads have none of
+    their own."""
+    if read_speculator(path) is None and not load_tokenizer(open_checkpoint(path)).has_same_ids_as(
+        load_tokenizer(checkpoint)
+    ):
+        raise StartupError(
+            f"--draft-model-id {path}: its tokenizer gives other ids to tokens than the model's; "
+            "choose a draft model of the same family"
+        )
 
 
 def load_vocabulary(checkpoint: Checkpoint) -> Tokenizer:

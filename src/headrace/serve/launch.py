@@ -27,6 +27,8 @@ class EngineOrder(msgspec.Struct, frozen=True):
     """To bind to; empty: none in particular."""
     adapter: str | None = None
     """Folder of the LoRA adapter to merge into the checkpoint."""
+    drafter: str | None = None
+    """Path of the draft model or heads."""
 
 
 def launches(settings: Settings, model: Located) -> list[Launch]:
@@ -48,6 +50,7 @@ async def _launch(
     command = [sys.executable, "-m", ENGINE_MODULE]
     child = await process.launch(command, environment=child_environment(share.cuda_devices))
     adapter = str(model.adapter) if model.adapter else None
-    order = EngineOrder(settings, str(model.path), share.cores, adapter)
+    drafter = str(model.drafter) if model.drafter else None
+    order = EngineOrder(settings, str(model.path), share.cores, adapter, drafter)
     child.socket.sendall(FrameWriter().frame(order))
     return child

@@ -6,11 +6,13 @@ and no plan. Whatever it decides changes when tokens come, never which.
 
 from collections import Counter
 from itertools import accumulate, repeat
+from math import log
 from operator import mul
 from typing import Final, NamedTuple
 
 from headrace.engine.request import Request
 from headrace.engine.speculation.acceptance import Acceptance, Kind
+from headrace.engine.speculation.draft_cost import DraftCost
 from headrace.engine.speculation.ngram_index import NgramIndex
 from headrace.engine.speculation.proposal import Proposer
 from headrace.engine.speculation.state import SpeculationState
@@ -56,6 +58,7 @@ class Speculator:
         self._max_executor_drafts = min(max_num_drafts, max_executor_drafts)
         self._acceptance = Acceptance((*PRIOR_RATES, EXECUTOR_PRIOR_RATE))
         self._cost = StepCost()
+        self._draft_cost = DraftCost()
         self._num_refusals = 0
         """Steps since the executor was asked for drafts."""
 
@@ -64,8 +67,12 @@ class Speculator:
         return self._max_executor_drafts > 0
 
     def observe(self, num_tokens: int, duration: float) -> None:
-        """A step of so many tokens took so many seconds."""
+        """A step of so many tokens took so many seconds, without what the executor drafted."""
         self._cost.observe(num_tokens, duration)
+
+    def observe_drafting(self, num_drafts: int, duration: float) -> None:
+        """The executor drafted so many tokens per row, at most, in so many seconds."""
+        self._draft_cost.observe(num_drafts, duration)
 
     def finish(self, request: Request) -> None:
         """The request has all its tokens."""
@@ -136,24 +143,54 @@ class Speculator:
     # --- drafts that the executor makes
 
     def num_drafts_to_ask(self, plan: StepPlan, rows: list[Request | None]) -> dict[int, int]:
-        """`StepPlan.num_drafts`: by index, what each sampled row would be worth in a step of
-        single tokens; now and then one token, to measure, if that is nothing."""
+        """`StepPlan.num_drafts`: by index, what pays for each sampled row, if the next step was
+        one of single tokens otherwise; now and then one token, to measure, if that is nothing."""
         sampled = [index for index, count in enumerate(plan.num_samples) if count]
-        if not sampled or not self._cost.is_known:
+        if not self._cost.is_known:
             return {}
-        offers = []
-        for index in sampled:
-            request = rows[plan.rows[index]]
-            acceptance = request.speculation.acceptance if request and request.speculation else None
-            rate = (acceptance or self._acceptance)[EXECUTOR]
-            offers.append(Offer([0] * self._max_executor_drafts, EXECUTOR, rate))
-        counts = self._allot(offers, len(sampled), MAX_TOKENS - len(sampled))
+        rates = {
+            index: rate
+            for index in sampled
+            if (rate := self._rate_to_ask(plan, index, rows)) is not None
+        }
+        depth = self._depth_to_ask(list(rates.values()), len(sampled)) if rates else 0
+        counts = {index: count for index, rate in rates.items() if (count := reach(rate, depth))}
         self._num_refusals = 0 if counts else self._num_refusals + 1
         if self._num_refusals % STEPS_BETWEEN_PROBES:
             return {}
-        return {sampled[index]: count for index, count in counts.items()} or dict.fromkeys(
-            sampled, 1
-        )
+        return counts or dict.fromkeys(sampled, 1)
+
+    def _rate_to_ask(
+        self, plan: StepPlan, index: int, rows: list[Request | None]
+    ) -> float | None:
+        """How far the executor's drafts for a row can be trusted; None while a draft of somebody
+        else is verified, who may well go on."""
+        request = rows[plan.rows[index]]
+        state = request.speculation if request else None
+        if state is None:
+            return self._acceptance[EXECUTOR]
+        if plan.num_samples[index] > 1 and state.kind != EXECUTOR:
+            return None
+        return state.acceptance[EXECUTOR]
+
+    def _depth_to_ask(self, rates: list[float], num_base: int) -> int:
+        """How many tokens to draft for rows of these rates, so that drafting, and verifying them
+        beside `num_base` tokens, yields the most tokens per second."""
+        best, best_depth = LEAST_GAIN * num_base / self._cost[num_base], 0
+        num_tokens, num_expected = num_base, float(num_base)
+        for depth in range(1, self._max_executor_drafts + 1):
+            reached = [rate**depth for rate in rates if reach(rate, depth) == depth]
+            num_tokens += len(reached)
+            num_expected += sum(reached)
+            pace = num_expected / (self._cost[num_tokens] + self._draft_cost[depth])
+            if pace > best:
+                best, best_depth = pace, depth
+        return best_depth
+
+
+def reach(rate: float, depth: int) -> int:
+    """How many of `depth` tokens are probable enough to be considered."""
+    return min(depth, int(log(LEAST_PROBABILITY) / log(rate)))
 
 
 def probabilities(offer: Offer) -> list[float]:

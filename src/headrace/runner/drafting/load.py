@@ -8,6 +8,7 @@ from pathlib import Path
 from headrace.attention.base import AttentionBackend
 from headrace.attention.native import NativeBackend
 from headrace.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from headrace.checkpoint.locate import SELF
 from headrace.checkpoint.speculator import MedusaConfig, SpeculatorConfig, read_speculator
 from headrace.errors import StartupError
 from headrace.layers.parameters import ParameterLoader
@@ -25,11 +26,10 @@ from headrace.runner.drafting.passes import DraftPasses
 from headrace.runner.drafting.self_speculation import SelfSpeculation
 from headrace.runner.drafting.states import LastStates
 from headrace.runner.recorded import recorded
+from headrace.weights import Weights
 from headrace.weights.safetensors import SafetensorsWeights
 
 FLAG = "--draft-model-id"
-SELF = "self"
-"""Value of the flag for self-speculation."""
 MAX_DRAFTS = 16
 """That a model drafts per row and step; heads draft one each."""
 
@@ -140,11 +140,15 @@ def _load_heads(path: Path, config: SpeculatorConfig, target: DraftTarget) -> Lo
     decoder = target.model
     if not isinstance(decoder, Decoder):
         raise StartupError(f"{path}: only native models can have heads that draft")
-    load = _head_loader(path, decoder, target)
-    states = LastStates(decoder.norm.weight, decoder.norm.epsilon)
+    weights = _head_weights(path)
+    load = _head_loader(weights, decoder, target)
+    states = LastStates(decoder.norm and decoder.norm.parameters)
     drafter: Drafter
     if isinstance(config, MedusaConfig):
-        drafter = Medusa(load, config, states, decoder.head.weight)
+        output = f"0.{config.medusa_num_layers}.weight"
+        drafter = Medusa(
+            load, config, states, decoder.head.weight, have_outputs=weights.has(output)
+        )
     else:
         _check_sizes(path, config.emb_dim, decoder.spec.hidden_size, "emb_dim", "hidden_size")
         _check_sizes(path, config.vocab_size, decoder.vocab_size, "vocab_size", "vocab_size")
@@ -164,10 +168,14 @@ def _check_sizes(path: Path, found: int, wanted: int, name: str, of_model: str) 
         )
 
 
-def _head_loader(path: Path, decoder: Decoder, target: DraftTarget) -> ParameterLoader:
+def _head_weights(path: Path) -> SafetensorsWeights:
     files = sorted(path.glob("*.safetensors"))
     if not files:
         raise StartupError(f"{path}: has no safetensors file with the heads' weights")
+    return SafetensorsWeights(files)
+
+
+def _head_loader(weights: Weights, decoder: Decoder, target: DraftTarget) -> ParameterLoader:
     options = target.options
     is_native = isinstance(target.backend, NativeBackend)
     place = Target(
@@ -178,7 +186,7 @@ def _head_loader(path: Path, decoder: Decoder, target: DraftTarget) -> Parameter
         exact_activations=options.exact_activations,
     )
     return ParameterLoader(
-        SafetensorsWeights(files),
+        weights,
         Unquantized({}, place),
         decoder.operations,
         dtype=options.dtype,

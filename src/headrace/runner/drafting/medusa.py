@@ -22,17 +22,22 @@ class MedusaHead:
     """Normalised hidden states [n, H] to logits [n, V]."""
 
     def __init__(
-        self, load: ParameterLoader, name: str, num_blocks: int, base_head: LinearWeight
+        self,
+        load: ParameterLoader,
+        name: str,
+        num_blocks: int,
+        base_head: LinearWeight,
+        *,
+        has_output: bool,
     ) -> None:
         size, vocab_size = base_head.in_features, base_head.out_features
         self.blocks = [
             Linear(load, [f"{name}.{block}.linear"], size, [size], bias=True)
             for block in range(num_blocks)
         ]
-        own = f"{name}.{num_blocks}"
         self.output = base_head
-        if load.has(f"{own}.weight"):
-            self.output = load.linear([own], size, [vocab_size])
+        if has_output:
+            self.output = load.linear([f"{name}.{num_blocks}"], size, [vocab_size])
 
     def __call__(self, states: Tensor) -> Tensor:
         for block in self.blocks:
@@ -49,11 +54,20 @@ class Medusa:
         config: MedusaConfig,
         states: LastStates,
         base_head: LinearWeight,
+        *,
+        have_outputs: bool,
     ) -> None:
+        """`have_outputs`: the checkpoint has an output matrix for each head."""
         self.max_num_drafts = config.medusa_num_heads
         self._last_states = states
         self._heads = [
-            MedusaHead(load, str(head), config.medusa_num_layers, base_head)
+            MedusaHead(
+                load,
+                str(head),
+                config.medusa_num_layers,
+                base_head,
+                has_output=have_outputs,
+            )
             for head in range(config.medusa_num_heads)
         ]
         self._states: Tensor

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from headrace.checkpoint.speculator import MLPSpeculatorConfig
-from headrace.layers.operations import rms_norm
+from headrace.layers.operations import NormParameters, normalize
 from headrace.layers.parameters import ParameterLoader
 from headrace.runner.drafting.base import Turn
 from headrace.runner.drafting.states import LastStates
@@ -31,8 +31,10 @@ class SpeculatorStage:
         in_features = inner if depth else config.emb_dim
         self.embedding = load.linear([f"speculator.emb.{depth}"], inner, [config.vocab_size])
         self.projection = load.linear([f"speculator.proj.{depth}"], in_features, [inner])
-        self.norm_weight = load.tensor(f"speculator.ln.{depth}.weight", (inner,))
-        self.norm_bias = load.tensor(f"speculator.ln.{depth}.bias", (inner,))
+        weight, bias = (
+            load.tensor(f"speculator.ln.{depth}.{name}", (inner,)) for name in ("weight", "bias")
+        )
+        self.norm = NormParameters("rms", EPSILON, weight, bias)
         self.head = load.linear([f"speculator.head.{depth}"], inner, [config.vocab_size])
         self.state_scale = 0.5 ** (0.5 / config.n_predict)
         self.token_scale = math.sqrt((1 - self.state_scale**2) * inner / 2)
@@ -48,7 +50,7 @@ class SpeculatorStage:
         """The next states [n, inner]."""
         projected = self.projection.apply(states, None, None) * self.state_scale
         mixed = projected + self.embedding.lookup(token_ids) * self.token_scale
-        return functional.gelu(rms_norm(mixed, self.norm_weight, EPSILON) + self.norm_bias)
+        return functional.gelu(normalize(mixed, self.norm))
 
 
 def _stages(load: ParameterLoader, config: MLPSpeculatorConfig) -> list[SpeculatorStage]:
@@ -81,8 +83,8 @@ class MLPSpeculator:
     def begin(self, turns: Sequence[Turn], hidden: Tensor) -> None:
         self._states = self._last_states(turns, hidden)
         if self._scales_input:
-            unit = torch.ones(self._states.shape[1], dtype=hidden.dtype, device=hidden.device)
-            self._states = rms_norm(self._states, unit, EPSILON) / math.sqrt(2)
+            size = self._states.shape[1:]
+            self._states = functional.rms_norm(self._states, size, eps=EPSILON) / math.sqrt(2)
 
     def logits(self, token_ids: list[int], depth: int) -> Tensor:
         stage = self._stages[depth]
