@@ -160,9 +160,7 @@ class Speculator:
             return {}
         return counts or dict.fromkeys(sampled, 1)
 
-    def _rate_to_ask(
-        self, plan: StepPlan, index: int, rows: list[Request | None]
-    ) -> float | None:
+    def _rate_to_ask(self, plan: StepPlan, index: int, rows: list[Request | None]) -> float | None:
         """How far the executor's drafts for a row can be trusted; None while a draft of somebody
         else is verified, who may well go on."""
         request = rows[plan.rows[index]]

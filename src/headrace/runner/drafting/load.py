@@ -1,5 +1,4 @@
-"""Loads what --draft-model-id names. Weights come before the cache is sized, passes after.
-"""
+"""Loads what --draft-model-id names. Weights come before the cache is sized, passes after."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -77,9 +76,7 @@ def load_drafter(
     return _load_model(open_checkpoint(path), target, progress)
 
 
-def _load_model(
-    checkpoint: Checkpoint, target: DraftTarget, progress: Progress
-) -> LoadedDrafter:
+def _load_model(checkpoint: Checkpoint, target: DraftTarget, progress: Progress) -> LoadedDrafter:
     model, backend = load_model(checkpoint, target.options, progress)
     if model.vocab_size != target.model.vocab_size:
         raise StartupError(
