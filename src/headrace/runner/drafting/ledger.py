@@ -1,7 +1,7 @@
 """Which tokens have keys and values in the cache of a draft model.
 
-The draft model computes a row's tokens only when it shall draft for it, so that a row nobody drafts
-for costs nothing. What it computed stays with the block: whoever shares the block's prefix finds it.
+The draft model computes a row's tokens only when it shall draft for it, so that a row without
+drafts costs nothing. What it computed stays with the block: whoever shares the prefix finds it.
 """
 
 from collections.abc import Sequence

@@ -139,7 +139,7 @@ def _load_heads(path: Path, config: SpeculatorConfig, target: DraftTarget) -> Lo
         raise StartupError(f"{path}: only native models can have heads that draft")
     weights = _head_weights(path)
     load = _head_loader(weights, decoder, target)
-    states = LastStates(decoder.norm and decoder.norm.parameters)
+    states = LastStates(None if decoder.norm is None else decoder.norm.parameters)
     drafter: Drafter
     if isinstance(config, MedusaConfig):
         output = f"0.{config.medusa_num_layers}.weight"
