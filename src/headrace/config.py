@@ -21,7 +21,7 @@ from headrace.errors import StartupError
 
 QuantizeName = Literal[
     "awq", "compressed-tensors", "eetq", "exl2", "gptq", "marlin",
-    "bitsandbytes", "bitsandbytes-nf4", "bitsandbytes-fp4", "fp8", "int4",
+    "bitsandbytes", "bitsandbytes-nf4", "bitsandbytes-fp4", "fp8", "int4", "int8",
 ]  # fmt: skip
 
 
@@ -52,7 +52,9 @@ class Settings:
     )
     revision: str | None = flag(None, "branch, tag or commit of the hub repository")
     quantize: QuantizeName | None = flag(
-        None, "quantization scheme", rejected="quantization on load is not implemented yet"
+        None,
+        "quantize while loading (int4, int8, eetq, fp8, bitsandbytes...); a quantized checkpoint "
+        "says itself how it is stored",
     )
     speculate: int | None = flag(
         None, "tokens to draft per step", rejected="speculation is not implemented yet"
@@ -218,9 +220,9 @@ IGNORED_ENVIRONMENT = {
     "TGI_WIGGLE_ROOM": "memory is measured, not guessed; see --kv-cache-memory",
     "MAX_IMAGE_FETCH_SIZE": "images are not supported yet",
     "HF_HUB_ENABLE_HF_TRANSFER": "the hub's own client chooses how to download",
-    "EXLLAMA_VERSION": "GPTQ is not implemented yet",
-    "DISABLE_EXLLAMA": "GPTQ is not implemented yet",
-    "USE_CUTLASS_W8A8": "8-bit weights are not implemented yet",
+    "EXLLAMA_VERSION": "GPTQ weights have one layout here",
+    "DISABLE_EXLLAMA": "GPTQ weights have one layout here",
+    "USE_CUTLASS_W8A8": "8-bit weights have one layout here",
 }
 """What TGI reads from the environment only, and why it has no effect here."""
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from headrace.checkpoint import gguf_config, safetensors
 from headrace.checkpoint.gguf import GGUFFile
 from headrace.checkpoint.model_config import normalize
+from headrace.checkpoint.quantization_config import find_quantization
 from headrace.errors import CheckpointError
 
 OUTPUT_HEADS = {"lm_head.weight", "output.weight", "embed_out.weight"}
@@ -69,6 +70,7 @@ def _open_safetensors(folder: Path, files: tuple[Path, ...]) -> Checkpoint:
     source = folder / "config.json"
     has_output_head = bool(OUTPUT_HEADS & safetensors.tensor_names(files)) or not files
     config = normalize(safetensors.read_json(source), str(source), has_output_head)
+    config["quantization_config"] = find_quantization(config, folder)
     generation_path = folder / "generation_config.json"
     generation = safetensors.read_json(generation_path) if generation_path.exists() else {}
     eos = generation.get("eos_token_id")

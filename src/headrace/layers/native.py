@@ -74,8 +74,21 @@ class NativeOperations:
         return buffer
 
     def _input_of(self, consumer: LinearWeight, use: str) -> Activation:
+        """Where to put what `consumer` reads; to be passed through `_ordered`."""
         assert isinstance(consumer, PackedLinear)
-        return self._buffer(use, consumer.in_features, quantized=not consumer.takes_floats)
+        quantized = not consumer.takes_floats and consumer.permutation is None
+        return self._buffer(use, consumer.in_features, quantized=quantized)
+
+    def _ordered(self, x: Activation, consumer: LinearWeight, use: str) -> Activation:
+        """The features in the order in which `consumer` was quantized."""
+        assert isinstance(consumer, PackedLinear)
+        if consumer.permutation is None:
+            return x
+        assert isinstance(x, Tensor)
+        features = consumer.packed.in_features
+        out = self._buffer(f"{use}, ordered", features, quantized=not consumer.takes_floats)
+        self.kernels.permute(x, consumer.permutation.index, out, rows=self._counts.tokens)
+        return out
 
     def embedding(self, token_ids: Tensor, table: LinearWeight) -> Tensor:
         assert isinstance(table, PackedLinear)
@@ -86,7 +99,7 @@ class NativeOperations:
     def norm(self, x: Tensor, weight: Tensor, epsilon: float, consumer: LinearWeight) -> Activation:
         out = self._input_of(consumer, "norm")
         self.kernels.norm(x, weight, out, eps=epsilon, rows=self._counts.tokens)
-        return out
+        return self._ordered(out, consumer, "norm")
 
     def linear(
         self,
@@ -121,7 +134,7 @@ class NativeOperations:
             self.kernels.linear_gate(x, gate_up.packed, out, kind=kind, rows=rows)
         else:
             self.kernels.gate(self.linear(x, gate_up, bias), out, kind=kind, rows=rows)
-        return out
+        return self._ordered(out, consumer, "gated")
 
     def angles(self, rotary: RotaryEmbedding, positions: Tensor) -> Rotary:
         """Tables for all positions; the kernel looks each token's up."""
@@ -166,4 +179,4 @@ class NativeOperations:
         out = self._input_of(consumer, "attended")
         if isinstance(out, QuantizedActivation):
             self.kernels.quantize(attended, out, rows=counts.tokens)
-        return out
+        return self._ordered(out, consumer, "attended")

@@ -10,6 +10,7 @@ from headrace.attention import choose_backend
 from headrace.attention.base import AttentionBackend, AttentionShape
 from headrace.attention.native import NativeBackend
 from headrace.checkpoint.checkpoint import Checkpoint
+from headrace.errors import StartupError
 from headrace.kernels import Kernels
 from headrace.layers.native import NativeOperations, unsupported
 from headrace.layers.operations import Operations, TorchOperations
@@ -17,7 +18,7 @@ from headrace.layers.parameters import ParameterLoader
 from headrace.models import spec_of
 from headrace.models.decoder import Decoder
 from headrace.models.spec import DecoderSpec
-from headrace.quantization import SCHEMES, Target, detect
+from headrace.quantization import Target, open_scheme
 from headrace.weights import open_weights
 
 logger = logging.getLogger(__name__)
@@ -37,6 +38,8 @@ class LoadOptions:
     """Of floating-point weights on the kernels; None: as stored."""
     exact_activations: bool = False
     """On the kernels, float32 activations also with quantized weights, not int8."""
+    quantize: str | None = None
+    """--quantize."""
     load_format: str = "auto"
     """"dummy": random weights."""
 
@@ -65,7 +68,9 @@ def load_model(
         kernels=kernels,
         exact_activations=options.exact_activations,
     )
-    scheme = SCHEMES[detect(config)](config.get("quantization_config") or {}, target)
+    if options.quantize is not None and checkpoint.kind == "gguf":
+        raise StartupError(f"--quantize {options.quantize}: a GGUF file keeps what it is stored in")
+    scheme = open_scheme(config, target, options.quantize)
     weights = open_weights(checkpoint, options.load_format)
     load = ParameterLoader(weights, scheme, operations, dtype=options.dtype, device=options.device)
     return Decoder(spec, load, progress), backend

@@ -48,6 +48,7 @@ def build_executor(
         kernels=kernels if is_native else None,
         weight_dtype=dtype if settings.dtype else None,
         exact_activations=settings.activations == "float32",
+        quantize=settings.quantize,
         load_format=settings.load_format,
     )
     decoder, backend = load_model(
