@@ -8,6 +8,7 @@ from headrace.quantization.awq import AWQ
 from headrace.quantization.base import LinearWeight, Scheme, Target
 from headrace.quantization.gptq import GPTQ
 from headrace.quantization.none import Unquantized
+from headrace.quantization.on_load import ON_LOAD, RoundedScheme
 
 __all__ = ["ON_LOAD", "SCHEMES", "LinearWeight", "Scheme", "Target", "open_scheme"]
 
@@ -17,8 +18,6 @@ SCHEMES: dict[str, type[Scheme]] = {
     "awq": AWQ,
 }
 """By quant_method of the checkpoint's quantization_config."""
-ON_LOAD: dict[str, type[Scheme]] = {}
-"""By --quantize."""
 UNSUPPORTED = {
     "exl2": "ExLlamaV2's layout mixes widths within a matrix; give a GPTQ or AWQ checkpoint",
     "marlin": "Marlin's layout is made for the tensor cores of NVIDIA GPUs; give the GPTQ "
@@ -43,7 +42,7 @@ def open_scheme(config: dict[str, Any], target: Target, quantize: str | None) ->
                 f"--quantize {quantize}: the checkpoint is not quantized; "
                 f"while loading it can become {', '.join(ON_LOAD)}"
             )
-        return ON_LOAD[quantize]({}, target)
+        return RoundedScheme(ON_LOAD[quantize], target)
     if quantize is not None and quantize not in flags_of(stored):
         raise StartupError(
             f"--quantize {quantize}: the checkpoint is quantized by {method} already; "

@@ -29,7 +29,7 @@ class QuantizedMatrix:
     bits: int
     element: Element = "integer"
     zero_points: Tensor | None = None
-    """[out_features, groups] uint8; None: 2 ** (bits - 1) for integers, 0 for codebooks."""
+    """[out_features, groups], whole or not; None: 2 ** (bits - 1) for integers, else 0."""
     group_index: Tensor | None = None
     """[in_features] int64."""
 
