@@ -24,7 +24,7 @@ def write_quantized(folder: Path, form: Format, **changes: Any) -> Any:
         stored, exact = form.write(module.weight.detach())
         module.weight.data.copy_(exact)
         del tensors[f"{name}.weight"]
-        tensors |= {f"{name}.{suffix}": tensor.contiguous() for suffix, tensor in stored.items()}
+        tensors |= {f"{name}.{suffix}": tensor.clone() for suffix, tensor in stored.items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     if form.files:
         for name, content in form.files.items():

@@ -8,18 +8,20 @@ import torch
 
 from tests.models.driver import ENGINES, drive_kernels
 from tests.quantization.checkpoints import write_quantized
-from tests.quantization.formats import FORMATS
+from tests.quantization.formats import FORMATS, Format
 
 PROMPT = list(range(3, 60))
 
 
 @pytest.fixture(scope="module", params=FORMATS)
-def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: Any) -> tuple[Path, torch.Tensor]:
-    """A folder, and transformers' logits of PROMPT."""
-    folder = tmp_path_factory.mktemp(request.param)
-    model = write_quantized(folder, FORMATS[request.param])
+def checkpoint(
+    request: pytest.FixtureRequest, tmp_path_factory: Any
+) -> tuple[Path, Format, torch.Tensor]:
+    """A folder, how it is stored, and transformers' logits of PROMPT."""
+    folder, form = tmp_path_factory.mktemp(request.param), FORMATS[request.param]
+    model = write_quantized(folder, form)
     with torch.inference_mode():
-        return folder, model(torch.tensor([PROMPT])).logits[0]
+        return folder, form, model(torch.tensor([PROMPT])).logits[0]
 
 
 def logits_of(driver: Any) -> torch.Tensor:
@@ -33,13 +35,13 @@ def error(logits: torch.Tensor, wanted: torch.Tensor) -> float:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_exact_logits(checkpoint: tuple[Path, torch.Tensor], engine: str) -> None:
-    folder, wanted = checkpoint
+def test_exact_logits(checkpoint: tuple[Path, Format, torch.Tensor], engine: str) -> None:
+    folder, form, wanted = checkpoint
     # The kernels keep scales, and minima instead of zero points, in float16.
-    limit = 1e-5 if engine == "torch" else 3e-3
+    limit = form.precision if engine == "torch" else 3e-3
     assert error(logits_of(ENGINES[engine](folder)), wanted) < limit
 
 
-def test_int8_activations(checkpoint: tuple[Path, torch.Tensor]) -> None:
-    folder, wanted = checkpoint
+def test_int8_activations(checkpoint: tuple[Path, Format, torch.Tensor]) -> None:
+    folder, _, wanted = checkpoint
     assert error(logits_of(drive_kernels(folder, exact_activations=False)), wanted) < 0.05

@@ -6,6 +6,9 @@ from typing import Any
 from headrace.errors import StartupError
 from headrace.quantization.awq import AWQ
 from headrace.quantization.base import LinearWeight, Scheme, Target
+from headrace.quantization.bitsandbytes import BitsAndBytes
+from headrace.quantization.compressed_tensors import CompressedTensors
+from headrace.quantization.fp8 import FP8
 from headrace.quantization.gptq import GPTQ
 from headrace.quantization.none import Unquantized
 from headrace.quantization.on_load import ON_LOAD, RoundedScheme
@@ -16,6 +19,10 @@ SCHEMES: dict[str, type[Scheme]] = {
     "none": Unquantized,
     "gptq": GPTQ,
     "awq": AWQ,
+    "compressed-tensors": CompressedTensors,
+    "fp8": FP8,
+    "fbgemm_fp8": FP8,
+    "bitsandbytes": BitsAndBytes,
 }
 """By quant_method of the checkpoint's quantization_config."""
 UNSUPPORTED = {

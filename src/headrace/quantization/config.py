@@ -8,6 +8,7 @@ from headrace.errors import StartupError
 
 GroupSize = Annotated[int, msgspec.Meta(ge=-1, le=1 << 20)]
 """-1: a whole row."""
+BlockSide = Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
 Config = TypeVar("Config", bound=msgspec.Struct)
 
 

@@ -66,7 +66,7 @@ class GPTQ(MatrixScheme):
                 f"tensor {name}.qweight: expected rows in multiples of {self.config.bits} "
                 f"({self.config.bits} bits, inputs in multiples of 32), found {len(words)}"
             )
-        return unpack_words(words, self.config.bits).t()
+        return unpack_words(words, self.config.bits).t().contiguous()
 
     def zero_points(
         self, weights: Weights, name: str, num_groups: int, out_features: int

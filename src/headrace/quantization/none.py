@@ -1,10 +1,11 @@
 """No quantization scheme: weights as the checkpoint has them.
 
 In plain torch that is a matrix in the dtype of the activations (GGUF blocks are unpacked); the CPU
-kernels keep blocks quantized and 16-bit floats narrow.
+kernels keep blocks quantized and 16-bit floats narrow. Floats of 8 bits stay such anywhere.
 """
 
 from headrace.kernels import BLOCK_FORMATS
+from headrace.quantization.float8 import is_float8, read_float8
 from headrace.quantization.place import Matrix, MatrixScheme, read_floats
 from headrace.weights.base import Weights
 
@@ -16,4 +17,6 @@ class Unquantized(MatrixScheme):
         raw = weights.raw(f"{name}.weight")
         if self.target.kernels is not None and raw is not None and raw.type.name in BLOCK_FORMATS:
             return raw
+        if is_float8(weights, f"{name}.weight"):
+            return read_float8(weights, name)
         return read_floats(weights, f"{name}.weight")
