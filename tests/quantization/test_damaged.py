@@ -1,4 +1,4 @@
-"""Checkpoints that are truncated, mis-shaped or lie: one line that names the tensor, never a crash."""
+"""Checkpoints that are truncated, mis-shaped or lie: one line that names the tensor."""
 
 from collections.abc import Callable
 from typing import Any
@@ -60,7 +60,11 @@ def change(name: str, how: Callable[[Tensor], Tensor]) -> Callable[[Tensors], No
 
 
 CASES: list[tuple[str, Callable[[Tensors], None], str]] = [
-    ("gptq-4bit-32-asym", change("qweight", lambda t: t[:-1]), r"up_proj.qweight: .*multiples of 4"),
+    (
+        "gptq-4bit-32-asym",
+        change("qweight", lambda t: t[:-1]),
+        r"up_proj.qweight: .*multiples of 4",
+    ),
     (
         "gptq-4bit-32-asym",
         change("qweight", lambda t: t.float()),

@@ -31,16 +31,6 @@ def test_weights_are_as_near_as_the_method_allows(quantize: str) -> None:
     assert 0.5 * EXPECTED[quantize] < error(rounded, matrix) < EXPECTED[quantize]
 
 
-@pytest.mark.parametrize("element", ["nf4", "fp4"])
-def test_rounding_to_codebooks_is_bitsandbytes(element: str) -> None:
-    functional = pytest.importorskip("bitsandbytes.functional")
-    matrix = torch.randn(32, 128)
-    packed, state = functional.quantize_4bit(matrix, quant_type=element, blocksize=64)
-    theirs = functional.dequantize_4bit(packed, state)
-    ours = ON_LOAD[f"bitsandbytes-{element}"].layers(matrix).dequantize()
-    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
-
-
 @pytest.mark.parametrize("quantize", ON_LOAD)
 def test_every_engine_computes_the_same_model(quantize: str, tmp_path: Path) -> None:
     make_checkpoint(tmp_path, "LlamaForCausalLM", SIZES)

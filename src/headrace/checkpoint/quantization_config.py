@@ -36,12 +36,11 @@ def _normalize(found: Any, source: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise CheckpointError(f"{source}: expected an object, found {found!r}")
     method = found.get("quant_method") or _method(found)
-    if method is None:
+    if not isinstance(method, str):
         raise CheckpointError(f"{source}: expected quant_method, found {', '.join(found)}")
-    if method not in ("gptq", "awq"):
-        return {**found, "quant_method": method}
-    renamed = {NAMES.get(name, name): value for name, value in found.items()}
-    return {**renamed, "quant_method": method}
+    names = NAMES if method in ("gptq", "awq") else {}
+    settings: dict[str, Any] = {names.get(name, name): value for name, value in found.items()}
+    return {**settings, "quant_method": method}
 
 
 def _method(found: dict[str, Any]) -> str | None:

@@ -19,3 +19,7 @@ CODEBOOKS: dict[str, Tensor] = {
     "float8": torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).float(),
 }
 """By weight kind, float32 [16 or 256]; csrc/codebook.h has the same."""
+UNITS = {"nf4": 127, "fp4": 120}
+"""Products with int8 activations round a codebook to whole multiples of 1 / unit, 0.4 % of its
+largest number; in units of 1 / 120 all of FP4's but 1 / 192 are whole."""
+ROUNDED = {kind: (CODEBOOKS[kind] * unit).round() / unit for kind, unit in UNITS.items()}

@@ -25,8 +25,8 @@ NormKind = Literal["rms", "layer"]
 WEIGHT_KINDS: tuple[WeightKind, ...] = (
     "int4", "int8", "nf4", "fp4", "float8", "float16", "bfloat16", "float32",
 )  # fmt: skip
-"""In the order of `Kind` in csrc/layout.h. The first five are in groups that share a scale; nf4, fp4
-and float8 (E4M3) are codes of a codebook."""
+"""In the order of `Kind` in csrc/layout.h. The first five are in groups that share a scale; nf4,
+fp4 and float8 (E4M3) are codes of a codebook."""
 NIBBLE_KINDS: tuple[WeightKind, ...] = ("int4", "nf4", "fp4")
 GATE_KINDS: tuple[GateKind, ...] = ("silu", "gelu", "gelu_tanh")
 NORM_KINDS: tuple[NormKind, ...] = ("rms", "layer")

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from headrace.kernels.base import Kernels
 from headrace.kernels.block_formats import decode
-from headrace.kernels.codebooks import CODEBOOKS
+from headrace.kernels.codebooks import CODEBOOKS, ROUNDED
 from headrace.kernels.sampling.choice import choose
 from headrace.kernels.sampling.ranking import leading
 from headrace.kernels.sampling.truncation import row_sum
@@ -63,15 +63,24 @@ def fake_quantize(x: Tensor) -> Tensor:
     return (quants * scales).flatten(-2)
 
 
-def values_of(weight: PackedWeight, index: Tensor | None = None) -> Tensor:
+def values_of(
+    weight: PackedWeight, index: Tensor | None = None, codebooks: dict[str, Tensor] = CODEBOOKS
+) -> Tensor:
     """The weight's rows (those of `index`) as float32."""
     parts = [part if index is None else part[index] for part in weight.storage]
     if not weight.is_grouped:
         return parts[0].float()
     quants, scales, minima = parts
-    values = CODEBOOKS[weight.kind][quants.int()] if weight.kind in CODEBOOKS else quants.float()
+    values = codebooks[weight.kind][quants.int()] if weight.kind in CODEBOOKS else quants.float()
     grouped = values.unflatten(1, (-1, weight.group_size))
     return (grouped * scales.float()[..., None] + minima.float()[..., None]).flatten(1)
+
+
+def product(x: Activation, weight: PackedWeight, count: int) -> Tensor:
+    """The first `count` rows of x times the weight."""
+    if isinstance(x, QuantizedActivation):
+        return functional.linear(x.storage[:count], values_of(weight, codebooks=ROUNDED))
+    return functional.linear(x[:count], values_of(weight))
 
 
 def put(x: Tensor, out: Activation) -> None:
@@ -80,10 +89,6 @@ def put(x: Tensor, out: Activation) -> None:
         out.storage[: x.shape[0]] = fake_quantize(x)
     else:
         out[: x.shape[0]] = x
-
-
-def floats(x: Activation) -> Tensor:
-    return x.storage if isinstance(x, QuantizedActivation) else x
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -212,7 +217,9 @@ class TorchKernels(Kernels):
     ) -> None:
         def op() -> None:
             count = rows.count()
-            result = functional.linear(floats(x)[:count], values_of(weight), bias)
+            result = product(x, weight, count)
+            if bias is not None:
+                result += bias
             out[:count] = out[:count] + result if accumulate else result
 
         self._do(op)
@@ -221,8 +228,7 @@ class TorchKernels(Kernels):
         self, rows: Rows, x: Activation, weight: PackedWeight, kind: GateKind, out: Activation
     ) -> None:
         def op() -> None:
-            both = functional.linear(floats(x)[: rows.count()], values_of(weight))
-            gate, up = both.chunk(2, -1)
+            gate, up = product(x, weight, rows.count()).chunk(2, -1)
             put(GATES[kind](gate) * up, out)
 
         self._do(op)

@@ -39,9 +39,10 @@ class QuantState(msgspec.Struct, kw_only=True):
 
 
 class BitsAndBytes(MatrixScheme):
-    """Tensors per layer, 4 bits: weight [out * in / 2, 1] uint8, high half first, and weight.absmax,
-    weight.quant_map, weight.quant_state.bitsandbytes__nf4; where scales are quantized
-    weight.nested_absmax and weight.nested_quant_map. 8 bits: weight [out, in] int8, SCB [out]."""
+    """Tensors per layer of 4 bits: weight [out * in / 2, 1] uint8, high half first; weight.absmax,
+    weight.quant_map, weight.quant_state.bitsandbytes__nf4; where scales are quantized too,
+    weight.nested_absmax and weight.nested_quant_map. Of 8 bits: weight [out, in] int8, SCB [out].
+    """
 
     def __init__(self, config: dict[str, Any], target: Target) -> None:
         super().__init__(config, target)

@@ -6,7 +6,7 @@ activations is not needed: they are rounded in groups of 32 or not at all.
 
 import re
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import msgspec
 import torch

@@ -44,7 +44,9 @@ def _scales(weights: Weights, name: str, shape: torch.Size, block: Block | None)
         return read_scales(weights, name, sizes).reshape(rows, 1).expand(out_features, 1)
     sizes = [-(-size // part) for size, part in zip(shape, block, strict=True)]
     scales = read_scales(weights, name, sizes)
-    return spread_blocks(scales.repeat_interleave(block[0], 0)[:out_features], in_features, block[1])
+    return spread_blocks(
+        scales.repeat_interleave(block[0], 0)[:out_features], in_features, block[1]
+    )
 
 
 def spread_blocks(scales: Tensor, in_features: int, block_size: int) -> Tensor:

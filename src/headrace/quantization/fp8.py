@@ -1,5 +1,4 @@
-"""FP8 checkpoints: one scale for a tensor (AutoFP8), for an output (FBGEMM) or for a block (DeepSeek,
-Qwen)."""
+"""FP8 checkpoints: a scale for each tensor (AutoFP8), output (FBGEMM) or block (DeepSeek, Qwen)."""
 
 from typing import Any, Literal
 
@@ -10,6 +9,7 @@ from headrace.quantization.config import BlockSide, read_config
 from headrace.quantization.float8 import is_float8, read_float8
 from headrace.quantization.place import Matrix, MatrixScheme, read_floats
 from headrace.weights.base import Weights
+
 
 class FP8Config(msgspec.Struct, kw_only=True):
     """Of `quant_method` fp8 and fbgemm_fp8. How activations would be rounded does not matter here:

@@ -87,5 +87,5 @@ class GPTQ(MatrixScheme):
         if not weights.has(f"{name}.g_idx") or num_groups == 1:
             return None
         index = read_group_index(weights, f"{name}.g_idx", in_features, num_groups)
-        in_order = torch.arange(in_features) // (in_features // num_groups)
+        in_order = torch.arange(in_features, dtype=torch.int32) // (in_features // num_groups)
         return None if torch.equal(index, in_order) else index

@@ -16,13 +16,15 @@ from headrace.quantization.packed import PackedLinear, Permutation
 
 def have_one_layout(matrices: Sequence[QuantizedMatrix]) -> bool:
     """Whether the matrices can be one packed weight: one kind of number and one column order."""
-    first = matrices[0].group_index
-    same_order = all(
-        (matrix.group_index is None) == (first is None)
-        and (first is None or torch.equal(matrix.group_index, first))
-        for matrix in matrices
-    )
+    orders = [matrix.group_index for matrix in matrices]
+    same_order = all(_are_equal(order, orders[0]) for order in orders)
     return same_order and len({matrix.element for matrix in matrices}) == 1
+
+
+def _are_equal(first: Tensor | None, second: Tensor | None) -> bool:
+    if first is None or second is None:
+        return first is second
+    return torch.equal(first, second)
 
 
 def pack_matrices(
@@ -66,13 +68,16 @@ def _quants(
     """Quants [out, in] uint8 and minima [out, groups] as `Kernels.pack_groups` takes them."""
     if matrix.element != "integer":
         return matrix.codes.contiguous(), None
-    middle = 2 ** (matrix.bits - 1)
+    middle, wide_middle = 2 ** (matrix.bits - 1), 8 if kind == "int4" else 128
     if not has_minimum:
-        return (matrix.codes + ((8 if kind == "int4" else 128) - middle)).contiguous(), None
+        return (matrix.codes + (wide_middle - middle)).contiguous(), None
+    # Float16 holds the value of quant 0 or 128: codes stay near it.
+    offset = 0 if kind == "int4" else wide_middle - middle
     zero_points = matrix.zero_points
     if zero_points is None:
         zero_points = torch.full_like(matrix.scales, middle)
-    return matrix.codes.contiguous(), -zero_points.float() * matrix.scales.float()
+    minima = -(zero_points.float() + offset) * matrix.scales.float()
+    return (matrix.codes + offset).contiguous(), minima
 
 
 def order_columns(matrix: QuantizedMatrix) -> tuple[QuantizedMatrix, Permutation | None]:

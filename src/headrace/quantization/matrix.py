@@ -31,7 +31,7 @@ class QuantizedMatrix:
     zero_points: Tensor | None = None
     """[out_features, groups], whole or not; None: 2 ** (bits - 1) for integers, else 0."""
     group_index: Tensor | None = None
-    """[in_features] int64."""
+    """[in_features] int32."""
 
     @property
     def shape(self) -> torch.Size:
@@ -92,7 +92,7 @@ class QuantizedMatrix:
         if self.scales.shape[1] == 1:
             return replace(self, codes=codes)
         if start % size or stop % size:
-            index = torch.arange(start, stop, device=codes.device) // size
+            index = torch.arange(start, stop, dtype=torch.int32, device=codes.device) // size
             return replace(self, codes=codes, group_index=index)
         groups = slice(start // size, stop // size)
         zero_points = None if self.zero_points is None else self.zero_points[:, groups]

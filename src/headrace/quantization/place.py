@@ -40,7 +40,9 @@ class MatrixScheme(ABC):
         matrices = [self.read(weights, name) for name in names]
         columns = [matrix.shape[-1] for matrix in matrices]
         if len(set(columns)) != 1:
-            raise CheckpointError(f"matrices to be fused ({', '.join(names)}) read {columns} inputs")
+            raise CheckpointError(
+                f"matrices to be fused ({', '.join(names)}) read {columns} inputs"
+            )
         try:
             return place(matrices, self.target, names)
         except ValueError as error:
@@ -66,9 +68,7 @@ def place(matrices: Sequence[Matrix], target: Target, names: Sequence[str]) -> L
     quantized = [matrix for matrix in matrices if isinstance(matrix, QuantizedMatrix)]
     if len(quantized) == len(matrices):
         return CompressedLinear(quantized, target.device, target.dtype)
-    floats = [
-        to_floats(matrix).to(device=target.device, dtype=target.dtype) for matrix in matrices
-    ]
+    floats = [to_floats(matrix).to(device=target.device, dtype=target.dtype) for matrix in matrices]
     return DenseWeight(floats[0] if len(floats) == 1 else torch.cat(floats))
 
 

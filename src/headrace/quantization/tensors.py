@@ -45,8 +45,8 @@ def read_scales(weights: Weights, name: str, shape: Sequence[int | None]) -> Ten
 
 
 def read_group_index(weights: Weights, name: str, in_features: int, num_groups: int) -> Tensor:
-    """[in_features] int64: the group of each column. Raises CheckpointError like `read`."""
-    index = read(weights, name, (torch.int32, torch.int64), (in_features,)).long()
+    """[in_features] int32: the group of each column. Raises CheckpointError like `read`."""
+    index = read(weights, name, (torch.int32, torch.int64), (in_features,)).int()
     low, high = int(index.min()), int(index.max())
     if low < 0 or high >= num_groups:
         raise CheckpointError(
