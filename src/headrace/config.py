@@ -62,9 +62,11 @@ class Settings:
     dtype: Literal["float16", "bfloat16", "float32"] | None = flag(
         None, "arithmetic of the model; default: the checkpoint's on CUDA, float32 on the CPU"
     )
-    kv_cache_dtype: Literal["auto", "float32", "float16", "bfloat16", "int8"] = flag(
-        "auto", "type of the cached keys and values"
-    )
+    kv_cache_dtype: Literal[
+        "auto", "float32", "float16", "bfloat16", "int8", "fp8_e4m3fn", "fp8_e5m2"
+    ] = flag(
+        "auto", "type of the cached keys and values; int8 is the CPU kernels', fp8 plain torch's"
+    )  # fmt: skip
     trust_remote_code: bool = flag(
         False, "run code that comes with the model", rejected="remote code is not supported yet"
     )

@@ -26,6 +26,10 @@ def test_the_cache_is_as_asked_else_narrow_on_the_kernels() -> None:
     assert choose(Settings(), is_native=False) == torch.float32
     assert choose(Settings(), is_native=True) == torch.float16
     assert choose(Settings(kv_cache_dtype="int8"), is_native=True) == torch.int8
+    fp8 = Settings(kv_cache_dtype="fp8_e4m3fn")
+    assert choose(fp8, is_native=False) == torch.float8_e4m3fn
+    with pytest.raises(StartupError, match="--kv-cache-dtype fp8_e4m3fn: the CPU kernels cache"):
+        choose(fp8, is_native=True)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

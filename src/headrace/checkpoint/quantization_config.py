@@ -39,8 +39,7 @@ def _normalize(found: Any, source: str) -> dict[str, Any]:
     if not isinstance(method, str):
         raise CheckpointError(f"{source}: expected quant_method, found {', '.join(found)}")
     names = NAMES if method in ("gptq", "awq") else {}
-    settings: dict[str, Any] = {names.get(name, name): value for name, value in found.items()}
-    return {**settings, "quant_method": method}
+    return {names.get(name) or name: found[name] for name in found} | {"quant_method": method}
 
 
 def _method(found: dict[str, Any]) -> str | None:

@@ -52,10 +52,15 @@ def choose_kernels(settings: Settings, device: torch.device) -> Kernels:
 
 def choose_kv_dtype(settings: Settings, dtype: torch.dtype, *, is_native: bool) -> torch.dtype:
     """Of the cached keys and values: as asked, else float16 with the CPU kernels and otherwise
-    that of the arithmetic."""
+    that of the arithmetic. Raises StartupError for 8-bit floats with the CPU kernels."""
     if settings.kv_cache_dtype == "auto":
         return torch.float16 if is_native else dtype
-    kv_dtype = getattr(torch, settings.kv_cache_dtype)
+    if is_native and settings.kv_cache_dtype.startswith("fp8"):
+        raise StartupError(
+            f"--kv-cache-dtype {settings.kv_cache_dtype}: the CPU kernels cache float32, float16, "
+            "bfloat16 or int8, which is as small; or use --kernels torch"
+        )
+    kv_dtype = getattr(torch, settings.kv_cache_dtype.replace("fp8", "float8"))
     assert isinstance(kv_dtype, torch.dtype)
     return kv_dtype
 
