@@ -43,12 +43,13 @@ class QuantizedMatrix:
         return self.codes.shape[1] // self.scales.shape[1]
 
     def to(self, device: torch.device) -> "QuantizedMatrix":
-        """The same on another device."""
+        """The same on another device, scales and zero points with their rows in order."""
+        zero_points = self.zero_points
         return replace(
             self,
             codes=self.codes.to(device),
-            scales=self.scales.to(device),
-            zero_points=None if self.zero_points is None else self.zero_points.to(device),
+            scales=self.scales.to(device).contiguous(),
+            zero_points=None if zero_points is None else zero_points.to(device).contiguous(),
             group_index=None if self.group_index is None else self.group_index.to(device),
         )
 
