@@ -81,13 +81,24 @@ class Probe:
         return self.model.logits(self.model.forward(self._token_ids[:count], part))
 
 
-def compare(windows: list[list[int]], ours: Probe, reference: Probe) -> dict[str, float]:
+def scored(logits: torch.Tensor) -> torch.Tensor:
+    """Those of a window's second half that have a next token, [255, V]."""
+    return logits[WINDOW // 2 : -1]
+
+
+def reference_logits(path: Path, windows: list[list[int]]) -> list[torch.Tensor]:
+    """What `compare` compares with: the model in float32."""
+    return [scored(logits).clone() for logits in Probe(path, FLOAT32).logits(windows)]
+
+
+def compare(
+    windows: list[list[int]], ours: Probe, reference: list[torch.Tensor]
+) -> dict[str, float]:
     """Over the second half of each window."""
     half = WINDOW // 2
     sums = torch.zeros(4, dtype=torch.float64)
-    pairs = zip(windows, ours.logits(windows), reference.logits(windows), strict=True)
-    for window, approximate, exact in pairs:
-        got, wanted = (x[half:-1].double().log_softmax(-1) for x in (approximate, exact))
+    for window, logits, exact in zip(windows, ours.logits(windows), reference, strict=True):
+        got, wanted = (x.double().log_softmax(-1) for x in (scored(logits), exact))
         following = torch.tensor(window[half + 1 :])[:, None]
         sums[0] += (wanted.exp() * (wanted - got)).sum()
         sums[1] += (wanted.argmax(-1) == got.argmax(-1)).sum()
@@ -172,7 +183,7 @@ def main() -> None:
     kernels = load_kernels("native")
     kernels.set_num_threads(2)
     windows = text_windows(options.tokens)
-    reference = Probe(embedded_model(), FLOAT32)
+    reference = reference_logits(embedded_model(), windows)
     native = replace(FLOAT32, kernels=kernels)
     for name, variant in {
         "int8 activations, float16 cache": replace(native, kv_dtype=torch.float16),

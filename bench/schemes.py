@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from fidelity import FLOAT32, Probe, compare, text_windows
+from fidelity import FLOAT32, Probe, compare, reference_logits, text_windows
 
 from headrace.kernels import load as load_kernels
 from headrace.models.load import LoadOptions
@@ -32,11 +32,11 @@ Row = dict[str, float]
 
 
 def ways(
-    folder: Path, checkpoints: list[str], native: LoadOptions
+    folder: Path, schemes: list[str], checkpoints: list[str], native: LoadOptions
 ) -> Iterator[tuple[str, Path, LoadOptions]]:
     """Name, model and options of each row."""
     yield "bfloat16", folder, native
-    for name in ON_LOAD:
+    for name in schemes:
         yield name, folder, replace(native, quantize=name)
         yield f"{name}, exact", folder, replace(native, quantize=name, exact_activations=True)
     for checkpoint in checkpoints:
@@ -65,6 +65,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--checkpoint", action="append", default=[], metavar="NAME=FOLDER")
+    parser.add_argument("--schemes", default=",".join(ON_LOAD), help="values of --quantize")
     parser.add_argument("--tokens", type=int, default=4096)
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--threads", type=int, default=2)
@@ -72,12 +73,14 @@ def main() -> None:
     kernels = load_kernels("native")
     kernels.set_num_threads(options.threads)
     windows = text_windows(options.tokens)
-    reference = Probe(options.folder, FLOAT32)
+    reference = reference_logits(options.folder, windows)
     native = replace(FLOAT32, kernels=kernels, kv_dtype=torch.float16)
     print("| scheme | " + " | ".join(title for title, _ in COLUMNS.values()) + " |")
     print("|---" * (len(COLUMNS) + 1) + "|")
     rows: dict[str, Row] = {}
-    for name, path, variant in ways(options.folder, options.checkpoint, native):
+    for name, path, variant in ways(
+        options.folder, options.schemes.split(","), options.checkpoint, native
+    ):
         probe = Probe(path, variant)
         speed = {"tokens_per_second": probe.tokens_per_second()}
         size = {"megabytes": probe.weight_bytes / 1e6}

@@ -81,3 +81,9 @@ def test_wrong_choice_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert "float16" in capsys.readouterr().err
     with pytest.raises(StartupError, match="DTYPE"):
         config.resolve({}, {"DTYPE": "int3"})
+
+
+@pytest.mark.parametrize("gamma", ["0", "1", "-0.5"])
+def test_a_watermark_has_a_share(gamma: str) -> None:
+    with pytest.raises(StartupError, match="--watermark-gamma"):
+        config.resolve({}, {"WATERMARK_GAMMA": gamma})
