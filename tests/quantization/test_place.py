@@ -1,6 +1,7 @@
 """One layout per device: what it takes, what cannot be fused, and which parts can be cut out."""
 
 import logging
+from dataclasses import replace
 
 import pytest
 import torch
@@ -55,6 +56,15 @@ def test_resident_bytes_are_the_formats(name: str, engine: str) -> None:
     # Groups of 32 with a minimum in 16 bits, not a zero point in 4: 5 bits, not 4.625.
     limit = 1.09 if engine == "best" and name in ASYMMETRIC_32 else 1.05
     assert bits <= limit * form.bits_per_weight
+
+
+def test_8_bit_floats_meet_int8_activations_as_integers_of_their_size() -> None:
+    matrix = round_float8(torch.randn(256, 1024))
+    quick = replace(target(ENGINES["best"]), exact_activations=False)
+    weight = place([matrix], quick, [NAME])
+    assert weight.nbytes * 8 <= 1.05 * 8 * 256 * 1024
+    x = torch.randn(7, 1024)
+    assert error(weight.apply(x, None, None), x @ matrix.dequantize().T) < 0.01
 
 
 @pytest.mark.parametrize("engine", ENGINES)

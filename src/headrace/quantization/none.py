@@ -4,9 +4,11 @@ In plain torch that is a matrix in the dtype of the activations (GGUF blocks are
 kernels keep blocks quantized and 16-bit floats narrow. Floats of 8 bits stay such anywhere.
 """
 
+import torch
+
 from headrace.kernels import BLOCK_FORMATS
-from headrace.quantization.float8 import is_float8, read_float8
-from headrace.quantization.place import Matrix, MatrixScheme, read_floats
+from headrace.quantization.float8 import read_float8
+from headrace.quantization.place import Matrix, MatrixScheme, check_floats
 from headrace.weights.base import Weights
 
 
@@ -17,6 +19,7 @@ class Unquantized(MatrixScheme):
         raw = weights.raw(f"{name}.weight")
         if self.target.kernels is not None and raw is not None and raw.type.name in BLOCK_FORMATS:
             return raw
-        if is_float8(weights, f"{name}.weight"):
+        matrix = weights.get(f"{name}.weight")
+        if matrix.dtype == torch.float8_e4m3fn:
             return read_float8(weights, name)
-        return read_floats(weights, f"{name}.weight")
+        return check_floats(f"{name}.weight", matrix)

@@ -51,7 +51,11 @@ class MatrixScheme(ABC):
 
 def read_floats(weights: Weights, name: str) -> Tensor:
     """A matrix that is not quantized. Raises CheckpointError if it is anything else."""
-    matrix = weights.get(name)
+    return check_floats(name, weights.get(name))
+
+
+def check_floats(name: str, matrix: Tensor) -> Tensor:
+    """`matrix` itself; raises as `read_floats`."""
     if matrix.dim() != 2 or not matrix.is_floating_point() or matrix.itemsize == 1:
         raise CheckpointError(
             f"tensor {name}: expected a matrix of floating-point numbers, "
