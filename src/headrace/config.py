@@ -21,7 +21,7 @@ from headrace.errors import StartupError
 
 QuantizeName = Literal[
     "awq", "compressed-tensors", "eetq", "exl2", "gptq", "marlin",
-    "bitsandbytes", "bitsandbytes-nf4", "bitsandbytes-fp4", "fp8", "int4",
+    "bitsandbytes", "bitsandbytes-nf4", "bitsandbytes-fp4", "fp8", "int4", "int8",
 ]  # fmt: skip
 
 DEFAULT_DRAFTS = 24
@@ -57,7 +57,9 @@ class Settings:
     )
     revision: str | None = flag(None, "branch, tag or commit of the hub repository")
     quantize: QuantizeName | None = flag(
-        None, "quantization scheme", rejected="quantization on load is not implemented yet"
+        None,
+        "quantize while loading (int4, int8, eetq, fp8, bitsandbytes...); a quantized checkpoint "
+        "says itself how it is stored",
     )
     speculate: int | None = flag(
         None, "tokens to draft per request and step, at most; 0: no speculation; default: 24"
@@ -70,9 +72,11 @@ class Settings:
     dtype: Literal["float16", "bfloat16", "float32"] | None = flag(
         None, "arithmetic of the model; default: the checkpoint's on CUDA, float32 on the CPU"
     )
-    kv_cache_dtype: Literal["auto", "float32", "float16", "bfloat16", "int8"] = flag(
-        "auto", "type of the cached keys and values"
-    )
+    kv_cache_dtype: Literal[
+        "auto", "float32", "float16", "bfloat16", "int8", "fp8_e4m3fn", "fp8_e5m2"
+    ] = flag(
+        "auto", "type of the cached keys and values; int8 is the CPU kernels', fp8 plain torch's"
+    )  # fmt: skip
     trust_remote_code: bool = flag(False, "run code that comes with the model")
     rope_scaling: Literal["linear", "dynamic"] | None = flag(
         None, "override the model's RoPE scaling"
@@ -241,9 +245,9 @@ IGNORED_ENVIRONMENT = {
     "TGI_WIGGLE_ROOM": "memory is measured, not guessed; see --kv-cache-memory",
     "MAX_IMAGE_FETCH_SIZE": "images are not supported yet",
     "HF_HUB_ENABLE_HF_TRANSFER": "the hub's own client chooses how to download",
-    "EXLLAMA_VERSION": "GPTQ is not implemented yet",
-    "DISABLE_EXLLAMA": "GPTQ is not implemented yet",
-    "USE_CUTLASS_W8A8": "8-bit weights are not implemented yet",
+    "EXLLAMA_VERSION": "GPTQ weights have one layout here",
+    "DISABLE_EXLLAMA": "GPTQ weights have one layout here",
+    "USE_CUTLASS_W8A8": "8-bit weights have one layout here",
 }
 """What TGI reads from the environment only, and why it has no effect here."""
 

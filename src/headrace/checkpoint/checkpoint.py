@@ -8,6 +8,7 @@ from headrace.checkpoint import gguf_config
 from headrace.checkpoint.gguf import GGUFFile
 from headrace.checkpoint.model_config import normalize
 from headrace.checkpoint.peft import LoraAdapter, open_adapter
+from headrace.checkpoint.quantization_config import find_quantization
 from headrace.checkpoint.safetensors import read_json
 from headrace.checkpoint.tensor_names import tensor_names
 from headrace.checkpoint.weight_files import WeightKind, gguf_files, weight_files
@@ -91,6 +92,7 @@ def _open_folder(folder: Path, kind: WeightKind, files: tuple[Path, ...]) -> Che
     source = folder / "config.json"
     has_output_head = bool(OUTPUT_HEADS & tensor_names(files)) or not files
     config = normalize(read_json(source), str(source), has_output_head)
+    config["quantization_config"] = find_quantization(config, folder)
     generation_path = folder / "generation_config.json"
     generation = read_json(generation_path) if generation_path.exists() else {}
     eos = generation.get("eos_token_id")

@@ -89,8 +89,21 @@ class NativeOperations:
         return buffer
 
     def _input_of(self, consumer: LinearWeight, use: str) -> Activation:
+        """Where to put what `consumer` reads; to be passed through `_ordered`."""
         assert isinstance(consumer, PackedLinear)
-        return self._buffer(use, consumer.in_features, quantized=not consumer.takes_floats)
+        quantized = not consumer.takes_floats and consumer.permutation is None
+        return self._buffer(use, consumer.in_features, quantized=quantized)
+
+    def _ordered(self, x: Activation, consumer: LinearWeight, use: str) -> Activation:
+        """The features in the order in which `consumer` was quantized."""
+        assert isinstance(consumer, PackedLinear)
+        if consumer.permutation is None:
+            return x
+        assert isinstance(x, Tensor)
+        features = consumer.packed.in_features
+        out = self._buffer(f"{use}, ordered", features, quantized=not consumer.takes_floats)
+        self.kernels.permute(x, consumer.permutation.index, out, rows=self._counts.tokens)
+        return out
 
     def embedding(
         self,
@@ -114,7 +127,7 @@ class NativeOperations:
     def norm(self, x: Tensor, norm: NormParameters, consumer: LinearWeight) -> Activation:
         out = self._input_of(consumer, "norm")
         self._norm(x, norm, out)
-        return out
+        return self._ordered(out, consumer, "norm")
 
     def residual_norm(self, x: Tensor, norm: NormParameters, residual: Tensor | None) -> Tensor:
         out = self._floats("stream", x.shape[1]) if residual is None else residual
@@ -144,7 +157,7 @@ class NativeOperations:
     def convert(self, x: Tensor, consumer: LinearWeight) -> Activation:
         out = self._input_of(consumer, "norm")
         if not isinstance(out, QuantizedActivation):
-            return x
+            return self._ordered(x, consumer, "norm")
         self.kernels.quantize(x, out, rows=self._counts.tokens)
         return out
 
@@ -181,7 +194,7 @@ class NativeOperations:
             self.kernels.linear_gate(x, gate_up.packed, out, kind=kind, rows=rows)
         else:
             self.kernels.gate(self.linear(x, gate_up, bias), out, kind=kind, rows=rows)
-        return out
+        return self._ordered(out, consumer, "gated")
 
     def activated(
         self,
@@ -193,7 +206,7 @@ class NativeOperations:
     ) -> Activation:
         out, rows = self._input_of(consumer, "gated"), self._counts.tokens
         self.kernels.activate(self.linear(x, up, bias), out, kind=GATES[activation], rows=rows)
-        return out
+        return self._ordered(out, consumer, "gated")
 
     def soft_cap(self, x: Tensor, cap: float) -> Tensor:
         self.kernels.soft_cap(x, cap=cap, rows=self._counts.tokens)
@@ -246,4 +259,4 @@ class NativeOperations:
         out = self._input_of(consumer, "attended")
         if isinstance(out, QuantizedActivation):
             self.kernels.quantize(attended, out, rows=counts.tokens)
-        return out
+        return self._ordered(out, consumer, "attended")

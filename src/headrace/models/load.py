@@ -20,7 +20,7 @@ from headrace.layers.parameters import DummyLoader, ParameterLoader
 from headrace.models import ARCHITECTURES, find_architecture
 from headrace.models.decoder import Decoder
 from headrace.models.spec import DecoderSpec
-from headrace.quantization import SCHEMES, Scheme, Target, detect
+from headrace.quantization import Scheme, Target, open_scheme
 from headrace.weights import DummyWeights, RenamedWeights, open_weights
 
 logger = logging.getLogger(__name__)
@@ -41,6 +41,8 @@ class LoadOptions:
     """Of floating-point weights on the kernels; None: as stored."""
     exact_activations: bool = False
     """On the kernels, float32 activations also with quantized weights, not int8."""
+    quantize: str | None = None
+    """--quantize."""
     load_format: str = "auto"
     """"dummy": random weights."""
     backend: AttentionBackend | None = None
@@ -115,7 +117,9 @@ def _load_decoder(
         kernels=kernels,
         exact_activations=options.exact_activations,
     )
-    scheme = SCHEMES[detect(config)](config.get("quantization_config") or {}, target)
+    if options.quantize is not None and checkpoint.kind == "gguf":
+        raise StartupError(f"--quantize {options.quantize}: a GGUF file keeps what it is stored in")
+    scheme = open_scheme(config, target, options.quantize)
     load = _loader(checkpoint, spec, options, scheme, operations)
     return Decoder(spec, load, progress), backend
 

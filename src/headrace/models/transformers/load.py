@@ -26,7 +26,7 @@ from headrace.models.transformers.model import TransformersModel
 from headrace.models.transformers.positions import longest_context, override_rope
 from headrace.models.transformers.survey import check_uniform, check_windows, take_survey
 from headrace.models.transformers.trial import NUM_BLOCKS, check_against_itself
-from headrace.quantization import SCHEMES, Scheme, Target
+from headrace.quantization import Scheme, Target, open_scheme
 
 logger = logging.getLogger(__name__)
 
@@ -110,6 +110,8 @@ def _load_model(
     model.eval()
     if options.kernels is None:
         model.to(device=options.device)  # type: ignore[call-arg]
+        if options.quantize is not None:
+            adopt_linears(model, _scheme(options))
         return model
     adopt_linears(model, _scheme(options))
     # The kernels' arithmetic; what they have packed keeps its width.
@@ -124,7 +126,7 @@ def _scheme(options: LoadOptions) -> Scheme:
         kernels=options.kernels,
         exact_activations=options.exact_activations,
     )
-    return SCHEMES["none"]({}, target)
+    return open_scheme({}, target, options.quantize)
 
 
 def _attention_shape(layers: list[LayerAttention], options: LoadOptions) -> AttentionShape:
