@@ -1,4 +1,4 @@
-"""Tiny random checkpoints: a model, and one of each kind of drafter for it, in their real formats."""
+"""Tiny random checkpoints in their real formats: a model, and one drafter of each kind for it."""
 
 import json
 from pathlib import Path
