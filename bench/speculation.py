@@ -69,7 +69,7 @@ QUESTIONS = (
     "Write a poem about {topic}.",
 )
 TOPICS = ("water mills", "the moon", "bread", "bicycles", "rivers", "old maps", "bees", "glass",
-          "thunder", "chess", "lighthouses", "salt", "tea", "bridges", "owls", "trains")  # fmt: skip
+          "thunder", "chess", "lighthouses", "salt", "tea", "bridges", "owls")  # fmt: skip
 Body = dict[str, Any]
 
 

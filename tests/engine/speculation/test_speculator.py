@@ -145,7 +145,7 @@ def test_what_drafting_takes_decides_how_much_is_asked_for() -> None:
         for num_tokens in (1, 100):
             speculator.observe(num_tokens, CHEAP(num_tokens))
         for _ in range(3):
-            speculator.observe_drafting(2, 2 * seconds)
+            speculator.observe_drafting({0: 2, 1: 2}, 2 * seconds)
         asked.append(speculator.num_drafts_to_ask(plan_of(2), [*requests(2)]).get(0, 0))
     assert asked[0] == 4
     assert asked == sorted(asked, reverse=True)
@@ -179,7 +179,7 @@ def test_an_executor_that_drafts_never_costs_much(rate: float, seconds: float) -
         asked = speculator.num_drafts_to_ask(plan, [request]).get(0, 0)
         speculator.observe(num_tokens, CPU(num_tokens))
         if asked:
-            speculator.observe_drafting(asked, asked * seconds)
+            speculator.observe_drafting({0: asked}, asked * seconds)
         right = (request.draft_ids + [1]).index(1)
         request.token_ids += [0] * (right + 1)
         request.executor_draft_ids = [int(chance.random() >= rate) for _ in range(asked)]

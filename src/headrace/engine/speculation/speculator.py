@@ -26,6 +26,8 @@ EXECUTOR_PRIOR_RATE: Final = 0.6
 LEAST_PROBABILITY: Final = 0.1
 LEAST_GAIN: Final = 1.03
 """A step must promise so much more tokens per second, before anything is drafted."""
+LEAST_EXECUTOR_GAIN: Final = 1.1
+"""More is asked of drafts that take time of their own: what they cost is lost if they are wrong."""
 MAX_REQUESTS: Final = 64
 """Drafted for in one step, so that drafting takes a fraction of a millisecond."""
 STEPS_BETWEEN_PROBES: Final = 64
@@ -70,9 +72,9 @@ class Speculator:
         """A step of so many tokens took so many seconds, without what the executor drafted."""
         self._cost.observe(num_tokens, duration)
 
-    def observe_drafting(self, num_drafts: int, duration: float) -> None:
-        """The executor drafted so many tokens per row, at most, in so many seconds."""
-        self._draft_cost.observe(num_drafts, duration)
+    def observe_drafting(self, num_drafts: dict[int, int], duration: float) -> None:
+        """The executor took so many seconds for `StepPlan.num_drafts`."""
+        self._draft_cost.observe(len(num_drafts), max(num_drafts.values()), duration)
 
     def finish(self, request: Request) -> None:
         """The request has all its tokens."""
@@ -174,13 +176,14 @@ class Speculator:
     def _depth_to_ask(self, rates: list[float], num_base: int) -> int:
         """How many tokens to draft for rows of these rates, so that drafting, and verifying them
         beside `num_base` tokens, yields the most tokens per second."""
-        best, best_depth = LEAST_GAIN * num_base / self._cost[num_base], 0
+        best, best_depth = LEAST_EXECUTOR_GAIN * num_base / self._cost[num_base], 0
         num_tokens, num_expected = num_base, float(num_base)
+        per_token = self._draft_cost.per_token(len(rates))
         for depth in range(1, self._max_executor_drafts + 1):
             reached = [rate**depth for rate in rates if reach(rate, depth) == depth]
             num_tokens += len(reached)
             num_expected += sum(reached)
-            pace = num_expected / (self._cost[num_tokens] + self._draft_cost[depth])
+            pace = num_expected / (self._cost[num_tokens] + per_token * depth)
             if pace > best:
                 best, best_depth = pace, depth
         return best_depth
