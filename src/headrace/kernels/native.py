@@ -26,6 +26,7 @@ from headrace.kernels.tensors import (
     NormKind,
     PackedWeight,
     QuantizedActivation,
+    RankMemory,
     Rotary,
     Rows,
     WeightKind,
@@ -107,6 +108,9 @@ class NativeKernels(Kernels):
             weight.has_minimum,
         )
 
+    def _ranks_words(self, ranks: RankMemory) -> tuple[int, ...]:
+        return self._address(ranks.storage), ranks.rank, ranks.size, ranks.slot_bytes
+
     def _cache_words(self, cache: LayerCache) -> tuple[int, ...]:
         parts = (cache.keys, cache.values, cache.key_scales, cache.value_scales)
         sizes = (cache.num_blocks, cache.num_kv_heads, cache.head_size)
@@ -155,13 +159,17 @@ class NativeKernels(Kernels):
     # Ops
 
     def _embedding(
-        self, rows: Rows, ids: Tensor, table: PackedWeight, scale: float, out: Tensor
+        self,
+        rows: Rows,
+        ids: Tensor,
+        table: PackedWeight,
+        scale: float,
+        vocabulary: tuple[int, int],
+        out: Tensor,
     ) -> None:
         table_words = self._weight_words(table)
-        ids_address, out_address = self._address(ids), self._address(out)
-        self._call(
-            "embedding", *self._rows_words(rows), ids_address, *table_words, scale, out_address
-        )
+        ids_words = *self._rows_words(rows), self._address(ids)
+        self._call("embedding", *ids_words, *table_words, scale, *vocabulary, self._address(out))
 
     def _norm(
         self,
@@ -320,4 +328,19 @@ class NativeKernels(Kernels):
             window or 0,
             soft_cap or 0.0,
             self._address(out),
+        )
+
+    def _all_reduce(
+        self, rows: Rows, ranks: RankMemory, x: Tensor, out: Tensor, accumulate: bool
+    ) -> None:
+        words = *self._rows_words(rows), *self._ranks_words(ranks)
+        self._call(
+            "all_reduce", *words, self._address(x), x.shape[1], self._address(out), accumulate
+        )
+
+    def _all_gather(self, rows: Rows, ranks: RankMemory, x: Tensor, out: Tensor) -> None:
+        words = *self._rows_words(rows), *self._ranks_words(ranks)
+        columns = out.shape[1]
+        self._call(
+            "all_gather", *words, self._address(x), x.shape[1], columns, self._address(out)
         )

@@ -32,6 +32,7 @@ class Attention:
 
     def __init__(self, load: ParameterLoader, prefix: str, layer: int, spec: AttentionSpec) -> None:
         query, key_value = (n * spec.head_size for n in (spec.num_heads, spec.num_kv_heads))
+        heads, kv_heads = load.shard.slice(spec.num_heads), load.shard.slice(spec.num_kv_heads)
         self.operations = load.operations
         self.qkv = Linear(
             load,
@@ -39,14 +40,20 @@ class Attention:
             spec.hidden_size,
             [query, key_value, key_value],
             bias=spec.qkv_bias,
+            outputs=[heads, kv_heads, kv_heads],
         )
         self.output = Linear(
-            load, [f"{prefix}.o_proj"], query, [spec.hidden_size], bias=spec.output_bias
+            load,
+            [f"{prefix}.o_proj"],
+            query,
+            [spec.hidden_size],
+            bias=spec.output_bias,
+            inputs=heads,
         )
         self.layout = AttentionLayout(
             layer=layer,
-            num_heads=spec.num_heads,
-            num_kv_heads=spec.num_kv_heads,
+            num_heads=len(heads),
+            num_kv_heads=len(kv_heads),
             head_size=spec.head_size,
             options=AttentionOptions(scale=spec.head_size**-0.5, window=spec.window),
             head_norm=_head_norm(load, prefix, spec),

@@ -23,15 +23,22 @@ class GatedMLP:
     ) -> None:
         self.activation = activation
         self.operations = load.operations
+        inner = load.shard.slice(intermediate_size)
         self.gate_up = Linear(
             load,
             [f"{prefix}.gate_proj", f"{prefix}.up_proj"],
             hidden_size,
             [intermediate_size] * 2,
             bias=bias,
+            outputs=[inner, inner],
         )
         self.down = Linear(
-            load, [f"{prefix}.down_proj"], intermediate_size, [hidden_size], bias=bias
+            load,
+            [f"{prefix}.down_proj"],
+            intermediate_size,
+            [hidden_size],
+            bias=bias,
+            inputs=inner,
         )
 
     @property

@@ -13,12 +13,13 @@ from torch import Tensor
 
 from headrace.attention.base import AttentionBatch
 from headrace.attention.native import NativeBackend
-from headrace.kernels import Activation, Kernels, QuantizedActivation, Rotary
+from headrace.kernels import Activation, Kernels, QuantizedActivation, RankMemory, Rotary
 from headrace.kernels.tensors import GROUP_SIZE, GateKind
 from headrace.layers.operations import AttentionLayout
 from headrace.layers.rope import RotaryEmbedding
 from headrace.quantization import LinearWeight
 from headrace.quantization.packed import PackedLinear
+from headrace.weights import Slice
 
 GATES: dict[str, GateKind] = {"silu": "silu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
 
@@ -47,8 +48,16 @@ class Counts:
 class NativeOperations:
     """See `layers.operations.Operations`; every call needs to be inside `passes`."""
 
-    def __init__(self, kernels: Kernels, backend: NativeBackend, max_positions: int) -> None:
+    def __init__(
+        self,
+        kernels: Kernels,
+        backend: NativeBackend,
+        max_positions: int,
+        ranks: RankMemory | None = None,
+    ) -> None:
+        """`ranks`: None where no other ranks have a part of the model."""
         self.kernels = kernels
+        self._ranks = ranks
         self._backend = backend
         self._max_positions = max_positions
         self._buffers: dict[tuple[str, int, int, bool], Activation] = {}
@@ -77,10 +86,17 @@ class NativeOperations:
         assert isinstance(consumer, PackedLinear)
         return self._buffer(use, consumer.in_features, quantized=not consumer.takes_floats)
 
-    def embedding(self, token_ids: Tensor, table: LinearWeight) -> Tensor:
+    def embedding(self, token_ids: Tensor, table: LinearWeight, vocabulary: Slice) -> Tensor:
         assert isinstance(table, PackedLinear)
         out = self._floats("embedding", table.in_features)
-        self.kernels.embedding(token_ids, table.packed, out, rows=self._counts.tokens)
+        self.kernels.embedding(
+            token_ids,
+            table.packed,
+            out,
+            first_id=vocabulary.start,
+            vocab_size=vocabulary.total,
+            rows=self._counts.tokens,
+        )
         return out
 
     def norm(self, x: Tensor, weight: Tensor, epsilon: float, consumer: LinearWeight) -> Activation:
@@ -105,6 +121,19 @@ class NativeOperations:
             accumulate=residual is not None,
             rows=self._counts.tokens,
         )
+        return out
+
+    def all_reduce(self, partial: Tensor, residual: Tensor | None = None) -> Tensor:
+        assert self._ranks is not None
+        out = partial if residual is None else residual
+        has_residual, rows = residual is not None, self._counts.tokens
+        self.kernels.all_reduce(self._ranks, partial, out, accumulate=has_residual, rows=rows)
+        return out
+
+    def all_gather(self, x: Tensor, columns: Slice) -> Tensor:
+        assert self._ranks is not None
+        out = self._floats("gathered", columns.total)
+        self.kernels.all_gather(self._ranks, x, out, rows=self._counts.tokens)
         return out
 
     def gated(

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from headrace.attention.base import AttentionBackend, AttentionBatch, AttentionOptions
+from headrace.distributed.ranks import OneRank, Ranks
 from headrace.layers.activation import ACTIVATIONS
 from headrace.layers.rope import RotaryEmbedding, rotate
 from headrace.quantization import LinearWeight
+from headrace.weights import Slice
 
 Activation = Any
 """Input of a linear layer, in the form that its weight wants: for torch a Tensor [T, features]."""
@@ -46,8 +48,9 @@ class AttentionLayout:
 class Operations(Protocol):
     """T is the number of the batch's tokens. `consumer` is the weight that reads the result."""
 
-    def embedding(self, token_ids: Tensor, table: LinearWeight) -> Tensor:
-        """token_ids [T] to the residual stream [T, hidden_size]."""
+    def embedding(self, token_ids: Tensor, table: LinearWeight, vocabulary: Slice) -> Tensor:
+        """token_ids [T] to vectors [T, hidden_size], zero for ids outside `vocabulary`, the token
+        ids whose vectors the table has."""
         ...
 
     def norm(self, x: Tensor, weight: Tensor, epsilon: float, consumer: LinearWeight) -> Activation:
@@ -62,6 +65,14 @@ class Operations(Protocol):
         residual: Tensor | None = None,
     ) -> Tensor:
         """x W^T + bias + residual, [T, out_features]; may be in residual's memory."""
+        ...
+
+    def all_reduce(self, partial: Tensor, residual: Tensor | None = None) -> Tensor:
+        """The sum of all ranks' partial [T, H], plus residual; may be in the memory of either."""
+        ...
+
+    def all_gather(self, x: Tensor, columns: Slice) -> Tensor:
+        """x [T, len(columns)] of all ranks side by side, [T, columns.total]."""
         ...
 
     def gated(
@@ -102,11 +113,16 @@ def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
 class TorchOperations:
     """Plain torch, at once; `consumer` does not matter to it."""
 
-    def __init__(self, backend: AttentionBackend) -> None:
+    def __init__(self, backend: AttentionBackend, ranks: Ranks | None = None) -> None:
         self._backend = backend
+        self._ranks = ranks or OneRank()
 
-    def embedding(self, token_ids: Tensor, table: LinearWeight) -> Tensor:
-        return table.lookup(token_ids)
+    def embedding(self, token_ids: Tensor, table: LinearWeight, vocabulary: Slice) -> Tensor:
+        if vocabulary.is_whole:
+            return table.lookup(token_ids)
+        index = token_ids - vocabulary.start
+        is_here = (index >= 0) & (index < len(vocabulary))
+        return table.lookup(index.clamp(0, len(vocabulary) - 1)) * is_here.unsqueeze(1)
 
     def norm(self, x: Tensor, weight: Tensor, epsilon: float, consumer: LinearWeight) -> Tensor:
         return rms_norm(x, weight, epsilon)
@@ -119,6 +135,13 @@ class TorchOperations:
         residual: Tensor | None = None,
     ) -> Tensor:
         return weight.apply(x, bias, residual)
+
+    def all_reduce(self, partial: Tensor, residual: Tensor | None = None) -> Tensor:
+        total = self._ranks.all_reduce(partial)
+        return total if residual is None else residual.add_(total)
+
+    def all_gather(self, x: Tensor, columns: Slice) -> Tensor:
+        return self._ranks.all_gather(x, columns)
 
     def gated(
         self,

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -10,6 +10,9 @@ from headrace.attention import choose_backend
 from headrace.attention.base import AttentionBackend, AttentionShape
 from headrace.attention.native import NativeBackend
 from headrace.checkpoint.checkpoint import Checkpoint
+from headrace.distributed.ranks import OneRank, Ranks
+from headrace.distributed.shard import allowed_sizes
+from headrace.errors import StartupError
 from headrace.kernels import Kernels
 from headrace.layers.native import NativeOperations, unsupported
 from headrace.layers.operations import Operations, TorchOperations
@@ -39,6 +42,12 @@ class LoadOptions:
     """On the kernels, float32 activations also with quantized weights, not int8."""
     load_format: str = "auto"
     """"dummy": random weights."""
+    ranks: Ranks = field(default_factory=OneRank)
+    """Who else has a part of the model."""
+    max_tokens: int = 0
+    """Of one pass, where there are several ranks: it limits what they exchange."""
+    max_logit_rows: int = 0
+    """Of one call of the head, likewise."""
 
 
 def load_model(
@@ -51,13 +60,14 @@ def load_model(
     `progress`: called with layers done and in all. Raises StartupError for a model that is not
     supported, CheckpointError for weights that are missing or do not fit.
     """
-    config = checkpoint.config
+    config, ranks = checkpoint.config, options.ranks
     spec = spec_of(config)
     kernels = options.kernels if _runs_on_kernels(spec, options) else None
     backend = choose_backend(_attention_shape(spec, options, kernels))
-    operations: Operations = TorchOperations(backend)
+    operations: Operations = TorchOperations(backend, ranks)
     if isinstance(backend, NativeBackend):
-        operations = NativeOperations(backend.kernels, backend, spec.max_position)
+        memory = ranks.memory(_slot_floats(spec, options))
+        operations = NativeOperations(backend.kernels, backend, spec.max_position, memory)
     target = Target(
         dtype=options.dtype,
         device=options.device,
@@ -67,18 +77,44 @@ def load_model(
     )
     scheme = SCHEMES[detect(config)](config.get("quantization_config") or {}, target)
     weights = open_weights(checkpoint, options.load_format)
-    load = ParameterLoader(weights, scheme, operations, dtype=options.dtype, device=options.device)
+    load = ParameterLoader(
+        weights,
+        scheme,
+        operations,
+        dtype=options.dtype,
+        device=options.device,
+        shard=ranks.shard,
+    )
     return Decoder(spec, load, progress), backend
+
+
+def check_num_ranks(checkpoint: Checkpoint, num_ranks: int) -> None:
+    """Raises StartupError unless the model can be split over so many ranks."""
+    spec = spec_of(checkpoint.config)
+    heads, kv_heads = spec.attention[0].num_heads, spec.attention[0].num_kv_heads
+    allowed = allowed_sizes(heads, kv_heads, [spec.intermediate_size])
+    if num_ranks not in allowed:
+        raise StartupError(
+            f"--num-shard {num_ranks}: a model with {heads} attention heads, {kv_heads} key-value "
+            f"heads and MLPs of {spec.intermediate_size} can be split over "
+            f"{', '.join(map(str, allowed))} ranks"
+        )
+
+
+def _slot_floats(spec: DecoderSpec, options: LoadOptions) -> int:
+    """The largest contribution of one rank to a collective."""
+    columns = -(-spec.vocab_size // options.ranks.shard.size)
+    return max(options.max_tokens * spec.hidden_size, options.max_logit_rows * columns)
 
 
 def _attention_shape(
     spec: DecoderSpec, options: LoadOptions, kernels: Kernels | None
 ) -> AttentionShape:
-    attention = spec.attention[0]
+    attention, shard = spec.attention[0], options.ranks.shard
     return AttentionShape(
         num_layers=len(spec.attention),
-        num_heads=attention.num_heads,
-        num_kv_heads=attention.num_kv_heads,
+        num_heads=len(shard.slice(attention.num_heads)),
+        num_kv_heads=len(shard.slice(attention.num_kv_heads)),
         head_size=attention.head_size,
         dtype=options.dtype,
         kv_dtype=options.kv_dtype,
@@ -91,7 +127,8 @@ def _runs_on_kernels(spec: DecoderSpec, options: LoadOptions) -> bool:
     """Whether the kernels have all that the model needs; the log says what they lack."""
     if options.kernels is None:
         return False
-    reasons = unsupported(spec.activation, spec.hidden_size, spec.intermediate_size)
+    intermediate_size = len(options.ranks.shard.slice(spec.intermediate_size))
+    reasons = unsupported(spec.activation, spec.hidden_size, intermediate_size)
     if reason := reasons or NativeBackend.unsupported(
         _attention_shape(spec, options, options.kernels)
     ):

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from headrace.kernels import Kernels
 from headrace.weights.base import Weights
+from headrace.weights.sliced import Axes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +52,9 @@ class LinearWeight(Protocol):
 
 class Scheme(Protocol):
     """How the linear layers of one checkpoint are stored."""
+
+    axes: Axes
+    """Of the tensors that `load` reads, so that a rank can be given its part of each."""
 
     def __init__(self, config: dict[str, Any], target: Target) -> None:
         """`config` is the quantization_config of config.json, {} without one. Raises StartupError

@@ -16,6 +16,7 @@ from headrace.kernels import BLOCK_FORMATS, Kernels
 from headrace.quantization.base import LinearWeight, Target
 from headrace.quantization.packed import pack_blocks, pack_floats
 from headrace.weights.base import RawTensor, Weights
+from headrace.weights.sliced import Axes
 
 
 class DenseWeight:
@@ -38,6 +39,8 @@ class DenseWeight:
 
 class Unquantized:
     """See `quantization.base.Scheme`."""
+
+    axes: Axes = {"weight": ("out", "in")}
 
     def __init__(self, config: dict[str, Any], target: Target) -> None:
         self._target = target

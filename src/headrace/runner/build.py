@@ -7,6 +7,7 @@ import torch
 from headrace.attention.native import NativeBackend
 from headrace.checkpoint.checkpoint import Checkpoint, with_rope_scaling
 from headrace.config import Settings
+from headrace.distributed.ranks import OneRank, Ranks
 from headrace.kernels import Kernels, TorchKernels
 from headrace.models.load import LoadOptions, load_model
 from headrace.runner import device as devices
@@ -27,20 +28,23 @@ Progress = Callable[[str, int, int], None]
 
 
 def build_executor(
-    settings: Settings, checkpoint: Checkpoint, progress: Progress
+    settings: Settings, checkpoint: Checkpoint, progress: Progress, ranks: Ranks | None = None
 ) -> tuple[ModelExecutor, EngineInfo]:
-    """Load the model, size and allocate its cache, warm up.
+    """Load the model, size and allocate its cache, warm up; of several `ranks`, everyone does.
 
     Raises StartupError when device, model and memory do not fit what the settings ask for.
     """
     checkpoint = with_rope_scaling(checkpoint, settings.rope_scaling, settings.rope_factor)
-    device = devices.choose_device(settings)
+    ranks = ranks or OneRank()
+    device = devices.choose_device(settings, ranks.shard.rank)
     kernels = devices.choose_kernels(settings, device)
     is_native = not isinstance(kernels, TorchKernels)
-    threads = devices.num_threads(settings)
+    threads = max(1, devices.num_threads(settings) // ranks.shard.size)
     kernels.set_num_threads(threads)
     torch.set_num_threads(threads)
     dtype = devices.choose_dtype(settings, checkpoint.config["dtype"], device)
+    max_num_seqs = settings.max_batch_size or MAX_NUM_SEQS
+    max_prefill_tokens = settings.max_batch_prefill_tokens or PREFILL_TOKENS[device.type]
     options = LoadOptions(
         dtype=dtype,
         device=device,
@@ -49,6 +53,9 @@ def build_executor(
         weight_dtype=dtype if settings.dtype else None,
         exact_activations=settings.activations == "float32",
         load_format=settings.load_format,
+        ranks=ranks,
+        max_tokens=max_prefill_tokens + max_num_seqs,
+        max_logit_rows=max_num_seqs,
     )
     decoder, backend = load_model(
         checkpoint, options, lambda done, total: progress("load weights", done, total)
@@ -56,12 +63,11 @@ def build_executor(
     is_recorded = isinstance(backend, NativeBackend)
     # torch's own threads would contend with the kernels' for the same cores.
     torch.set_num_threads(1 if is_recorded else threads)
-    max_num_seqs = settings.max_batch_size or MAX_NUM_SEQS
     cache = size_cache(
         CacheRequest(
             block_size=backend.block_size,
             bytes_per_block=backend.bytes_per_block(),
-            available=devices.available_memory(device, settings.cuda_memory_fraction),
+            available=_available_memory(settings, device, ranks),
             share=SHARE_OF_CPU_MEMORY if device.type == "cpu" else 1.0,
             cache_memory=settings.kv_cache_memory,
             cache_tokens=settings.max_batch_total_tokens,
@@ -70,19 +76,20 @@ def build_executor(
             max_num_seqs=max_num_seqs,
         )
     )
-    backend.allocate(cache.num_blocks)
+    num_blocks = ranks.minimum(cache.num_blocks)
+    backend.allocate(num_blocks)
     info = EngineInfo(
-        max_total_tokens=cache.max_total_tokens,
-        max_batch_prefill_tokens=settings.max_batch_prefill_tokens or PREFILL_TOKENS[device.type],
+        max_total_tokens=ranks.minimum(cache.max_total_tokens),
+        max_batch_prefill_tokens=max_prefill_tokens,
         max_num_seqs=max_num_seqs,
-        num_blocks=cache.num_blocks,
+        num_blocks=num_blocks,
         block_size=backend.block_size,
         vocab_size=decoder.spec.vocab_size,
         device=devices.describe(device),
         dtype=str(dtype).removeprefix("torch."),
         kernels=_kernels_in_use(kernels, is_recorded=is_recorded),
         weight_bytes=decoder.weight_bytes,
-        kv_cache_bytes=cache.num_blocks * backend.bytes_per_block(),
+        kv_cache_bytes=num_blocks * backend.bytes_per_block(),
     )
     buffers = _buffers(info, device, is_fixed=is_recorded)
     model: Model = decoder
@@ -91,6 +98,13 @@ def build_executor(
     executor = ModelExecutor(model, buffers, Sampler(max_num_seqs, kernels))
     _warm_up(executor, info, progress)
     return executor, info
+
+
+def _available_memory(settings: Settings, device: torch.device, ranks: Ranks) -> int:
+    """What this rank may still allocate; on the CPU all of them share it."""
+    ranks.minimum(0)  # nobody is loading any more
+    available = devices.available_memory(device, settings.cuda_memory_fraction)
+    return available // ranks.shard.size if device.type == "cpu" else available
 
 
 def _kernels_in_use(kernels: Kernels, *, is_recorded: bool) -> str:

@@ -5,8 +5,9 @@ from headrace.weights.base import Weights
 from headrace.weights.dummy import DummyWeights
 from headrace.weights.gguf import GGUFWeights
 from headrace.weights.safetensors import SafetensorsWeights
+from headrace.weights.sliced import Part, Slice, SlicedWeights
 
-__all__ = ["Weights", "open_weights"]
+__all__ = ["Part", "Slice", "SlicedWeights", "Weights", "open_weights"]
 
 
 def open_weights(checkpoint: Checkpoint, load_format: str = "auto") -> Weights:

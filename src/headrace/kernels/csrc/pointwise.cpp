@@ -81,9 +81,15 @@ void integer_row_group(const Weight& table, int64_t row, int64_t group, float* t
 
 void EmbeddingOp::run(Team& team) const {
     team.share(rows_.count(), [&](int64_t row) {
-        const int64_t id = ids_[row];
-        if (id < 0 || id >= table_.out) return team.fail("a token id is outside the embedding");
+        if (ids_[row] < 0 || ids_[row] >= vocab_size_) {
+            return team.fail("a token id is outside the embedding");
+        }
+        const int64_t id = ids_[row] - first_id_;
         float* to = out_ + row * table_.in;
+        if (id < 0 || id >= table_.out) {
+            std::memset(to, 0, static_cast<size_t>(table_.in) * sizeof(float));
+            return;
+        }
         if (is_integer(table_.kind)) {
             for (int64_t group = 0; group < table_.in / kGroup; ++group) {
                 integer_row_group(table_, id, group, to + group * kGroup);
