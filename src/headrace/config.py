@@ -100,6 +100,9 @@ class Settings:
     num_shard: int | None = flag(
         None, "number of ranks", rejected="tensor parallelism is not implemented yet"
     )
+    num_replica: int = flag(
+        1, "engines side by side, each with the whole model and its share of cores or devices"
+    )
     cuda_memory_fraction: float = flag(1.0, "share of the GPU's memory that may be used")
     cuda_graphs: str | None = flag(
         None, "batch sizes to capture; 0 disables", ignored="CUDA graphs are not captured yet"
@@ -309,7 +312,12 @@ def _check(settings: Settings) -> list[str]:
     for name in ("aip_predict_route", "aip_health_route"):
         if not (getattr(settings, name) or "/").startswith("/"):
             raise StartupError(f"{name.upper()} must begin with a slash")
-    for name in ("validation_workers", "max_concurrent_requests", "max_client_batch_size"):
+    for name in (
+        "validation_workers",
+        "max_concurrent_requests",
+        "max_client_batch_size",
+        "num_replica",
+    ):
         if getattr(settings, name) <= 0:
             raise StartupError(f"--{name.replace('_', '-')} must be positive")
     return warnings
@@ -361,10 +369,19 @@ def hub_access(environ: Mapping[str, str] | None = None) -> HubAccess:
     return HubAccess(token=token, offline=offline)
 
 
-def child_environment() -> dict[str, str]:
+def visible_cuda_devices(environ: Mapping[str, str] | None = None) -> list[str] | None:
+    """What CUDA_VISIBLE_DEVICES names; None without it, which means all."""
+    names = (os.environ if environ is None else environ).get("CUDA_VISIBLE_DEVICES")
+    return None if names is None else [name.strip() for name in names.split(",") if name.strip()]
+
+
+def child_environment(cuda_devices: Sequence[str] = ()) -> dict[str, str]:
     """What the engine process inherits: everything, plus OpenMP threads that sleep when idle.
 
     The front end shares the cores with it, so torch's worker threads must not spin between
-    parallel regions.
+    parallel regions. `cuda_devices`: those that it shall see, if not all.
     """
-    return {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000", **os.environ}
+    environment = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000", **os.environ}
+    if cuda_devices:
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(cuda_devices)
+    return environment

@@ -68,7 +68,7 @@ def build_executor(
             block_size=backend.block_size,
             bytes_per_block=backend.bytes_per_block(),
             available=_available_memory(settings, device, ranks),
-            share=SHARE_OF_CPU_MEMORY if device.type == "cpu" else 1.0,
+            share=SHARE_OF_CPU_MEMORY / settings.num_replica if device.type == "cpu" else 1.0,
             cache_memory=settings.kv_cache_memory,
             cache_tokens=settings.max_batch_total_tokens,
             max_total_tokens=settings.max_total_tokens,

@@ -5,6 +5,7 @@ managers send them to every process): the front end drains its requests first an
 channel, which ends this process.
 """
 
+import os
 import signal
 import socket
 import sys
@@ -32,6 +33,8 @@ def run(connection: socket.socket) -> int:
         return 1
     (order,) = orders
     settings = order.settings
+    if order.cores:
+        os.sched_setaffinity(0, order.cores)
     logging.setup(settings.log_level, settings.json_output)
     channel = Channel[Command](connection, Command)
 

@@ -11,7 +11,6 @@ import logging
 import platform
 import socket
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 import uvloop
@@ -22,7 +21,7 @@ from headrace.config import Settings, hub_access
 from headrace.engine.client import ProcessEngineClient
 from headrace.errors import StartupError
 from headrace.observability import logging as log_setup
-from headrace.serve.launch import launch_engine
+from headrace.serve.launch import launches
 from headrace.serve.progress import LoadDisplay
 
 log = logging.getLogger(__name__)
@@ -85,8 +84,7 @@ def locate(settings: Settings) -> Path:
 async def serve(settings: Settings, path: Path, listener: socket.socket) -> int:
     """Run engine and HTTP server until the server is told to stop."""
     with LoadDisplay() as display:
-        launch = partial(launch_engine, settings, path)
-        client = ProcessEngineClient(launch, on_progress=display.update)
+        client = ProcessEngineClient(launches(settings, path), on_progress=display.update)
         starting = asyncio.create_task(client.start())
         await asyncio.sleep(0)  # lets the engine process start before the imports below
         # Web framework and tokenizer load while the engine process does.
