@@ -12,6 +12,7 @@ from typing import Protocol
 import torch
 import torch.distributed
 from torch import Tensor
+from torch.distributed.distributed_c10d import Store
 
 from headrace.distributed.shard import Shard
 from headrace.kernels import RankMemory
@@ -64,9 +65,7 @@ class OneRank:
 class TorchRanks:
     """Ranks in processes of their own; there is one model in each process."""
 
-    def __init__(
-        self, shard: Shard, store: torch.distributed.Store, device: torch.device, memory_file: int
-    ) -> None:
+    def __init__(self, shard: Shard, store: Store, device: torch.device, memory_file: int) -> None:
         """`memory_file`: descriptor of an empty file in memory that all ranks of this machine have
         inherited."""
         self.shard = shard
@@ -91,7 +90,9 @@ class TorchRanks:
         parts = [torch.empty_like(padded) for _ in range(self.shard.size)]
         torch.distributed.all_gather(parts, padded)
         shares = [Shard(rank, self.shard.size).slice(columns.total) for rank in range(len(parts))]
-        return torch.cat([part[:, : len(share)] for part, share in zip(parts, shares, strict=True)], 1)
+        return torch.cat(
+            [part[:, : len(share)] for part, share in zip(parts, shares, strict=True)], 1
+        )
 
     def minimum(self, value: int) -> int:
         least = torch.tensor(value, device=self._device)

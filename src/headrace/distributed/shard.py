@@ -22,7 +22,9 @@ class Shard:
         return Slice(start, max(start + 1, (self.rank + 1) * units // self.size), units)
 
 
-def allowed_sizes(num_heads: int, num_kv_heads: int, intermediate_sizes: Sequence[int]) -> list[int]:
+def allowed_sizes(
+    num_heads: int, num_kv_heads: int, intermediate_sizes: Sequence[int]
+) -> list[int]:
     """Numbers of ranks that divide heads and MLPs evenly.
 
     They also divide the key-value heads, or are a multiple of their number (each is then on several

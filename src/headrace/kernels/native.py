@@ -341,6 +341,4 @@ class NativeKernels(Kernels):
     def _all_gather(self, rows: Rows, ranks: RankMemory, x: Tensor, out: Tensor) -> None:
         words = *self._rows_words(rows), *self._ranks_words(ranks)
         columns = out.shape[1]
-        self._call(
-            "all_gather", *words, self._address(x), x.shape[1], columns, self._address(out)
-        )
+        self._call("all_gather", *words, self._address(x), x.shape[1], columns, self._address(out))

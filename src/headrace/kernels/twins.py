@@ -381,6 +381,26 @@ class TorchKernels(Kernels):
 
         self._do(op)
 
+    def _all_reduce(
+        self, rows: Rows, ranks: RankMemory, x: Tensor, out: Tensor, accumulate: bool
+    ) -> None:
+        def op() -> None:
+            count = rows.count()
+            parts = exchange(ranks, x[:count])
+            total = sum(parts[1:], start=parts[0])
+            out[:count] = out[:count] + total if accumulate else total
+
+        self._do(op)
+
+    def _all_gather(self, rows: Rows, ranks: RankMemory, x: Tensor, out: Tensor) -> None:
+        def op() -> None:
+            count, columns = rows.count(), out.shape[1]
+            widths = [replace(ranks, rank=rank).columns(columns) for rank in range(ranks.size)]
+            parts = exchange(ranks, x[:count], [last - first for first, last in widths])
+            out[:count] = torch.cat(parts, -1)
+
+        self._do(op)
+
 
 def check_batch(starts: list[int], contexts: list[int], num_tokens: int, width: int) -> None:
     for first, last, context in zip(starts, starts[1:], contexts, strict=False):
@@ -409,23 +429,3 @@ def attend(
     distance = positions - torch.arange(context)
     hidden = (distance < 0) if window is None else (distance < 0) | (distance >= window)
     return scores.masked_fill(hidden, -torch.inf).softmax(-1) @ values
-
-    def _all_reduce(
-        self, rows: Rows, ranks: RankMemory, x: Tensor, out: Tensor, accumulate: bool
-    ) -> None:
-        def op() -> None:
-            count = rows.count()
-            parts = exchange(ranks, x[:count])
-            total = sum(parts[1:], start=parts[0])
-            out[:count] = out[:count] + total if accumulate else total
-
-        self._do(op)
-
-    def _all_gather(self, rows: Rows, ranks: RankMemory, x: Tensor, out: Tensor) -> None:
-        def op() -> None:
-            count, columns = rows.count(), out.shape[1]
-            widths = [replace(ranks, rank=rank).columns(columns) for rank in range(ranks.size)]
-            parts = exchange(ranks, x[:count], [last - first for first, last in widths])
-            out[:count] = torch.cat(parts, -1)
-
-        self._do(op)

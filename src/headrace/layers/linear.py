@@ -1,7 +1,7 @@
 """A linear layer, possibly several fused into one. How the weight is stored is its scheme's.
 
-Over several ranks it is split along its outputs, and each rank has some of the results; or along its
-inputs, and the ranks' results are summed (Shoeybi et al. 2019).
+Over several ranks it is split along its outputs, and each rank has some of the results; or along
+its inputs, and the ranks' results are summed (Shoeybi et al. 2019).
 """
 
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ class Linear:
         self.is_partial = inputs is not None and not inputs.is_whole
         self.bias: Tensor | None = None
         if bias and not (self.is_partial and load.shard.rank):  # added once
-            shares = outputs or [None] * len(names)
+            shares = outputs or [Slice.whole(size) for size in out_features]
             sizes = zip(names, out_features, shares, strict=True)
             self.bias = torch.cat(
                 [load.tensor(f"{name}.bias", (size,), share) for name, size, share in sizes]

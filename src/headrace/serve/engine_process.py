@@ -5,6 +5,7 @@ managers send them to every process): the front end drains its requests first an
 channel, which ends this process.
 """
 
+import logging
 import os
 import signal
 import socket
@@ -13,17 +14,22 @@ from functools import partial
 from pathlib import Path
 
 from headrace.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from headrace.config import Settings
 from headrace.engine.channel import Channel
 from headrace.engine.core import EngineCore
 from headrace.engine.grammar import GrammarCompiler
 from headrace.engine.grammar_jobs import GrammarJobs
 from headrace.engine.scheduler import Scheduler
 from headrace.errors import StartupError
-from headrace.observability import logging
-from headrace.runner.build import build_executor
+from headrace.models.load import check_num_ranks
+from headrace.observability.logging import setup
+from headrace.runner.build import Progress, build_executor
 from headrace.serve.launch import EngineOrder
+from headrace.serve.ranks import BroadcastExecutor, start_ranks
 from headrace.text.tokenizer import Tokenizer, load_tokenizer
-from headrace.types import Command, EngineFailure, LoadProgress
+from headrace.types import Command, EngineFailure, EngineInfo, Executor, LoadProgress
+
+log = logging.getLogger(__name__)
 
 
 def run(connection: socket.socket) -> int:
@@ -35,7 +41,7 @@ def run(connection: socket.socket) -> int:
     settings = order.settings
     if order.cores:
         os.sched_setaffinity(0, order.cores)
-    logging.setup(settings.log_level, settings.json_output)
+    setup(settings.log_level, settings.json_output)
     channel = Channel[Command](connection, Command)
 
     def progress(stage: str, done: int, total: int) -> None:
@@ -43,7 +49,7 @@ def run(connection: socket.socket) -> int:
 
     try:
         checkpoint = open_checkpoint(Path(order.checkpoint))
-        executor, info = build_executor(settings, checkpoint, progress)
+        executor, info = build(settings, checkpoint, progress)
     except StartupError as error:
         channel.send(EngineFailure(str(error)))
         return 1
@@ -58,6 +64,24 @@ def run(connection: socket.socket) -> int:
     grammars = GrammarJobs(GrammarCompiler(partial(load_vocabulary, checkpoint), info.vocab_size))
     EngineCore(scheduler, executor, channel, grammars).run()
     return 0
+
+
+def build(
+    settings: Settings, checkpoint: Checkpoint, progress: Progress
+) -> tuple[Executor, EngineInfo]:
+    """The executor of the whole model, on all the ranks it shall have. Raises StartupError."""
+    if (settings.num_shard or 1) == 1:
+        return build_executor(settings, checkpoint, progress)
+    check_num_ranks(checkpoint, settings.num_shard or 1)
+    ranks, sockets = start_ranks(settings, checkpoint.path, end_with_rank)
+    executor, info = build_executor(settings, checkpoint, progress, ranks)
+    return BroadcastExecutor(executor, sockets), info
+
+
+def end_with_rank(reason: str) -> None:
+    """A part of the model is gone: the client shall start the engine anew."""
+    log.error("%s; the engine ends with it", reason)
+    os._exit(1)
 
 
 def load_vocabulary(checkpoint: Checkpoint) -> Tokenizer:

@@ -1,8 +1,9 @@
 """The part of each tensor that one rank needs, cut before anything is read or unpacked.
 
-A layer says which rows and columns of its matrix [out_features, in_features] it wants, a scheme which
-way the dimensions of its tensors run along that matrix. Whatever a tensor packs into one element
-(eight values of 4 bits, a scale for 128 inputs), a cut falls between two elements or is refused.
+A layer says which rows and columns of its matrix [out_features, in_features] it wants, a scheme
+which way the dimensions of its tensors run along that matrix. Whatever a tensor packs into one
+element (eight values of 4 bits, a scale for 128 inputs), a cut falls between two elements or is
+refused.
 """
 
 from collections.abc import Mapping
