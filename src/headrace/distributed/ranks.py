@@ -101,7 +101,8 @@ class TorchRanks:
 
     def memory(self, slot_floats: int) -> RankMemory:
         num_bytes = RankMemory.num_bytes(self.shard.size, slot_floats)
-        os.ftruncate(self._memory_file, num_bytes)
+        if os.fstat(self._memory_file).st_size < num_bytes:
+            os.ftruncate(self._memory_file, num_bytes)
         # Untouched pages cost nothing; torch keeps the mapping alive.
         storage = torch.frombuffer(mmap.mmap(self._memory_file, num_bytes), dtype=torch.uint8)
         return RankMemory(self.shard.rank, self.shard.size, storage)
