@@ -14,8 +14,8 @@ from tests.models.test_decoder import random_prompts
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
-EVEN = {"intermediate_size": 128}
-"""A multiple of 32 on each of four ranks, as the kernels need."""
+WIDE = {"intermediate_size": 160}
+"""Five groups of 32, as the kernels need them: uneven, and enough for four ranks."""
 
 
 def drive_ranks(ranks: Ranks | None, path: Path, engine: str) -> Driver:
@@ -42,7 +42,7 @@ def test_tokens_are_those_of_one_rank(
     tmp_path: Path, case: tuple[str, str], engine: str, group: RankGroup
 ) -> None:
     architecture, name = case
-    make_checkpoint(tmp_path, architecture, CASES[architecture][name] | EVEN)
+    make_checkpoint(tmp_path, architecture, CASES[architecture][name] | WIDE)
     prompts = random_prompts(5, 33, 12)
     expected = greedy(None, tmp_path, engine, prompts)
     for tokens in group.run(greedy, tmp_path, engine, prompts):
@@ -59,7 +59,7 @@ def test_smollm2_on_three_ranks(engine: str, three_ranks: RankGroup) -> None:
 
 
 def test_no_rank_keeps_more_than_its_share(tmp_path: Path, two_ranks: RankGroup) -> None:
-    make_checkpoint(tmp_path, "LlamaForCausalLM", {"vocab_size": 2000, **EVEN})
+    make_checkpoint(tmp_path, "LlamaForCausalLM", {"vocab_size": 2000, **WIDE})
     whole = weight_bytes(None, tmp_path, "torch")
     for part in two_ranks.run(weight_bytes, tmp_path, "torch"):
         assert part < 0.51 * whole

@@ -32,7 +32,10 @@ class Attention:
 
     def __init__(self, load: ParameterLoader, prefix: str, layer: int, spec: AttentionSpec) -> None:
         query, key_value = (n * spec.head_size for n in (spec.num_heads, spec.num_kv_heads))
-        heads, kv_heads = load.shard.slice(spec.num_heads), load.shard.slice(spec.num_kv_heads)
+        heads, kv_heads = (
+            load.shard.slice(spec.num_heads),
+            load.shard.shared_slice(spec.num_kv_heads),
+        )
         self.operations = load.operations
         self.qkv = Linear(
             load,

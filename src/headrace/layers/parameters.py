@@ -53,6 +53,20 @@ class ParameterLoader:
         self.nbytes += tensor.nbytes
         return tensor
 
+    def input_share(self, name: str, in_features: int) -> Slice:
+        """This rank's share of the inputs of layer `name`, between the groups of its weight.
+
+        Raises CheckpointError if there are fewer groups than ranks.
+        """
+        granule = self._scheme.granule(self._weights, name)
+        num_groups = in_features // granule if in_features % granule == 0 else in_features
+        if num_groups < self.shard.size:
+            raise CheckpointError(
+                f"{name}: {num_groups} groups of {granule} inputs cannot be split over "
+                f"{self.shard.size} ranks"
+            )
+        return self.shard.slice(num_groups)
+
     def linear(
         self,
         names: Sequence[str],

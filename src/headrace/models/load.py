@@ -92,7 +92,7 @@ def check_num_ranks(checkpoint: Checkpoint, num_ranks: int) -> None:
     """Raises StartupError unless the model can be split over so many ranks."""
     spec = spec_of(checkpoint.config)
     heads, kv_heads = spec.attention[0].num_heads, spec.attention[0].num_kv_heads
-    allowed = allowed_sizes(heads, kv_heads, [spec.intermediate_size])
+    allowed = allowed_sizes(heads, kv_heads, spec.intermediate_size)
     if num_ranks not in allowed:
         raise StartupError(
             f"--num-shard {num_ranks}: a model with {heads} attention heads, {kv_heads} key-value "
@@ -114,7 +114,7 @@ def _attention_shape(
     return AttentionShape(
         num_layers=len(spec.attention),
         num_heads=len(shard.slice(attention.num_heads)),
-        num_kv_heads=len(shard.slice(attention.num_kv_heads)),
+        num_kv_heads=len(shard.shared_slice(attention.num_kv_heads)),
         head_size=attention.head_size,
         dtype=options.dtype,
         kv_dtype=options.kv_dtype,
@@ -127,8 +127,7 @@ def _runs_on_kernels(spec: DecoderSpec, options: LoadOptions) -> bool:
     """Whether the kernels have all that the model needs; the log says what they lack."""
     if options.kernels is None:
         return False
-    intermediate_size = len(options.ranks.shard.slice(spec.intermediate_size))
-    reasons = unsupported(spec.activation, spec.hidden_size, intermediate_size)
+    reasons = unsupported(spec.activation, spec.hidden_size, spec.intermediate_size)
     if reason := reasons or NativeBackend.unsupported(
         _attention_shape(spec, options, options.kernels)
     ):

@@ -60,6 +60,11 @@ class Scheme(Protocol):
         """`config` is the quantization_config of config.json, {} without one. Raises StartupError
         for settings the scheme does not support."""
 
+    def granule(self, weights: Weights, name: str) -> int:
+        """How many inputs of layer `name` ranks must not separate: those of a scale or a block, but
+        at least the kernels' GROUP_SIZE."""
+        ...
+
     def load(self, weights: Weights, names: Sequence[str]) -> LinearWeight:
         """The weight of the layers `names` ("model.layers.0.self_attn.q_proj"), one after
         another. Raises CheckpointError naming a tensor that is missing or does not fit."""

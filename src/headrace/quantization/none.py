@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from headrace.errors import CheckpointError
 from headrace.kernels import BLOCK_FORMATS, Kernels
+from headrace.kernels.tensors import GROUP_SIZE
 from headrace.quantization.base import LinearWeight, Target
 from headrace.quantization.packed import pack_blocks, pack_floats
 from headrace.weights.base import RawTensor, Weights
@@ -44,6 +45,10 @@ class Unquantized:
 
     def __init__(self, config: dict[str, Any], target: Target) -> None:
         self._target = target
+
+    def granule(self, weights: Weights, name: str) -> int:
+        raw = weights.raw(f"{name}.weight")
+        return GROUP_SIZE if raw is None else max(GROUP_SIZE, raw.type.block_size)
 
     def load(self, weights: Weights, names: Sequence[str]) -> LinearWeight:
         files = [f"{name}.weight" for name in names]
