@@ -76,7 +76,8 @@ class SlicedWeights:
         self._axes = axes
 
     def has(self, name: str) -> bool:
-        return self._weights.has(name)
+        """Tensors without axes do not exist: nobody could tell which part of them is meant."""
+        return name.rpartition(".")[2] in self._axes and self._weights.has(name)
 
     def get(self, name: str) -> Tensor:
         """See `Weights.get`. Raises CheckpointError where the tensor cannot be cut."""
