@@ -103,6 +103,15 @@ class Settings:
     num_replica: int = flag(
         1, "engines side by side, each with the whole model and its share of cores or devices"
     )
+    ray: bool = flag(
+        False, "put the replicas on the nodes of the running Ray cluster (see RAY_ADDRESS)"
+    )
+    max_replica: int | None = flag(
+        None, "with --ray: scale between --num-replica and this, by the requests per replica"
+    )
+    replica_requests: int = flag(
+        32, "with --max-replica: running and waiting requests that one replica should have"
+    )
     cuda_memory_fraction: float = flag(1.0, "share of the GPU's memory that may be used")
     cuda_graphs: str | None = flag(
         None, "batch sizes to capture; 0 disables", ignored="CUDA graphs are not captured yet"
@@ -309,6 +318,13 @@ def _check(settings: Settings) -> list[str]:
         raise StartupError(
             f"--max-input-tokens ({limit}) must be less than --max-total-tokens ({total})"
         )
+    if settings.max_replica is not None and not settings.ray:
+        raise StartupError("--max-replica needs --ray: this machine does not grow")
+    if settings.max_replica is not None and settings.max_replica < settings.num_replica:
+        raise StartupError(
+            f"--max-replica ({settings.max_replica}) is less than "
+            f"--num-replica ({settings.num_replica})"
+        )
     for name in ("aip_predict_route", "aip_health_route"):
         if not (getattr(settings, name) or "/").startswith("/"):
             raise StartupError(f"{name.upper()} must begin with a slash")
@@ -396,6 +412,13 @@ def visible_cuda_devices(environ: Mapping[str, str] | None = None) -> list[str] 
     if names is None:
         return None
     return [name.strip() for name in names.split(",") if name.strip() not in {"", "-1", "void"}]
+
+
+def ray_address(environ: Mapping[str, str] | None = None) -> tuple[str, int] | None:
+    """Host and port in RAY_ADDRESS; None where it names none ("auto", or no value)."""
+    value = (os.environ if environ is None else environ).get("RAY_ADDRESS", "")
+    host, _, port = value.removeprefix("ray://").rpartition(":")
+    return (host, int(port)) if host and port.isdecimal() else None
 
 
 def child_environment(cuda_devices: Sequence[str] = ()) -> dict[str, str]:

@@ -6,7 +6,7 @@ further ranks, which never answer) and a `StepOutput` comes back. What is not in
 not cross. Only token ids travel here, never text.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from enum import StrEnum
 from typing import Any, Protocol
 
@@ -270,6 +270,21 @@ class EngineClient(Protocol):
         Closing the iterator early aborts the request. Raises `errors.EngineDeadError` when the
         engine cannot be brought back.
         """
+        ...
+
+
+class ServedEngine(EngineClient, Protocol):
+    """An engine client with a life of its own, seen by who composes the server."""
+
+    on_step: Callable[[EngineStats], None]
+    """Set by who wants to hear of steps."""
+
+    async def start(self) -> None:
+        """Wait until requests can be answered. Raises StartupError."""
+        ...
+
+    async def close(self) -> None:
+        """Live requests fail with EngineDeadError."""
         ...
 
 

@@ -13,7 +13,7 @@ def prompt(kind: int, length: int, own: int = 0) -> list[int]:
 
 
 def test_equal_beginnings_go_to_one_replica_and_others_elsewhere() -> None:
-    router = Router(3)
+    router = Router()
     first = router.choose(make_add(1, prompt(1, 512)), range(3))
     router.begin_decode(first)
     second = router.choose(make_add(2, prompt(2, 512)), range(3))
@@ -25,14 +25,14 @@ def test_equal_beginnings_go_to_one_replica_and_others_elsewhere() -> None:
 
 
 def test_a_salt_keeps_prefixes_apart() -> None:
-    router = Router(2)
+    router = Router()
     router.end(router.choose(make_add(1, prompt(1, 512)), [1]))
     assert router.choose(make_add(2, prompt(1, 512), cache_salt="x"), [1]).missing == 513
     assert router.choose(make_add(2, prompt(1, 512)), [1]).missing == 1
 
 
 def test_a_popular_prefix_spreads_when_its_replica_is_busy() -> None:
-    router = Router(2)
+    router = Router()
     routes = [router.choose(make_add(i, prompt(1, 512, i)), range(2)) for i in range(64)]
     for route in routes:
         router.begin_decode(route)
@@ -42,7 +42,7 @@ def test_a_popular_prefix_spreads_when_its_replica_is_busy() -> None:
 
 
 def test_what_died_is_neither_chosen_nor_remembered() -> None:
-    router = Router(2)
+    router = Router()
     router.end(router.choose(make_add(1, prompt(1, 512)), [0]))
     router.forget(0)
     assert router.choose(make_add(2, prompt(1, 512)), [0]).missing == 513
@@ -50,7 +50,7 @@ def test_what_died_is_neither_chosen_nor_remembered() -> None:
 
 
 def test_the_beginnings_of_old_prompts_are_forgotten_last() -> None:
-    router = Router(2, capacity=4)
+    router = Router(capacity=4)
     router.end(router.choose(make_add(1, prompt(1, 6 * PREFIX_STEP)), [1]))
     missing = router.choose(make_add(2, prompt(1, 6 * PREFIX_STEP)), [1]).missing
     assert missing == 2 * PREFIX_STEP + 1
@@ -60,7 +60,7 @@ def test_the_beginnings_of_old_prompts_are_forgotten_last() -> None:
 def test_loads_return_to_nothing(
     kinds: list[int], num_replicas: int, chance: random.Random
 ) -> None:
-    router = Router(num_replicas, capacity=50)
+    router = Router(capacity=50)
     routes = []
     for request_id, kind in enumerate(kinds):
         candidates = chance.sample(range(num_replicas), chance.randint(1, num_replicas))

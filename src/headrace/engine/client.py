@@ -75,7 +75,7 @@ class ProcessEngineClient:
         self._report_progress = on_progress
         self._stall_seconds = stall_seconds
         self._journal: dict[int, _Stream] = {}
-        self._router = Router(len(launches))
+        self._router = Router()
         self._info: EngineInfo | None = None
         self._is_closed = False
         self.on_step: Callable[[EngineStats], None] = lambda stats: None
@@ -162,9 +162,10 @@ class ProcessEngineClient:
         if up:
             request = stream.resumed()
             stream.route = self._router.choose(request, up)
-            self._replicas[stream.route.replica].send(request)
-            if self._router.num_streams(stream.route.replica) == 1:
-                self._replicas[stream.route.replica].note_progress()
+            replica = self._replicas[stream.route.replica]
+            replica.send(request)
+            if self._router.num_streams(replica.index) == 1:
+                replica.note_progress()
 
     def _streams_of(self, replica: Replica) -> list[_Stream]:
         index = replica.index

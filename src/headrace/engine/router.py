@@ -3,7 +3,7 @@
 Knows what was sent where, and from that what the replicas' prefix caches hold about; asks nobody.
 """
 
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
@@ -40,28 +40,25 @@ class _Load:
 
 @dataclass(slots=True)
 class Router:
-    """Prefix-aware and load-aware."""
+    """Prefix-aware and load-aware, for any number of replicas that come and go."""
 
-    num_replicas: int
     capacity: int = 10_000
     """Points of prefixes that are remembered, as many as the replicas' caches may hold."""
     _holders: OrderedDict[bytes, int] = field(default_factory=OrderedDict)
     """By digest of a prefix: the replicas that computed it, one bit each."""
-    _loads: list[_Load] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self._loads = [_Load() for _ in range(self.num_replicas)]
+    _loads: defaultdict[int, _Load] = field(default_factory=lambda: defaultdict(_Load))
 
     def choose(self, add: Add, candidates: Iterable[int]) -> Route:
         """The cheapest of `candidates`, which gets the request."""
         tokens = add.prompt_ids + add.output_ids
-        digests = list(_digests(tokens, add.cache_salt)) if self.num_replicas > 1 else []
+        digests = list(_digests(tokens, add.cache_salt))
         matched = self._matched(digests)
         replica = min(
-            candidates, key=lambda index: self._loads[index].cost - PREFIX_STEP * matched[index]
+            candidates,
+            key=lambda index: self._loads[index].cost - PREFIX_STEP * matched.get(index, 0),
         )
         self._remember(digests, replica)
-        route = Route(replica, len(tokens) - PREFIX_STEP * matched[replica])
+        route = Route(replica, len(tokens) - PREFIX_STEP * matched.get(replica, 0))
         self._loads[replica].streams += 1
         self._loads[replica].missing += route.missing
         return route
@@ -80,14 +77,14 @@ class Router:
         self._loads[route.replica].streams -= 1
 
     def forget(self, replica: int) -> None:
-        """The replica has lost its cache."""
+        """The replica has lost its cache; its requests end on their own."""
         others = ~(1 << replica)
         kept = ((digest, holders & others) for digest, holders in self._holders.items())
         self._holders = OrderedDict((digest, holders) for digest, holders in kept if holders)
 
-    def _matched(self, digests: list[bytes]) -> list[int]:
-        """Per replica, how many leading points of the prompt it holds."""
-        matched = [0] * self.num_replicas
+    def _matched(self, digests: list[bytes]) -> dict[int, int]:
+        """By replica, how many leading points of the prompt it holds, if any."""
+        matched: dict[int, int] = {}
         alive = ~0
         for count, digest in enumerate(digests, start=1):
             alive &= self._holders.get(digest, 0)

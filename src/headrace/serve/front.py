@@ -11,17 +11,17 @@ from headrace.api.service import ServedModel
 from headrace.checkpoint import embedded
 from headrace.checkpoint.checkpoint import open_checkpoint
 from headrace.config import Settings
-from headrace.engine.client import ProcessEngineClient
 from headrace.observability.metrics import Metrics
 from headrace.text.chat import load_chat_template
 from headrace.text.frontend import Frontend
 from headrace.text.tokenizer import load_tokenizer
+from headrace.types import ServedEngine
 
 
 class Front:
     """Everything that can be made before the engine is ready; then `serve`."""
 
-    def __init__(self, settings: Settings, path: Path, client: ProcessEngineClient) -> None:
+    def __init__(self, settings: Settings, path: Path, client: ServedEngine) -> None:
         checkpoint = open_checkpoint(path)
         tokenizer = load_tokenizer(checkpoint)
         config_path = settings.tokenizer_config_path
