@@ -16,7 +16,7 @@ from torch.distributed.distributed_c10d import Store
 
 from headrace.distributed.shard import Shard
 from headrace.kernels import RankMemory
-from headrace.weights.sliced import Slice
+from headrace.weights.parts import Slice
 
 PATIENCE = timedelta(minutes=5)
 """After which a rank that waits for another one gives up."""

@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass
 
-from headrace.kernels.tensors import GROUP_SIZE
-from headrace.weights.sliced import Slice
+from headrace.weights.parts import Slice
+
+BLOCK_SIZES = (256, 128, 64, 32)
+"""Features that share a scale or a block in some format; the kernels want multiples of 32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,21 +28,25 @@ class Shard:
         first = self.rank * units // self.size
         return Slice(first, first + 1, units)
 
+    def features(self, size: int) -> Slice:
+        """This rank's share of the inner features of an MLP: whole blocks, as large as leave at
+        least four for each rank, so that the shares differ little; without blocks, any."""
+        num_blocks = [size // block for block in BLOCK_SIZES if size % block == 0]
+        for wanted in (4 * self.size, self.size):
+            for count in num_blocks:
+                if count >= wanted:
+                    return self.slice(count)
+        return self.slice(size)
 
-def allowed_sizes(num_heads: int, num_kv_heads: int, intermediate_size: int) -> list[int]:
-    """Numbers of ranks that divide the heads evenly and leave each a group of MLP features.
 
-    They also divide the key-value heads, or are a multiple of their number (each is then on several
-    ranks). MLPs and vocabularies are divided unevenly where need be: 32,001 tokens are no reason to
-    refuse.
+def allowed_sizes(num_heads: int, num_kv_heads: int) -> list[int]:
+    """Numbers of ranks that divide the heads evenly, and the key-value heads too, or are a multiple
+    of their number (each is then on several ranks).
+
+    MLPs and vocabularies may be divided unevenly: 32,001 tokens are no reason to refuse.
     """
-    groups = (
-        intermediate_size // GROUP_SIZE
-        if intermediate_size % GROUP_SIZE == 0
-        else intermediate_size
-    )
     return [
         size
-        for size in range(1, min(num_heads, groups) + 1)
+        for size in range(1, num_heads + 1)
         if num_heads % size == 0 and (num_kv_heads % size == 0 or size % num_kv_heads == 0)
     ]

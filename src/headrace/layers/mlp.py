@@ -23,7 +23,7 @@ class GatedMLP:
     ) -> None:
         self.activation = activation
         self.operations = load.operations
-        inner = load.input_share(f"{prefix}.down_proj", intermediate_size)
+        inner = load.shard.features(intermediate_size)
         self.gate_up = Linear(
             load,
             [f"{prefix}.gate_proj", f"{prefix}.up_proj"],

@@ -9,7 +9,7 @@ from headrace.distributed.shard import Shard
 from headrace.errors import CheckpointError
 from headrace.layers.operations import Operations
 from headrace.quantization import LinearWeight, Scheme
-from headrace.weights import Part, Slice, SlicedWeights, Weights
+from headrace.weights import Part, Slice, Weights
 
 
 class ParameterLoader:
@@ -53,20 +53,6 @@ class ParameterLoader:
         self.nbytes += tensor.nbytes
         return tensor
 
-    def input_share(self, name: str, in_features: int) -> Slice:
-        """This rank's share of the inputs of layer `name`, between the groups of its weight.
-
-        Raises CheckpointError if there are fewer groups than ranks.
-        """
-        granule = self._scheme.granule(self._weights, name)
-        num_groups = in_features // granule if in_features % granule == 0 else in_features
-        if num_groups < self.shard.size:
-            raise CheckpointError(
-                f"{name}: {num_groups} groups of {granule} inputs cannot be split over "
-                f"{self.shard.size} ranks"
-            )
-        return self.shard.slice(num_groups)
-
     def linear(
         self,
         names: Sequence[str],
@@ -82,11 +68,7 @@ class ParameterLoader:
         """
         rows = outputs or [Slice.whole(size) for size in out_features]
         columns = inputs or Slice.whole(in_features)
-        weights = self._weights
-        if not (columns.is_whole and all(share.is_whole for share in rows)):
-            parts = {name: Part(share, columns) for name, share in zip(names, rows, strict=True)}
-            weights = SlicedWeights(weights, parts, self._scheme.axes)
-        weight = self._scheme.load(weights, names)
+        weight = self._scheme.load(self._weights, names, [Part(share, columns) for share in rows])
         counts = [share.count(size) for share, size in zip(rows, out_features, strict=True)]
         expected = [sum(counts), columns.count(in_features)]
         if [weight.out_features, weight.in_features] != expected:

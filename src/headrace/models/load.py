@@ -1,6 +1,7 @@
 """From a checkpoint to a model that runs, with the attention backend that holds its cache."""
 
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -11,7 +12,7 @@ from headrace.attention.base import AttentionBackend, AttentionShape
 from headrace.attention.native import NativeBackend
 from headrace.checkpoint.checkpoint import Checkpoint
 from headrace.distributed.ranks import OneRank, Ranks
-from headrace.distributed.shard import allowed_sizes
+from headrace.distributed.shard import Shard, allowed_sizes
 from headrace.errors import StartupError
 from headrace.kernels import Kernels
 from headrace.layers.native import NativeOperations, unsupported
@@ -92,12 +93,11 @@ def check_num_ranks(checkpoint: Checkpoint, num_ranks: int) -> None:
     """Raises StartupError unless the model can be split over so many ranks."""
     spec = spec_of(checkpoint.config)
     heads, kv_heads = spec.attention[0].num_heads, spec.attention[0].num_kv_heads
-    allowed = allowed_sizes(heads, kv_heads, spec.intermediate_size)
+    allowed = allowed_sizes(heads, kv_heads)
     if num_ranks not in allowed:
         raise StartupError(
-            f"--num-shard {num_ranks}: a model with {heads} attention heads, {kv_heads} key-value "
-            f"heads and MLPs of {spec.intermediate_size} can be split over "
-            f"{', '.join(map(str, allowed))} ranks"
+            f"--num-shard {num_ranks}: a model with {heads} attention heads and {kv_heads} "
+            f"key-value heads can be split over {', '.join(map(str, allowed))} ranks"
         )
 
 
@@ -127,7 +127,11 @@ def _runs_on_kernels(spec: DecoderSpec, options: LoadOptions) -> bool:
     """Whether the kernels have all that the model needs; the log says what they lack."""
     if options.kernels is None:
         return False
-    reasons = unsupported(spec.activation, spec.hidden_size, spec.intermediate_size)
+    # Ranks must agree: what divides the features of all of them.
+    size = options.ranks.shard.size
+    features = [Shard(rank, size).features(spec.intermediate_size) for rank in range(size)]
+    inner = math.gcd(*(share.count(spec.intermediate_size) for share in features))
+    reasons = unsupported(spec.activation, spec.hidden_size, inner)
     if reason := reasons or NativeBackend.unsupported(
         _attention_shape(spec, options, options.kernels)
     ):

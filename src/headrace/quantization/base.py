@@ -13,7 +13,7 @@ from torch import Tensor
 
 from headrace.kernels import Kernels
 from headrace.weights.base import Weights
-from headrace.weights.sliced import Axes
+from headrace.weights.parts import Part
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,19 +53,12 @@ class LinearWeight(Protocol):
 class Scheme(Protocol):
     """How the linear layers of one checkpoint are stored."""
 
-    axes: Axes
-    """Of the tensors that `load` reads, so that a rank can be given its part of each."""
-
     def __init__(self, config: dict[str, Any], target: Target) -> None:
         """`config` is the quantization_config of config.json, {} without one. Raises StartupError
         for settings the scheme does not support."""
 
-    def granule(self, weights: Weights, name: str) -> int:
-        """How many inputs of layer `name` ranks must not separate: those of a scale or a block, but
-        at least the kernels' GROUP_SIZE."""
-        ...
-
-    def load(self, weights: Weights, names: Sequence[str]) -> LinearWeight:
-        """The weight of the layers `names` ("model.layers.0.self_attn.q_proj"), one after
-        another. Raises CheckpointError naming a tensor that is missing or does not fit."""
+    def load(self, weights: Weights, names: Sequence[str], parts: Sequence[Part]) -> LinearWeight:
+        """The weight of the layers `names` ("model.layers.0.self_attn.q_proj"), of each its part,
+        one after another. Raises CheckpointError naming a tensor that is missing or does not
+        fit."""
         ...

@@ -13,11 +13,10 @@ from torch.nn import functional
 
 from headrace.errors import CheckpointError
 from headrace.kernels import BLOCK_FORMATS, Kernels
-from headrace.kernels.tensors import GROUP_SIZE
 from headrace.quantization.base import LinearWeight, Target
 from headrace.quantization.packed import pack_blocks, pack_floats
 from headrace.weights.base import RawTensor, Weights
-from headrace.weights.sliced import Axes
+from headrace.weights.parts import Part
 
 
 class DenseWeight:
@@ -41,31 +40,30 @@ class DenseWeight:
 class Unquantized:
     """See `quantization.base.Scheme`."""
 
-    axes: Axes = {"weight": ("out", "in")}
-
     def __init__(self, config: dict[str, Any], target: Target) -> None:
         self._target = target
 
-    def granule(self, weights: Weights, name: str) -> int:
-        raw = weights.raw(f"{name}.weight")
-        return GROUP_SIZE if raw is None else max(GROUP_SIZE, raw.type.block_size)
-
-    def load(self, weights: Weights, names: Sequence[str]) -> LinearWeight:
+    def load(self, weights: Weights, names: Sequence[str], parts: Sequence[Part]) -> LinearWeight:
         files = [f"{name}.weight" for name in names]
         if self._target.kernels is not None:
-            return self._packed(self._target.kernels, weights, files)
+            return self._packed(self._target.kernels, weights, files, parts)
         target = self._target
         matrices = [
-            _matrix(weights, name).to(device=target.device, dtype=target.dtype) for name in files
+            part.of(_matrix(weights, name)).to(device=target.device, dtype=target.dtype)
+            for name, part in zip(files, parts, strict=True)
         ]
         return DenseWeight(matrices[0] if len(matrices) == 1 else torch.cat(matrices))
 
-    def _packed(self, kernels: Kernels, weights: Weights, names: Sequence[str]) -> LinearWeight:
-        blocks = [_blocks(weights, name) for name in names]
-        if all(blocks):
-            parts = [part for part in blocks if part is not None]
-            return pack_blocks(kernels, parts, exact=self._target.exact_activations)
-        matrices = [_matrix(weights, name) for name in names]
+    def _packed(
+        self, kernels: Kernels, weights: Weights, names: Sequence[str], parts: Sequence[Part]
+    ) -> LinearWeight:
+        raw = [whole for name in names if (whole := _blocks(weights, name)) is not None]
+        if len(raw) == len(names):
+            blocks = [part.of_blocks(whole) for part, whole in zip(parts, raw, strict=True)]
+            return pack_blocks(kernels, blocks, exact=self._target.exact_activations)
+        matrices = [
+            part.of(_matrix(weights, name)) for name, part in zip(names, parts, strict=True)
+        ]
         return pack_floats(kernels, matrices, self._target.weight_dtype)
 
 

@@ -4,10 +4,10 @@ from headrace.checkpoint.checkpoint import Checkpoint
 from headrace.weights.base import Weights
 from headrace.weights.dummy import DummyWeights
 from headrace.weights.gguf import GGUFWeights
+from headrace.weights.parts import Part, Slice
 from headrace.weights.safetensors import SafetensorsWeights
-from headrace.weights.sliced import Part, Slice, SlicedWeights
 
-__all__ = ["Part", "Slice", "SlicedWeights", "Weights", "open_weights"]
+__all__ = ["Part", "Slice", "Weights", "open_weights"]
 
 
 def open_weights(checkpoint: Checkpoint, load_format: str = "auto") -> Weights:

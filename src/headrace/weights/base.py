@@ -17,11 +17,6 @@ class RawTensor:
     """[rows, bytes per row] uint8; a vector has one block per row."""
     shape: tuple[int, ...]
 
-    @property
-    def num_blocks(self) -> int:
-        """Of each row."""
-        return self.data.shape[1] // self.type.block_bytes
-
 
 class Weights(Protocol):
     """Tensors by Hugging Face parameter name, for example "model.norm.weight"."""
