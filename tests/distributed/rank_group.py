@@ -13,6 +13,7 @@ from torch.distributed import TCPStore
 
 from headrace.distributed.ranks import TorchRanks
 from headrace.distributed.shard import Shard
+from tests.e2e.server import free_port
 
 
 def _work(rank: int, size: int, port: int, memory: Path, jobs: Connection) -> None:
@@ -37,10 +38,10 @@ class RankGroup:
 
     def __init__(self, size: int, memory: Path) -> None:
         context = multiprocessing.get_context("spawn")
-        with_port = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-        port = with_port.port
-        del with_port
-        self._jobs, self._processes = [], []
+        port = free_port()
+        self.size = size
+        self._jobs: list[Connection] = []
+        self._processes: list[Any] = []
         for rank in range(size):
             ours, theirs = context.Pipe()
             process = context.Process(target=_work, args=(rank, size, port, memory, theirs))
