@@ -93,7 +93,9 @@ class Settings:
     activations: Literal["int8", "float32"] = flag(
         "int8", "what the CPU kernels multiply quantized weights with; float32 is exact and slower"
     )
-    cpu_threads: int | None = flag(None, "compute threads; default: the cores this process may use")
+    cpu_threads: int | None = flag(
+        None, "compute threads of all ranks together; default: the cores this process may use"
+    )
     sharded: Literal["true", "false"] | None = flag(
         None, "true: split the model over all visible CUDA devices; false: do not"
     )

@@ -86,8 +86,8 @@ def _start(order: RankOrder, on_end: Callable[[str], None]) -> socket.socket:
     ours.sendall(FrameWriter().frame(order))
 
     def report() -> None:
-        code = process.wait()
-        on_end(f"rank {order.rank} (process {process.pid}) ended with {code}")
+        if code := process.wait():  # with 0 it follows this process
+            on_end(f"rank {order.rank} (process {process.pid}) ended with {code}")
 
     Thread(target=report, daemon=True).start()
     return ours
@@ -100,7 +100,7 @@ def end_with_peer(connection: socket.socket) -> None:
         hang_up = select.poll()
         hang_up.register(connection, 0)  # only what cannot be ignored: the end
         hang_up.poll()
-        os._exit(1)
+        os._exit(0)
 
     Thread(target=watch, daemon=True).start()
 
