@@ -23,11 +23,11 @@ def _work(rank: int, size: int, port: int, memory: Path, jobs: Connection) -> No
     ranks = TorchRanks(Shard(rank, size), store, torch.device("cpu"), memory_file)
     while True:
         try:
-            function, arguments = jobs.recv()
+            function, arguments, options = jobs.recv()
         except EOFError:
             break
         try:
-            jobs.send(function(ranks, *arguments))
+            jobs.send(function(ranks, *arguments, **options))
         except Exception as error:  # the test shall see it
             jobs.send(error)
     torch.distributed.destroy_process_group()
@@ -50,10 +50,11 @@ class RankGroup:
             self._jobs.append(ours)
             self._processes.append(process)
 
-    def run(self, function: Callable[..., Any], *arguments: Any) -> list[Any]:
-        """`function(ranks, *arguments)` on every rank; what each returned, or the first error."""
+    def run(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> list[Any]:
+        """`function(ranks, *arguments, **options)` on every rank; what each returned, or the first
+        error."""
         for job in self._jobs:
-            job.send((function, arguments))
+            job.send((function, arguments, options))
         results = [job.recv() for job in self._jobs]
         for result in results:
             if isinstance(result, Exception):
