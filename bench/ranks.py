@@ -45,10 +45,10 @@ def step_measure(settings: Settings, ranks: Ranks) -> Measure:
 
     def measure(kind: str, count: int) -> float:
         if kind == "prompt":
-            return median_ms(lambda: executor.execute(prompt_plan(count)), 3)
+            return median_ms(lambda: executor.execute(prompt_plan(count)), 1)
         executor.execute(decode_plan(count, 150, True, PARAMS))
         plan = decode_plan(count, 150, False, PARAMS)
-        return median_ms(lambda: executor.execute(plan), 10)
+        return median_ms(lambda: executor.execute(plan), 7)
 
     return measure
 
@@ -149,6 +149,7 @@ def main() -> None:
             for name, group in groups.items()
         ]
     samples: dict[str, list[float]] = {name: [] for name, _, _ in cases}
+    print("loaded", flush=True)
     for _ in range(options.rounds):
         for name, group, order in cases:
             samples[name].append(group.measure(*order))
