@@ -109,3 +109,9 @@ def test_number_of_ranks(flags: dict[str, Any], devices: str | None, num_shard: 
 def test_numbers_of_ranks_that_contradict_are_refused(flags: dict[str, Any]) -> None:
     with pytest.raises(StartupError, match="--num-shard"):
         config.resolve(flags, {"CUDA_VISIBLE_DEVICES": "0"})
+
+
+@pytest.mark.parametrize("gamma", ["0", "1", "-0.5"])
+def test_a_watermark_has_a_share(gamma: str) -> None:
+    with pytest.raises(StartupError, match="--watermark-gamma"):
+        config.resolve({}, {"WATERMARK_GAMMA": gamma})

@@ -185,20 +185,16 @@ class Settings:
     json_output: bool = flag(False, "log lines as JSON")
     log_level: str = flag("info", "debug, info, warning or error")
     otlp_endpoint: str | None = flag(
-        None, "OpenTelemetry collector", rejected="tracing is not implemented yet"
+        None, "OpenTelemetry collector that takes spans over gRPC; needs the extra `tracing`"
     )
-    otlp_service_name: str = flag(
-        "text-generation-inference.router", "service name in traces", ignored="see --otlp-endpoint"
-    )
+    otlp_service_name: str = flag("text-generation-inference.router", "service name in traces")
     graceful_termination_timeout: int = flag(
         90, "seconds that running requests get after SIGTERM", short="-g"
     )
-    watermark_gamma: float | None = flag(
-        None, "watermark green share", rejected="watermarking is not implemented yet"
+    watermark_gamma: float = flag(
+        0.5, "share of the vocabulary that a watermark prefers after each token"
     )
-    watermark_delta: float | None = flag(
-        None, "watermark strength", rejected="watermarking is not implemented yet"
-    )
+    watermark_delta: float = flag(2.0, "what a watermark adds to the logits of that share")
     usage_stats: Literal["on", "off", "no-stack"] = flag(
         "off", "TGI's telemetry", ignored="Headrace sends no telemetry"
     )
@@ -330,6 +326,8 @@ def _check(settings: Settings) -> list[str]:
     for name in ("aip_predict_route", "aip_health_route"):
         if not (getattr(settings, name) or "/").startswith("/"):
             raise StartupError(f"{name.upper()} must begin with a slash")
+    if not 0 < settings.watermark_gamma < 1:
+        raise StartupError("--watermark-gamma must be between 0 and 1")
     for name in (
         "validation_workers",
         "max_concurrent_requests",

@@ -60,6 +60,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     prompt_logprobs: bool = False
     """Also of the prompt's tokens, with as many of the likeliest as `num_top_logprobs` says."""
     grammar: Grammar | None = None
+    watermark: bool = False
+    """Mark the output, as the executor was set up to."""
 
 
 class Add(msgspec.Struct, frozen=True, kw_only=True, tag="add"):
@@ -168,10 +170,19 @@ class EngineStats(msgspec.Struct, kw_only=True, array_like=True):
     num_decode_tokens: int = 0
     step_duration: float = 0.0
     execute_duration: float = 0.0
+    """Of `step_duration`, like the next two: on the device."""
     prefix_cache_queries: int = 0
     """Prompt tokens looked up since start."""
     prefix_cache_hits: int = 0
     num_preemptions: int = 0
+    schedule_duration: float = 0.0
+    """Choosing what runs in this step."""
+    update_duration: float = 0.0
+    """Taking in its tokens and letting ended requests go."""
+    num_failed: int = 0
+    """Requests that failed in this step through no fault of theirs."""
+    num_engine_deaths: int = 0
+    """Engine processes that ended by themselves since start."""
 
 
 class StepEvents(msgspec.Struct, kw_only=True, tag="events"):

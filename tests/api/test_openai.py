@@ -73,7 +73,8 @@ async def test_chat_fields_reach_the_front_end(
         logprobs=True,
         top_logprobs=2,
         extra_body={"min_p": 0.1, "top_k": 4, "repetition_penalty": 1.2, "ignore_eos": True,
-                    "min_tokens": 2, "stop_token_ids": [3], "typical_p": 0.9},
+                    "min_tokens": 2, "stop_token_ids": [3], "typical_p": 0.9,
+                    "skip_special_tokens": False, "cache_salt": "me"},
     )  # fmt: skip
     (request,) = frontend.requests
     expected = {
@@ -82,6 +83,7 @@ async def test_chat_fields_reach_the_front_end(
         "max_new_tokens": 9, "num_top_logprobs": 2, "min_p": 0.1, "top_k": 4,
         "repetition_penalty": 1.2, "ignore_eos": True, "min_new_tokens": 2,
         "stop_token_ids": (3,), "typical_p": 0.9, "keep_stop_text": False,
+        "skip_special_tokens": False, "cache_salt": "me",
     }  # fmt: skip
     assert {name: getattr(request, name) for name in expected} == expected
 

@@ -59,6 +59,7 @@ def test_streams_survive_the_death_of_a_node(cluster: Any) -> None:
                 return await asyncio.gather(*streams)
 
         undisturbed = asyncio.run(load())
+        assert "goes on with another replica" not in server.output
         assert asyncio.run(load(kill=True)) == undisturbed
         assert "goes on with another replica" in server.output
         assert server.stop() == 0

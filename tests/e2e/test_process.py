@@ -86,6 +86,7 @@ async def test_streams_survive_the_death_of_an_engine(replicas: int) -> None:
             first[0].kill()
             assert await asyncio.gather(*streams) == undisturbed
             assert first[0] not in server.engines
+            assert server.metric("headrace_engine_deaths") == 1
             assert (await client.get("/health")).status_code == 200
 
 

@@ -43,6 +43,7 @@ params_strategy = st.builds(
     seed=st.integers(0, 2**64 - 1),
     stop_token_ids=st.frozensets(st.integers(0, VOCAB_SIZE - 1), max_size=2),
     num_top_logprobs=st.sampled_from([None, 0, 5]),
+    watermark=st.booleans(),
 )
 
 

@@ -80,6 +80,7 @@ class ProcessEngineClient:
         self._is_closed = False
         self.on_step: Callable[[EngineStats], None] = lambda stats: None
         """Hears of every step of every replica; for metrics."""
+        self._num_deaths = 0
 
     # --- life
 
@@ -120,6 +121,7 @@ class ProcessEngineClient:
             self._deliver(event)
 
     def on_death(self, replica: Replica) -> None:
+        self._num_deaths += 1
         self._router.forget(replica.index)
         orphans = [
             s for s in self._journal.values() if s.route and s.route.replica == replica.index
@@ -195,7 +197,8 @@ class ProcessEngineClient:
     @property
     def stats(self) -> EngineStats:
         """Of all replicas together."""
-        return total_stats([replica.stats for replica in self._replicas])
+        stats = total_stats([replica.stats for replica in self._replicas])
+        return msgspec.structs.replace(stats, num_engine_deaths=self._num_deaths)
 
     @property
     def is_healthy(self) -> bool:

@@ -6,7 +6,7 @@ import msgspec
 
 from headrace.types import EngineInfo, EngineStats
 
-DURATIONS = {"step_duration", "execute_duration"}
+DURATIONS = {"step_duration", "schedule_duration", "execute_duration", "update_duration"}
 
 
 def total_info(infos: Sequence[EngineInfo]) -> EngineInfo:

@@ -17,6 +17,7 @@ from headrace.runner.memory import SHARE_OF_CPU_MEMORY, CacheRequest, size_cache
 from headrace.runner.recorded import RecordedDecoder
 from headrace.runner.sampler import Sampler
 from headrace.runner.warm_up import warm_up_plans
+from headrace.runner.watermark import Watermark
 from headrace.types import EngineInfo
 
 PREFILL_TOKENS = {"cpu": 512, "cuda": 4096}
@@ -95,7 +96,7 @@ def build_executor(
     model: Model = decoder
     if is_recorded:
         model = RecordedDecoder(decoder, buffers, max_num_seqs)
-    executor = ModelExecutor(model, buffers, Sampler(max_num_seqs, kernels))
+    executor = ModelExecutor(model, buffers, Sampler(max_num_seqs, kernels, _watermark(settings)))
     _warm_up(executor, info, progress)
     return executor, info
 
@@ -105,6 +106,10 @@ def _available_memory(settings: Settings, device: torch.device, ranks: Ranks) ->
     ranks.minimum(0)  # nobody is loading any more
     available = devices.available_memory(device, settings.cuda_memory_fraction)
     return available // ranks.shard.size if device.type == "cpu" else available
+
+
+def _watermark(settings: Settings) -> Watermark:
+    return Watermark(gamma=settings.watermark_gamma, delta=settings.watermark_delta)
 
 
 def _kernels_in_use(kernels: Kernels, *, is_recorded: bool) -> str:

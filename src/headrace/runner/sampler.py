@@ -18,11 +18,14 @@ from headrace.runner.masks import Masks
 from headrace.runner.parameters import RECORD, Feature, draw, features, penalties, record
 from headrace.runner.penalties import TokenCounts, penalize_
 from headrace.runner.sample_positions import SamplePositions
+from headrace.runner.watermark import Watermark
 from headrace.types import RowOutput, RowStart
 
 Indices = npt.NDArray[np.int64]
 
-CHANGES = Feature.PENALTIES | Feature.BIAS | Feature.MINIMUM
+CHANGES = Feature.WATERMARK | Feature.PENALTIES | Feature.BIAS | Feature.MINIMUM
+
+DEFAULT_WATERMARK = Watermark()
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +43,11 @@ class Samples:
 class Sampler:
     """Chooses tokens, and keeps per executor row what that needs."""
 
-    def __init__(self, max_rows: int, kernels: Kernels) -> None:
+    def __init__(
+        self, max_rows: int, kernels: Kernels, watermark: Watermark = DEFAULT_WATERMARK
+    ) -> None:
         self.kernels = kernels
+        self._watermark = watermark
         self._draws = np.zeros(max_rows, DRAW)
         self._features = np.zeros(max_rows, np.uint8)
         self._records = np.zeros(max_rows, RECORD)
@@ -107,7 +113,10 @@ class Sampler:
         return token_ids.cpu().numpy(), largest.cpu().numpy()
 
     def _change_(self, logits: Tensor, at: SamplePositions, masks: Masks | None) -> None:
-        """Penalties, then bias, then what is forbidden."""
+        """The watermark, then penalties, then bias, then what is forbidden."""
+        marked = self._asking(at, Feature.WATERMARK)
+        if len(marked):
+            self._watermark.add_(logits, marked, [at.token_ids[i] for i in at.index[marked]])
         penalized = self._asking(at, Feature.PENALTIES)
         if len(penalized):
             counts = [self._counts_at(at, index) for index in penalized.tolist()]

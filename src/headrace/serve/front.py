@@ -12,6 +12,7 @@ from headrace.checkpoint import embedded
 from headrace.checkpoint.checkpoint import open_checkpoint
 from headrace.config import Settings
 from headrace.observability.metrics import Metrics
+from headrace.observability.tracing import Tracing
 from headrace.text.chat import load_chat_template
 from headrace.text.frontend import Frontend
 from headrace.text.tokenizer import load_tokenizer
@@ -43,14 +44,14 @@ class Front:
             validation_workers=settings.validation_workers,
         )
 
-    async def serve(self, listener: socket.socket) -> None:
+    async def serve(self, listener: socket.socket, tracing: Tracing | None) -> None:
         """Answer requests until SIGTERM or SIGINT; then finish those that run."""
         info = self._client.info
         limit = self._settings.prompt_limit or info.max_total_tokens - 1
         metrics = Metrics(limit, info.max_total_tokens)
         self._client.on_step = metrics.observe_step
         model = ServedModel(model_id=self.model_id)
-        app = build_app(self._frontend, self._settings, model, metrics)
+        app = build_app(self._frontend, self._settings, model, metrics, tracing)
         config = uvicorn.Config(
             app,
             http="httptools",

@@ -11,7 +11,7 @@ import logging
 import platform
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import uvloop
@@ -21,6 +21,7 @@ from headrace.config import Settings
 from headrace.engine.client import ProcessEngineClient
 from headrace.errors import StartupError
 from headrace.observability import logging as log_setup
+from headrace.observability.tracing import Tracing
 from headrace.serve.launch import launches
 from headrace.serve.locate import locate
 from headrace.serve.progress import LoadDisplay
@@ -38,10 +39,20 @@ def run(settings: Settings, warnings: Sequence[str]) -> int:
         log.warning(warning)
     if settings.env:
         log.info(describe_environment())
-    with bind(settings) as listener:
+    with bind(settings) as listener, trace(settings) as tracing:
         path, display = locate(settings), LoadDisplay()
         with engines(settings, path, display.update) as client:
-            return uvloop.run(serve(settings, path, listener, client, display))
+            return uvloop.run(serve(settings, path, listener, client, display, tracing))
+
+
+@contextmanager
+def trace(settings: Settings) -> Iterator[Tracing | None]:
+    """Spans go out as long as this lasts, if the settings ask for it."""
+    if settings.otlp_endpoint is None:
+        yield None
+        return
+    with closing(Tracing(settings.otlp_endpoint, settings.otlp_service_name)) as tracing:
+        yield tracing
 
 
 def describe_environment() -> str:
@@ -92,6 +103,7 @@ async def serve(
     listener: socket.socket,
     client: ServedEngine,
     display: LoadDisplay,
+    tracing: Tracing | None,
 ) -> int:
     """Run engine and HTTP server until the server is told to stop."""
     with display:
@@ -105,7 +117,7 @@ async def serve(
     try:
         listener.listen(BACKLOG)
         announce(settings, front.model_id, client)
-        await front.serve(listener)
+        await front.serve(listener, tracing)
     finally:
         await client.close()
     return 0

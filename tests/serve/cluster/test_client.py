@@ -81,7 +81,8 @@ async def test_a_stream_is_the_same_over_any_number_of_replicas(
             assert event.request_id == 5
             tokens += event.token_ids
     except EngineDeadError:
-        assert "0,0,0" in ",".join(map(str, lives))  # three in a row without a token
+        # Three deaths without a token between them; the first may have had some before.
+        assert [0, 0] in [lives[i : i + 2] for i in range(1, len(lives))]
     else:
         assert event.finish_reason is not None
         assert tokens == expected(add, VOCAB_SIZE)[0]

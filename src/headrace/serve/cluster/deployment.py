@@ -22,7 +22,10 @@ log = logging.getLogger(__name__)
 
 
 class EngineReplica:
-    """The class of the Serve deployment; every method is called from afar."""
+    """The class of the Serve deployment; every method is called from afar.
+
+    The engine process ends with the actor's, as its channel closes then.
+    """
 
     async def __init__(self, settings: Settings) -> None:  # type: ignore[misc]
         log_setup.setup(settings.log_level, settings.json_output)
@@ -50,11 +53,7 @@ class EngineReplica:
     async def stats(self) -> EngineStats:
         return self._engine.stats
 
-    def check_health(self) -> None:
+    async def check_health(self) -> None:
         """Ray Serve replaces a replica that raises here again and again."""
         if not self._engine.is_healthy:
             raise RuntimeError("the engine is down or does not go on")
-
-    async def __del__(self) -> None:
-        """Ray Serve awaits this when the replica has drained."""
-        await self._engine.close()

@@ -1,12 +1,14 @@
 """Deploy replicas on a Ray cluster, and serve them from this process.
 
 Several front ends may share one cluster: the last that deploys decides what runs, and Ray Serve
-replaces the replicas one by one, letting each finish what it has.
+replaces the replicas one by one, letting each finish what it has. The last that ends undeploys.
 """
 
 import logging
 import socket
+import uuid
 from dataclasses import replace
+from typing import Any
 
 import ray
 from ray import serve
@@ -21,17 +23,22 @@ from headrace.serve.cluster.deployment import EngineReplica
 log = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 5
+FRONT_END = "headrace-front-end-"
 APPLICATION = "headrace"
 ROUTER = "headrace.serve.cluster.routing.PrefixRouter"
 
 
+@ray.remote(num_cpus=0)
+class Presence:
+    """Exists under a name for as long as its front end does; nobody calls it."""
+
+
 class Cluster:
-    """A context: connected to Ray and deployed inside; undeployed after, unless another front end
-    has taken over."""
+    """A context: connected to Ray and deployed inside; undeployed after the last front end."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._deployed = 0.0
+        self._presence: Any = None
 
     def __enter__(self) -> RayEngineClient:
         """Raises StartupError when there is no cluster, or not room for a replica in it."""
@@ -41,11 +48,13 @@ class Cluster:
             handle = deploy(self._settings)
         except RuntimeError as error:
             raise StartupError(f"Ray Serve cannot start a replica: {error}") from None
-        self._deployed = last_deployed()
+        presence: Any = Presence
+        self._presence = presence.options(name=f"{FRONT_END}{uuid.uuid4()}").remote()
         return RayEngineClient(handle)
 
     def __exit__(self, *_: object) -> None:
-        if last_deployed() == self._deployed:
+        named = ray.util.list_named_actors(all_namespaces=True)
+        if sum(actor["name"].startswith(FRONT_END) for actor in named) == 1:
             serve.delete(APPLICATION)
         ray.shutdown()
 
@@ -108,12 +117,6 @@ def smallest_node(resource: str) -> int:
     if not any(found):
         raise StartupError(f"--ray: no node of the cluster offers {resource} resources")
     return min(amount for amount in found if amount)
-
-
-def last_deployed() -> float:
-    """When the application got its present form; 0 without one."""
-    application = serve.status().applications.get(APPLICATION)
-    return application.last_deployed_time_s if application else 0.0
 
 
 def autoscaling(settings: Settings) -> AutoscalingConfig | None:
