@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import torch
 
+from headrace.attention.base import AttentionBackend
 from headrace.attention.native import NativeBackend
 from headrace.checkpoint.checkpoint import Checkpoint, with_rope_scaling
 from headrace.config import Settings
@@ -13,7 +14,7 @@ from headrace.models.load import LoadOptions, load_model
 from headrace.runner import device as devices
 from headrace.runner.batch import BatchBuffers
 from headrace.runner.executor import Model, ModelExecutor
-from headrace.runner.memory import SHARE_OF_CPU_MEMORY, CacheRequest, size_cache
+from headrace.runner.memory import SHARE_OF_CPU_MEMORY, CacheRequest, CacheSize, size_cache
 from headrace.runner.recorded import RecordedDecoder
 from headrace.runner.sampler import Sampler
 from headrace.runner.warm_up import warm_up_plans
@@ -64,33 +65,20 @@ def build_executor(
     is_recorded = isinstance(backend, NativeBackend)
     # torch's own threads would contend with the kernels' for the same cores.
     torch.set_num_threads(1 if is_recorded else threads)
-    cache = size_cache(
-        CacheRequest(
-            block_size=backend.block_size,
-            bytes_per_block=backend.bytes_per_block(),
-            available=_available_memory(settings, device, ranks),
-            share=SHARE_OF_CPU_MEMORY / settings.num_replica if device.type == "cpu" else 1.0,
-            cache_memory=settings.kv_cache_memory,
-            cache_tokens=settings.max_batch_total_tokens,
-            max_total_tokens=settings.max_total_tokens,
-            max_position_embeddings=decoder.spec.max_position,
-            max_num_seqs=max_num_seqs,
-        )
-    )
-    num_blocks = ranks.minimum(cache.num_blocks)
-    backend.allocate(num_blocks)
+    cache = _cache_size(settings, backend, decoder.spec.max_position, device, ranks)
+    backend.allocate(cache.num_blocks)
     info = EngineInfo(
-        max_total_tokens=ranks.minimum(cache.max_total_tokens),
+        max_total_tokens=cache.max_total_tokens,
         max_batch_prefill_tokens=max_prefill_tokens,
         max_num_seqs=max_num_seqs,
-        num_blocks=num_blocks,
+        num_blocks=cache.num_blocks,
         block_size=backend.block_size,
         vocab_size=decoder.spec.vocab_size,
         device=devices.describe(device),
         dtype=str(dtype).removeprefix("torch."),
         kernels=_kernels_in_use(kernels, is_recorded=is_recorded),
         weight_bytes=decoder.weight_bytes,
-        kv_cache_bytes=num_blocks * backend.bytes_per_block(),
+        kv_cache_bytes=cache.num_blocks * backend.bytes_per_block(),
     )
     buffers = _buffers(info, device, is_fixed=is_recorded)
     model: Model = decoder
@@ -101,11 +89,31 @@ def build_executor(
     return executor, info
 
 
-def _available_memory(settings: Settings, device: torch.device, ranks: Ranks) -> int:
-    """What this rank may still allocate; on the CPU all of them share it."""
+def _cache_size(
+    settings: Settings,
+    backend: AttentionBackend,
+    max_position: int,
+    device: torch.device,
+    ranks: Ranks,
+) -> CacheSize:
+    """What every rank can have; on the CPU they share the memory."""
     ranks.minimum(0)  # nobody is loading any more
     available = devices.available_memory(device, settings.cuda_memory_fraction)
-    return available // ranks.shard.size if device.type == "cpu" else available
+    is_cpu = device.type == "cpu"
+    size = size_cache(
+        CacheRequest(
+            block_size=backend.block_size,
+            bytes_per_block=backend.bytes_per_block(),
+            available=available // ranks.shard.size if is_cpu else available,
+            share=SHARE_OF_CPU_MEMORY / settings.num_replica if is_cpu else 1.0,
+            cache_memory=settings.kv_cache_memory,
+            cache_tokens=settings.max_batch_total_tokens,
+            max_total_tokens=settings.max_total_tokens,
+            max_position_embeddings=max_position,
+            max_num_seqs=settings.max_batch_size or MAX_NUM_SEQS,
+        )
+    )
+    return CacheSize(ranks.minimum(size.num_blocks), ranks.minimum(size.max_total_tokens))
 
 
 def _watermark(settings: Settings) -> Watermark:
