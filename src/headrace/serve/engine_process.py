@@ -11,10 +11,8 @@ import signal
 import socket
 import sys
 from functools import partial
-from pathlib import Path
 
-from headrace.checkpoint.checkpoint import Checkpoint, open_checkpoint
-from headrace.config import Settings
+from headrace.checkpoint.checkpoint import Checkpoint
 from headrace.engine.channel import Channel
 from headrace.engine.core import EngineCore
 from headrace.engine.grammar import GrammarCompiler
@@ -48,8 +46,8 @@ def run(connection: socket.socket) -> int:
         channel.send(LoadProgress(stage, done, total))
 
     try:
-        checkpoint = open_checkpoint(Path(order.checkpoint))
-        executor, info = build(settings, checkpoint, progress)
+        checkpoint = order.open_checkpoint()
+        executor, info = build(order, checkpoint, progress)
     except StartupError as error:
         channel.send(EngineFailure(str(error)))
         return 1
@@ -67,14 +65,15 @@ def run(connection: socket.socket) -> int:
 
 
 def build(
-    settings: Settings, checkpoint: Checkpoint, progress: Progress
+    order: EngineOrder, checkpoint: Checkpoint, progress: Progress
 ) -> tuple[Executor, EngineInfo]:
     """The executor of the whole model, on all the ranks it shall have. Raises StartupError."""
-    if (settings.num_shard or 1) == 1:
-        return build_executor(settings, checkpoint, progress)
-    check_num_ranks(checkpoint, settings.num_shard or 1)
-    ranks, sockets = start_ranks(settings, checkpoint.path, end_with_rank)
-    executor, info = build_executor(settings, checkpoint, progress, ranks)
+    num_ranks = order.settings.num_shard or 1
+    if num_ranks == 1:
+        return build_executor(order.settings, checkpoint, progress)
+    check_num_ranks(checkpoint, num_ranks)
+    ranks, sockets = start_ranks(order, end_with_rank)
+    executor, info = build_executor(order.settings, checkpoint, progress, ranks)
     return BroadcastExecutor(executor, sockets), info
 
 

@@ -8,9 +8,7 @@ import signal
 import socket
 import sys
 import time
-from pathlib import Path
 
-from headrace.checkpoint.checkpoint import open_checkpoint
 from headrace.engine.channel import Channel
 from headrace.errors import StartupError
 from headrace.observability.logging import setup
@@ -31,10 +29,11 @@ def run(connection: socket.socket) -> int:
         return 1
     (order,) = orders
     end_with_peer(connection)
-    setup("warning", order.settings.json_output)
-    checkpoint = open_checkpoint(Path(order.checkpoint))
+    settings = order.engine.settings
+    setup("warning", settings.json_output)
     try:
-        executor, _ = build_executor(order.settings, checkpoint, lambda *_: None, order.join())
+        checkpoint = order.engine.open_checkpoint()
+        executor, _ = build_executor(settings, checkpoint, lambda *_: None, order.join())
     except StartupError as error:
         log.error("rank %d: %s", order.rank, error)
         time.sleep(GRACE_SECONDS)

@@ -13,17 +13,16 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from pathlib import Path
 from threading import Thread
 
 import msgspec
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-from headrace.config import Settings
 from headrace.distributed.ranks import TorchRanks
 from headrace.distributed.shard import Shard
 from headrace.engine.channel import FrameWriter
 from headrace.runner.device import choose_device
+from headrace.serve.launch import EngineOrder
 from headrace.types import Executor, StepOutput, StepPlan
 
 log = logging.getLogger(__name__)
@@ -34,9 +33,8 @@ RANK_MODULE = "headrace.serve.rank_process"
 class RankOrder(msgspec.Struct, frozen=True):
     """All that a further rank needs to know; the first message that it gets."""
 
-    settings: Settings
-    checkpoint: str
-    """Path of the located checkpoint."""
+    engine: EngineOrder
+    """What rank 0 got."""
     rank: int
     store_port: int
     """Where rank 0's `torch.distributed.TCPStore` listens."""
@@ -45,14 +43,15 @@ class RankOrder(msgspec.Struct, frozen=True):
 
     def join(self, store: TCPStore | None = None) -> TorchRanks:
         """Wait for all ranks; rank 0 brings the store."""
-        size = self.settings.num_shard or 1
+        settings = self.engine.settings
+        size = settings.num_shard or 1
         store = store or TCPStore("127.0.0.1", self.store_port)
-        device = choose_device(self.settings, self.rank)
+        device = choose_device(settings, self.rank)
         return TorchRanks(Shard(self.rank, size), store, device, self.memory_file)
 
 
 def start_ranks(
-    settings: Settings, path: Path, on_end: Callable[[str], None]
+    engine: EngineOrder, on_end: Callable[[str], None]
 ) -> tuple[TorchRanks, list[socket.socket]]:
     """Start all further ranks and join them as rank 0.
 
@@ -60,10 +59,10 @@ def start_ranks(
     with what to tell people, when a rank ends.
     """
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    order = RankOrder(settings, str(path), 0, store.port, _memory_file())
+    order = RankOrder(engine, 0, store.port, _memory_file())
     sockets = [
         _start(msgspec.structs.replace(order, rank=rank), on_end)
-        for rank in range(1, settings.num_shard or 1)
+        for rank in range(1, engine.settings.num_shard or 1)
     ]
     return order.join(store), sockets
 
