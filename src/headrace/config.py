@@ -65,9 +65,7 @@ class Settings:
     kv_cache_dtype: Literal["auto", "float32", "float16", "bfloat16", "int8"] = flag(
         "auto", "type of the cached keys and values"
     )
-    trust_remote_code: bool = flag(
-        False, "run code that comes with the model", rejected="remote code is not supported yet"
-    )
+    trust_remote_code: bool = flag(False, "run code that comes with the model")
     rope_scaling: Literal["linear", "dynamic"] | None = flag(
         None, "override the model's RoPE scaling"
     )

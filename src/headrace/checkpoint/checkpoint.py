@@ -31,6 +31,8 @@ class Checkpoint:
     weight_files: tuple[Path, ...] = ()
     """Empty in a folder that has a config.json only (enough for dummy weights)."""
     gguf: GGUFFile | None = None
+    rope_override: dict[str, Any] | None = None
+    """The rope_scaling that flags have put into `config`."""
     adapter: LoraAdapter | None = None
     """Changes the weights, and may bring a tokenizer and a chat template of its own."""
 
@@ -51,7 +53,8 @@ def with_rope_scaling(
     if rope_type is None and factor is None:
         return checkpoint
     scaling = {"rope_type": rope_type or "linear", "factor": 1.0 if factor is None else factor}
-    return replace(checkpoint, config={**checkpoint.config, "rope_scaling": scaling})
+    config = {**checkpoint.config, "rope_scaling": scaling}
+    return replace(checkpoint, config=config, rope_override=scaling)
 
 
 def open_checkpoint(path: Path, adapter: Path | None = None) -> Checkpoint:

@@ -4,11 +4,13 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from headrace.attention import choose_backend
-from headrace.attention.base import AttentionBackend, AttentionShape
+from headrace.attention.base import AttentionBackend, AttentionBatch, AttentionShape
 from headrace.attention.native import NativeBackend
 from headrace.checkpoint.checkpoint import Checkpoint
 from headrace.distributed.ranks import OneRank, Ranks
@@ -18,7 +20,7 @@ from headrace.kernels import Kernels
 from headrace.layers.native import NativeOperations, unsupported
 from headrace.layers.operations import Operations, TorchOperations
 from headrace.layers.parameters import ParameterLoader
-from headrace.models import spec_of
+from headrace.models import ARCHITECTURES, find_architecture
 from headrace.models.decoder import Decoder
 from headrace.models.spec import DecoderSpec
 from headrace.quantization import SCHEMES, Target, detect
@@ -49,20 +51,60 @@ class LoadOptions:
     """Of one pass, where there are several ranks: it limits what they exchange."""
     max_logit_rows: int = 0
     """Of one call of the head, likewise."""
+    trust_remote_code: bool = False
+    """Code that comes with a checkpoint may run."""
+
+
+class LanguageModel(Protocol):
+    """What the runner needs of a model; see `models.decoder.Decoder`."""
+
+    vocab_size: int
+    max_position: int
+    """Longest context."""
+    weight_bytes: int
+
+    def forward(self, token_ids: Tensor, batch: AttentionBatch) -> Tensor: ...
+
+    def logits(self, hidden: Tensor) -> Tensor: ...
+
+
+Progress = Callable[[int, int], None]
 
 
 def load_model(
     checkpoint: Checkpoint,
     options: LoadOptions,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> tuple[Decoder, AttentionBackend]:
+    progress: Progress = lambda done, total: None,
+) -> tuple[LanguageModel, AttentionBackend]:
     """Load every parameter. The backend's cache is not allocated yet.
 
     `progress`: called with layers done and in all. Raises StartupError for a model that is not
     supported, CheckpointError for weights that are missing or do not fit.
     """
+    architecture = find_architecture(checkpoint.config)
+    if architecture is None or isinstance(architecture, type):
+        return _load_fallback(checkpoint, options, progress, architecture)
+    return _load_decoder(checkpoint, options, progress, architecture(checkpoint.config))
+
+
+def _load_fallback(
+    checkpoint: Checkpoint, options: LoadOptions, progress: Progress, model_class: Any | None
+) -> tuple[LanguageModel, AttentionBackend]:
+    try:
+        from headrace.models.transformers.load import load_transformers_model
+    except ModuleNotFoundError as error:
+        raise StartupError(
+            f"config.json: architectures is {checkpoint.config.get('architectures')}; native are "
+            f"{', '.join(ARCHITECTURES)}; others need the package {error.name}: "
+            "pip install 'headrace[transformers]'"
+        ) from None
+    return load_transformers_model(checkpoint, options, progress, model_class)
+
+
+def _load_decoder(
+    checkpoint: Checkpoint, options: LoadOptions, progress: Progress, spec: DecoderSpec
+) -> tuple[LanguageModel, AttentionBackend]:
     config, ranks = checkpoint.config, options.ranks
-    spec = spec_of(config)
     kernels = options.kernels if _runs_on_kernels(spec, options) else None
     backend = choose_backend(_attention_shape(spec, options, kernels))
     operations: Operations = TorchOperations(backend, ranks)
@@ -91,7 +133,13 @@ def load_model(
 
 def check_num_ranks(checkpoint: Checkpoint, num_ranks: int) -> None:
     """Raises StartupError unless the model can be split over so many ranks."""
-    spec = spec_of(checkpoint.config)
+    architecture = find_architecture(checkpoint.config)
+    if architecture is None or isinstance(architecture, type):
+        raise StartupError(
+            f"--num-shard {num_ranks}: only native models can be split; architectures is "
+            f"{checkpoint.config.get('architectures')}"
+        )
+    spec = architecture(checkpoint.config)
     heads, kv_heads = spec.attention[0].num_heads, spec.attention[0].num_kv_heads
     allowed = allowed_sizes(heads, kv_heads)
     if num_ranks not in allowed:

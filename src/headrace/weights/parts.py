@@ -52,6 +52,10 @@ class Part:
     rows: Slice
     columns: Slice
 
+    @classmethod
+    def whole(cls) -> "Part":
+        return cls(Slice.whole(1), Slice.whole(1))
+
     def of(self, matrix: Tensor) -> Tensor:
         """A view. Raises CheckpointError as `Slice.of`."""
         return matrix[self.rows.of(len(matrix)), self.columns.of(matrix.shape[1])]
