@@ -5,17 +5,31 @@ from typing import Any
 
 import pytest
 
+from headrace.checkpoint.checkpoint import open_checkpoint
 from headrace.checkpoint.embedded import embedded_model
 from headrace.distributed.ranks import Ranks
+from headrace.distributed.shard import allowed_sizes
+from headrace.errors import StartupError
+from headrace.models import spec_of
+from headrace.models.load import check_num_ranks
 from tests.distributed.rank_group import RankGroup
-from tests.models.checkpoints import ALL_CASES, CASES, make_checkpoint
+from tests.models.checkpoints import ALL_CASES, BASE, BASES, CASES, make_checkpoint
 from tests.models.driver import ENGINES, Driver
 from tests.models.test_decoder import random_prompts
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
-WIDE = {"intermediate_size": 160}
-"""Five groups of 32, as the kernels need them: uneven, and enough for four ranks."""
+
+def wide(architecture: str, name: str) -> dict[str, Any]:
+    """The case with MLPs of five groups of 32, as the kernels need them: uneven, and enough for
+    four ranks."""
+    is_llama_like = "intermediate_size" in BASES.get(architecture, BASE)
+    return CASES[architecture][name] | ({"intermediate_size": 160} if is_llama_like else {})
+
+
+def allowed(path: Path) -> list[int]:
+    attention = spec_of(open_checkpoint(path).config).layers[0].attention
+    return allowed_sizes(attention.num_heads, attention.num_kv_heads)
 
 
 def drive_ranks(ranks: Ranks | None, path: Path, engine: str) -> Driver:
@@ -42,7 +56,11 @@ def test_tokens_are_those_of_one_rank(
     tmp_path: Path, case: tuple[str, str], engine: str, group: RankGroup
 ) -> None:
     architecture, name = case
-    make_checkpoint(tmp_path, architecture, CASES[architecture][name] | WIDE)
+    make_checkpoint(tmp_path, architecture, wide(architecture, name))
+    if group.size not in allowed(tmp_path):
+        with pytest.raises(StartupError, match=f"--num-shard {group.size}"):
+            check_num_ranks(open_checkpoint(tmp_path), group.size)
+        return
     prompts = random_prompts(5, 33, 12)
     expected = greedy(None, tmp_path, engine, prompts)
     for tokens in group.run(greedy, tmp_path, engine, prompts):

@@ -38,7 +38,7 @@ class Linear:
             shares = outputs or [Slice.whole(size) for size in out_features]
             sizes = zip(names, out_features, shares, strict=True)
             self.bias = torch.cat(
-                [load.tensor(f"{name}.bias", (size,), share) for name, size, share in sizes]
+                [load.tensor(f"{name}.bias", (size,), share=share) for name, size, share in sizes]
             )
 
     def __call__(self, x: Activation, residual: Tensor | None = None) -> Tensor:

@@ -9,7 +9,7 @@ from headrace.distributed.shard import Shard
 from headrace.errors import CheckpointError
 from headrace.layers.operations import Operations
 from headrace.quantization import LinearWeight, Scheme
-from headrace.weights import Part, Slice, Weights
+from headrace.weights import DummyWeights, Part, Slice, Weights
 
 
 class ParameterLoader:
@@ -35,11 +35,14 @@ class ParameterLoader:
         self._dtype = dtype
         self.device = device
 
-    def has(self, name: str) -> bool:
-        return self._weights.has(name)
-
-    def tensor(self, name: str, shape: tuple[int, ...], share: Slice | None = None) -> Tensor:
-        """One parameter in the model's dtype, or a share of its first dimension.
+    def tensor(
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        dtype: torch.dtype | None = None,
+        share: Slice | None = None,
+    ) -> Tensor:
+        """One parameter, or a share of its first dimension; without `dtype` in the model's.
 
         Raises CheckpointError if its shape differs.
         """
@@ -49,7 +52,7 @@ class ParameterLoader:
                 f"tensor {name}: expected shape {list(shape)}, found {list(stored.shape)}"
             )
         cut = share.of(len(stored)) if share else slice(None)
-        tensor = stored[cut].to(device=self.device, dtype=self._dtype)
+        tensor = stored[cut].to(device=self.device, dtype=dtype or self._dtype)
         self.nbytes += tensor.nbytes
         return tensor
 
@@ -78,3 +81,43 @@ class ParameterLoader:
             )
         self.nbytes += weight.nbytes
         return weight
+
+
+class DummyLoader(ParameterLoader):
+    """Random parameters, of whatever names and shapes the layers ask for."""
+
+    def __init__(
+        self,
+        weights: DummyWeights,
+        scheme: Scheme,
+        operations: Operations,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+        shard: Shard | None = None,
+    ) -> None:
+        super().__init__(weights, scheme, operations, dtype=dtype, device=device, shard=shard)
+        self._shapes = weights.shapes
+
+    def tensor(
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        dtype: torch.dtype | None = None,
+        share: Slice | None = None,
+    ) -> Tensor:
+        self._shapes[name] = shape
+        return super().tensor(name, shape, dtype, share)
+
+    def linear(
+        self,
+        names: Sequence[str],
+        in_features: int,
+        out_features: Sequence[int],
+        *,
+        outputs: Sequence[Slice] | None = None,
+        inputs: Slice | None = None,
+    ) -> LinearWeight:
+        for name, size in zip(names, out_features, strict=True):
+            self._shapes[f"{name}.weight"] = (size, in_features)
+        return super().linear(names, in_features, out_features, outputs=outputs, inputs=inputs)

@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -19,12 +19,12 @@ from headrace.errors import StartupError
 from headrace.kernels import Kernels
 from headrace.layers.native import NativeOperations, unsupported
 from headrace.layers.operations import Operations, TorchOperations
-from headrace.layers.parameters import ParameterLoader
+from headrace.layers.parameters import DummyLoader, ParameterLoader
 from headrace.models import ARCHITECTURES, find_architecture
 from headrace.models.decoder import Decoder
 from headrace.models.spec import DecoderSpec
-from headrace.quantization import SCHEMES, Target, detect
-from headrace.weights import open_weights
+from headrace.quantization import SCHEMES, Scheme, Target, detect
+from headrace.weights import DummyWeights, RenamedWeights, open_weights
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,8 @@ class LoadOptions:
     dtype: torch.dtype
     """Of arithmetic, and in plain torch of parameters."""
     device: torch.device
-    kv_dtype: torch.dtype
+    kv_dtype: torch.dtype | None = None
+    """Of the cache; None: float16 on the kernels, and in plain torch `dtype`."""
     kernels: Kernels | None = None
     """CPU kernels to run on; None: plain torch."""
     weight_dtype: torch.dtype | None = None
@@ -45,6 +46,8 @@ class LoadOptions:
     """On the kernels, float32 activations also with quantized weights, not int8."""
     load_format: str = "auto"
     """"dummy": random weights."""
+    max_total_tokens: int | None = None
+    """The longest request there will be, where that is less than the model's longest context."""
     ranks: Ranks = field(default_factory=OneRank)
     """Who else has a part of the model."""
     max_tokens: int = 0
@@ -105,6 +108,8 @@ def _load_decoder(
     checkpoint: Checkpoint, options: LoadOptions, progress: Progress, spec: DecoderSpec
 ) -> tuple[LanguageModel, AttentionBackend]:
     config, ranks = checkpoint.config, options.ranks
+    if options.max_total_tokens is not None:
+        spec = replace(spec, max_position=min(spec.max_position, options.max_total_tokens))
     kernels = options.kernels if _runs_on_kernels(spec, options) else None
     backend = choose_backend(_attention_shape(spec, options, kernels))
     operations: Operations = TorchOperations(backend, ranks)
@@ -119,16 +124,23 @@ def _load_decoder(
         exact_activations=options.exact_activations,
     )
     scheme = SCHEMES[detect(config)](config.get("quantization_config") or {}, target)
-    weights = open_weights(checkpoint, options.load_format)
-    load = ParameterLoader(
-        weights,
-        scheme,
-        operations,
-        dtype=options.dtype,
-        device=options.device,
-        shard=ranks.shard,
-    )
+    load = _loader(checkpoint, spec, options, scheme, operations)
     return Decoder(spec, load, progress), backend
+
+
+def _loader(
+    checkpoint: Checkpoint,
+    spec: DecoderSpec,
+    options: LoadOptions,
+    scheme: Scheme,
+    operations: Operations,
+) -> ParameterLoader:
+    dtype, device, shard = options.dtype, options.device, options.ranks.shard
+    if options.load_format == "dummy":
+        random = DummyWeights(getattr(torch, checkpoint.config["dtype"] or "float32"))
+        return DummyLoader(random, scheme, operations, dtype=dtype, device=device, shard=shard)
+    weights = RenamedWeights(open_weights(checkpoint), spec.naming)
+    return ParameterLoader(weights, scheme, operations, dtype=dtype, device=device, shard=shard)
 
 
 def check_num_ranks(checkpoint: Checkpoint, num_ranks: int) -> None:
@@ -139,34 +151,38 @@ def check_num_ranks(checkpoint: Checkpoint, num_ranks: int) -> None:
             f"--num-shard {num_ranks}: only native models can be split; architectures is "
             f"{checkpoint.config.get('architectures')}"
         )
-    spec = architecture(checkpoint.config)
-    heads, kv_heads = spec.attention[0].num_heads, spec.attention[0].num_kv_heads
-    allowed = allowed_sizes(heads, kv_heads)
+    attention = architecture(checkpoint.config).layers[0].attention
+    allowed = allowed_sizes(attention.num_heads, attention.num_kv_heads)
     if num_ranks not in allowed:
         raise StartupError(
-            f"--num-shard {num_ranks}: a model with {heads} attention heads and {kv_heads} "
-            f"key-value heads can be split over {', '.join(map(str, allowed))} ranks"
+            f"--num-shard {num_ranks}: a model with {attention.num_heads} attention heads and "
+            f"{attention.num_kv_heads} key-value heads can be split over "
+            f"{', '.join(map(str, allowed))} ranks"
         )
 
 
 def _slot_floats(spec: DecoderSpec, options: LoadOptions) -> int:
     """The largest contribution of one rank to a collective."""
     columns = -(-spec.vocab_size // options.ranks.shard.size)
-    return max(options.max_tokens * spec.hidden_size, options.max_logit_rows * columns)
+    width = max(spec.hidden_size, spec.embedding.size)
+    return max(options.max_tokens * width, options.max_logit_rows * columns)
 
 
 def _attention_shape(
     spec: DecoderSpec, options: LoadOptions, kernels: Kernels | None
 ) -> AttentionShape:
-    attention, shard = spec.attention[0], options.ranks.shard
+    layers, shard = [layer.attention for layer in spec.layers], options.ranks.shard
+    by_default = options.dtype if kernels is None else torch.float16
     return AttentionShape(
-        num_layers=len(spec.attention),
-        num_heads=len(shard.slice(attention.num_heads)),
-        num_kv_heads=len(shard.shared_slice(attention.num_kv_heads)),
-        head_size=attention.head_size,
+        num_layers=len(layers),
+        num_heads=len(shard.slice(layers[0].num_heads)),
+        num_kv_heads=len(shard.shared_slice(layers[0].num_kv_heads)),
+        head_size=layers[0].head_size,
         dtype=options.dtype,
-        kv_dtype=options.kv_dtype,
+        kv_dtype=options.kv_dtype or by_default,
         device=options.device,
+        has_soft_cap=any(layer.soft_cap is not None for layer in layers),
+        has_alibi=any(layer.alibi_slopes is not None for layer in layers),
         kernels=kernels,
     )
 
@@ -175,14 +191,21 @@ def _runs_on_kernels(spec: DecoderSpec, options: LoadOptions) -> bool:
     """Whether the kernels have all that the model needs; the log says what they lack."""
     if options.kernels is None:
         return False
-    # Ranks must agree: what divides the features of all of them.
-    size = options.ranks.shard.size
-    features = [Shard(rank, size).features(spec.intermediate_size) for rank in range(size)]
-    inner = math.gcd(*(share.count(spec.intermediate_size) for share in features))
-    reasons = unsupported(spec.activation, spec.hidden_size, inner)
-    if reason := reasons or NativeBackend.unsupported(
-        _attention_shape(spec, options, options.kernels)
-    ):
+    shape = _attention_shape(spec, options, options.kernels)
+    reasons = [NativeBackend.unsupported(shape)]
+    for layer in set(spec.layers):
+        mlp, size = layer.mlp, options.ranks.shard.size
+        common = replace(mlp, intermediate_size=_common_features(mlp.intermediate_size, size))
+        reasons.append(unsupported(spec.hidden_size, layer.attention, common))
+        if size > 1 and layer.attention.head_norm and layer.attention.head_norm.is_joint:
+            reasons.append("a norm over the heads of several ranks")
+    if reason := next(filter(None, reasons), None):
         logger.warning("plain torch instead of the CPU kernels: %s", reason)
         return False
     return True
+
+
+def _common_features(size: int, num_ranks: int) -> int:
+    """What divides every rank's share of an MLP's features: ranks must come to one decision."""
+    shares = [Shard(rank, num_ranks).features(size) for rank in range(num_ranks)]
+    return math.gcd(*(share.count(size) for share in shares))

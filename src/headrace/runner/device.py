@@ -54,11 +54,10 @@ def choose_kernels(settings: Settings, device: torch.device) -> Kernels:
         raise StartupError(f"--kernels {choice}: {error}") from None
 
 
-def choose_kv_dtype(settings: Settings, dtype: torch.dtype, *, is_native: bool) -> torch.dtype:
-    """Of the cached keys and values: as asked, else float16 with the CPU kernels and otherwise
-    that of the arithmetic."""
+def choose_kv_dtype(settings: Settings) -> torch.dtype | None:
+    """Of the cached keys and values; None leaves it to what the model runs on."""
     if settings.kv_cache_dtype == "auto":
-        return torch.float16 if is_native else dtype
+        return None
     kv_dtype = getattr(torch, settings.kv_cache_dtype)
     assert isinstance(kv_dtype, torch.dtype)
     return kv_dtype
