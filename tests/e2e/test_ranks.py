@@ -39,7 +39,8 @@ async def wait_until_gone(processes: list[psutil.Process]) -> None:
 
 
 async def test_streams_survive_the_death_of_any_rank() -> None:
-    with ServerProcess("--num-shard", "3", "--max-batch-total-tokens", "8192") as server:
+    flags = ("--num-shard", "3", "--speculate", "2", "--max-batch-total-tokens", "8192")
+    with ServerProcess(*flags) as server:
         server.wait_ready()
         async with httpx.AsyncClient(
             base_url=server.url, timeout=200, limits=httpx.Limits()

@@ -45,5 +45,5 @@ class Linear:
         """With `residual` [T, out] the result is added to it, in its memory."""
         if not self.is_partial:
             return self.operations.linear(x, self.weight, self.bias, residual)
-        partial = self.operations.linear(x, self.weight, self.bias)
+        partial = self.operations.linear(x, self.weight, self.bias, is_partial=True)
         return self.operations.all_reduce(partial, residual)

@@ -167,9 +167,13 @@ class NativeOperations:
         weight: LinearWeight,
         bias: Tensor | None = None,
         residual: Tensor | None = None,
+        *,
+        is_partial: bool = False,
     ) -> Tensor:
         assert isinstance(weight, PackedLinear)
-        out = self._floats("linear", weight.out_features) if residual is None else residual
+        out = residual
+        if out is None:  # the residual stream itself may be a linear's result
+            out = self._floats("partial" if is_partial else "linear", weight.out_features)
         self.kernels.linear(
             x,
             weight.packed,

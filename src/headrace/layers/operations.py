@@ -92,8 +92,13 @@ class Operations(Protocol):
         weight: LinearWeight,
         bias: Tensor | None = None,
         residual: Tensor | None = None,
+        *,
+        is_partial: bool = False,
     ) -> Tensor:
-        """x W^T + bias + residual, [T, out_features]; may be in residual's memory."""
+        """x W^T + bias + residual, [T, out_features]; may be in residual's memory.
+
+        `is_partial`: other ranks have the rest of the sum (see `all_reduce`).
+        """
         ...
 
     def all_reduce(self, partial: Tensor, residual: Tensor | None = None) -> Tensor:
@@ -199,6 +204,8 @@ class TorchOperations:
         weight: LinearWeight,
         bias: Tensor | None = None,
         residual: Tensor | None = None,
+        *,
+        is_partial: bool = False,
     ) -> Tensor:
         return weight.apply(x, bias, residual)
 
