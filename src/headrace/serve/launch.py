@@ -3,9 +3,11 @@
 import sys
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import msgspec
 
+from headrace.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from headrace.checkpoint.locate import Located
 from headrace.config import Settings, child_environment
 from headrace.engine import process
@@ -29,6 +31,15 @@ class EngineOrder(msgspec.Struct, frozen=True):
     """Folder of the LoRA adapter to merge into the checkpoint."""
     drafter: str | None = None
     """Path of the draft model or heads."""
+
+    @property
+    def drafter_path(self) -> Path | None:
+        return Path(self.drafter) if self.drafter else None
+
+    def open_checkpoint(self) -> Checkpoint:
+        """Raises CheckpointError."""
+        adapter = Path(self.adapter) if self.adapter else None
+        return open_checkpoint(Path(self.checkpoint), adapter)
 
 
 def launches(settings: Settings, model: Located) -> list[Launch]:

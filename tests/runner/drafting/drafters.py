@@ -124,4 +124,4 @@ def executor_with(
            "draft_model_id": "self" if kind == "self" else None, **settings},
     )  # type: ignore[arg-type] # fmt: skip
     drafter = make_drafter(kind, folder, base) if kind else None
-    return build_executor(options, open_checkpoint(base), lambda *_: None, drafter)
+    return build_executor(options, open_checkpoint(base), lambda *_: None, drafter=drafter)

@@ -41,7 +41,7 @@ def drafts_of(base: Path, heads: Path, kernels: str) -> tuple[int, list[int]]:
     """The first token behind the prompt, and what is drafted behind that, both greedy."""
     settings = Settings(device="cpu", cpu_threads=1, max_batch_size=4, max_batch_total_tokens=128,
                         kernels=kernels)  # type: ignore[arg-type] # fmt: skip
-    executor, info = build_executor(settings, open_checkpoint(base), lambda *_: None, heads)
+    executor, info = build_executor(settings, open_checkpoint(base), lambda *_: None, drafter=heads)
     assert info.max_num_drafts == NUM_HEADS
     plan = StepPlan(
         ended=[], started=[row_start(1, SamplingParams(max_tokens=9, temperature=0), PROMPT, 6)],

@@ -37,4 +37,4 @@ def test_another_vocabulary(tmp_path: Path) -> None:
     settings = Settings(device="cpu", max_batch_total_tokens=256)
     checkpoint = open_checkpoint(tmp_path / "base")
     with pytest.raises(StartupError, match=r"vocabulary has 250 tokens, the model's 260"):
-        build_executor(settings, checkpoint, lambda *_: None, tmp_path / "draft")
+        build_executor(settings, checkpoint, lambda *_: None, drafter=tmp_path / "draft")

@@ -142,10 +142,14 @@ def _load_heads(path: Path, config: SpeculatorConfig, target: DraftTarget) -> Lo
     states = LastStates(None if decoder.norm is None else decoder.norm.parameters)
     drafter: Drafter
     if isinstance(config, MedusaConfig):
-        output = f"0.{config.medusa_num_layers}.weight"
-        drafter = Medusa(
-            load, config, states, decoder.head.weight, have_outputs=weights.has(output)
-        )
+        have_outputs = weights.has(f"0.{config.medusa_num_layers}.weight")
+        if not have_outputs and decoder.head.weight.out_features != decoder.vocab_size:
+            raise StartupError(
+                f"{path}: Medusa heads without output matrices read the model's own, which "
+                "--num-shard splits; serve them on one rank"
+            )
+        sizes = (decoder.spec.hidden_size, decoder.vocab_size)
+        drafter = Medusa(load, config, states, None if have_outputs else decoder.head.weight, sizes)
     else:
         _check_sizes(path, config.emb_dim, decoder.spec.hidden_size, "emb_dim", "hidden_size")
         _check_sizes(path, config.vocab_size, decoder.vocab_size, "vocab_size", "vocab_size")

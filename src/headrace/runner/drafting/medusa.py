@@ -26,18 +26,15 @@ class MedusaHead:
         load: ParameterLoader,
         name: str,
         num_blocks: int,
-        base_head: LinearWeight,
-        *,
-        has_output: bool,
+        shared_output: LinearWeight | None,
+        sizes: tuple[int, int],
     ) -> None:
-        size, vocab_size = base_head.in_features, base_head.out_features
+        size, vocab_size = sizes
         self.blocks = [
             Linear(load, [f"{name}.{block}.linear"], size, [size], bias=True)
             for block in range(num_blocks)
         ]
-        self.output = base_head
-        if has_output:
-            self.output = load.linear([f"{name}.{num_blocks}"], size, [vocab_size])
+        self.output = shared_output or load.linear([f"{name}.{num_blocks}"], size, [vocab_size])
 
     def __call__(self, states: Tensor) -> Tensor:
         for block in self.blocks:
@@ -53,21 +50,15 @@ class Medusa:
         load: ParameterLoader,
         config: MedusaConfig,
         states: LastStates,
-        base_head: LinearWeight,
-        *,
-        have_outputs: bool,
+        shared_output: LinearWeight | None,
+        sizes: tuple[int, int],
     ) -> None:
-        """`have_outputs`: the checkpoint has an output matrix for each head."""
+        """`shared_output`: the model's output matrix, where heads have none of their own;
+        `sizes`: of hidden states and vocabulary."""
         self.max_num_drafts = config.medusa_num_heads
         self._last_states = states
         self._heads = [
-            MedusaHead(
-                load,
-                str(head),
-                config.medusa_num_layers,
-                base_head,
-                has_output=have_outputs,
-            )
+            MedusaHead(load, str(head), config.medusa_num_layers, shared_output, sizes)
             for head in range(config.medusa_num_heads)
         ]
         self._states: Tensor
