@@ -26,8 +26,9 @@ EXECUTOR_PRIOR_RATE: Final = 0.6
 LEAST_PROBABILITY: Final = 0.1
 LEAST_GAIN: Final = 1.03
 """A step must promise so much more tokens per second, before anything is drafted."""
-LEAST_EXECUTOR_GAIN: Final = 1.1
-"""More is asked of drafts that take time of their own: what they cost is lost if they are wrong."""
+LEAST_EXECUTOR_GAIN: Final = 1.2
+"""More is asked of drafts that take time of their own: they are lost if wrong, and the largest of
+several measured gains is likely to be measured too large."""
 MAX_REQUESTS: Final = 64
 """Drafted for in one step, so that drafting takes a fraction of a millisecond."""
 STEPS_BETWEEN_PROBES: Final = 64
