@@ -48,28 +48,10 @@ def build_executor(
     ranks = ranks or OneRank()
     device = devices.choose_device(settings, ranks.shard.rank)
     kernels = devices.choose_kernels(settings, device)
-    is_native = not isinstance(kernels, TorchKernels)
     threads = max(1, devices.num_threads(settings) // ranks.shard.size)
     kernels.set_num_threads(threads)
     torch.set_num_threads(threads)
-    dtype = devices.choose_dtype(settings, checkpoint.config["dtype"], device)
-    max_num_seqs = settings.max_batch_size or MAX_NUM_SEQS
-    max_prefill_tokens = settings.max_batch_prefill_tokens or PREFILL_TOKENS[device.type]
-    options = LoadOptions(
-        dtype=dtype,
-        device=device,
-        kv_dtype=devices.choose_kv_dtype(settings, is_native=is_native),
-        kernels=kernels if is_native else None,
-        weight_dtype=dtype if settings.dtype else None,
-        exact_activations=settings.activations == "float32",
-        quantize=settings.quantize,
-        load_format=settings.load_format,
-        ranks=ranks,
-        max_tokens=max_prefill_tokens + max_num_seqs,
-        max_logit_rows=max_num_seqs,
-        trust_remote_code=settings.trust_remote_code,
-        max_total_tokens=settings.max_total_tokens,
-    )
+    options = _options(settings, checkpoint, device, kernels, ranks)
     model, backend = load_model(
         checkpoint, options, lambda done, total: progress("load weights", done, total)
     )
@@ -89,25 +71,59 @@ def build_executor(
     backend.allocate(cache.num_blocks)
     info = EngineInfo(
         max_total_tokens=cache.max_total_tokens,
-        max_batch_prefill_tokens=max_prefill_tokens,
-        max_num_seqs=max_num_seqs,
+        max_batch_prefill_tokens=_max_prefill_tokens(settings, device),
+        max_num_seqs=_max_num_seqs(settings),
         num_blocks=cache.num_blocks,
         block_size=backend.block_size,
         vocab_size=model.vocab_size,
         device=devices.describe(device),
-        dtype=str(dtype).removeprefix("torch."),
+        dtype=str(options.dtype).removeprefix("torch."),
         kernels=_kernels_in_use(kernels, are_used=is_recorded or not isinstance(model, Decoder)),
         weight_bytes=model.weight_bytes + (loaded.weight_bytes if loaded else 0),
         kv_cache_bytes=cache.num_blocks * bytes_per_block,
         max_num_drafts=loaded.max_num_drafts if loaded else 0,
     )
     buffers = _buffers(info, device, is_fixed=is_recorded)
-    sampler = Sampler(max_num_seqs, kernels, _watermark(settings))
+    sampler = Sampler(info.max_num_seqs, kernels, _watermark(settings))
     drafts = DraftChain(loaded.make(buffers, cache.num_blocks), sampler) if loaded else None
-    runnable = recorded(model, backend, buffers, max_num_seqs)
+    runnable = recorded(model, backend, buffers, info.max_num_seqs)
     executor = ModelExecutor(runnable, buffers, sampler, drafts)
     _warm_up(executor, info, progress)
     return executor, info
+
+
+def _options(
+    settings: Settings,
+    checkpoint: Checkpoint,
+    device: torch.device,
+    kernels: Kernels,
+    ranks: Ranks,
+) -> LoadOptions:
+    is_native = not isinstance(kernels, TorchKernels)
+    dtype = devices.choose_dtype(settings, checkpoint.config["dtype"], device)
+    return LoadOptions(
+        dtype=dtype,
+        device=device,
+        kv_dtype=devices.choose_kv_dtype(settings, is_native=is_native),
+        kernels=kernels if is_native else None,
+        weight_dtype=dtype if settings.dtype else None,
+        exact_activations=settings.activations == "float32",
+        quantize=settings.quantize,
+        load_format=settings.load_format,
+        ranks=ranks,
+        max_tokens=_max_prefill_tokens(settings, device) + _max_num_seqs(settings),
+        max_logit_rows=_max_num_seqs(settings),
+        trust_remote_code=settings.trust_remote_code,
+        max_total_tokens=settings.max_total_tokens,
+    )
+
+
+def _max_prefill_tokens(settings: Settings, device: torch.device) -> int:
+    return settings.max_batch_prefill_tokens or PREFILL_TOKENS[device.type]
+
+
+def _max_num_seqs(settings: Settings) -> int:
+    return settings.max_batch_size or MAX_NUM_SEQS
 
 
 def _cache_size(
@@ -132,7 +148,7 @@ def _cache_size(
             cache_tokens=settings.max_batch_total_tokens,
             max_total_tokens=settings.max_total_tokens,
             max_position_embeddings=max_position,
-            max_num_seqs=settings.max_batch_size or MAX_NUM_SEQS,
+            max_num_seqs=_max_num_seqs(settings),
         )
     )
     return CacheSize(ranks.minimum(size.num_blocks), ranks.minimum(size.max_total_tokens))
