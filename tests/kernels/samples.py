@@ -61,8 +61,8 @@ def grouped(kind: WeightKind, out: int, in_: int, group_size: int, has_minimum: 
     return Dense(kind, group_size, parts, values)
 
 
-def quantized(kernels: Kernels, x: Tensor) -> Activation:
-    out = kernels.activation(*x.shape)
+def quantized(kernels: Kernels, x: Tensor, dtype: torch.dtype = torch.int8) -> Activation:
+    out = kernels.activation(*x.shape, dtype)
     kernels.quantize(x, out)  # type: ignore[arg-type]
     return out
 

@@ -96,10 +96,12 @@ class PackedWeight:
 
 @dataclass(frozen=True, slots=True)
 class QuantizedActivation:
-    """Activations [rows, features] as int8 with one scale for 32 features."""
+    """Activations [rows, features] in fewer bits: as int8 with one scale (max|x| / 127) for 32
+    features, or as bfloat16."""
 
     rows: int
     features: int
+    dtype: torch.dtype
     storage: Tensor
 
 

@@ -51,7 +51,7 @@ class NativeOperations:
         self.kernels = kernels
         self._backend = backend
         self._max_positions = max_positions
-        self._buffers: dict[tuple[str, int, int, bool], Activation] = {}
+        self._buffers: dict[tuple[str, int, int, torch.dtype], Activation] = {}
         self._counts: Counts
 
     @contextmanager
@@ -60,12 +60,10 @@ class NativeOperations:
         self._counts = counts
         yield
 
-    def _buffer(self, use: str, features: int, *, quantized: bool = False) -> Activation:
-        key = (use, self._counts.capacity, features, quantized)
+    def _buffer(self, use: str, features: int, dtype: torch.dtype = torch.float32) -> Activation:
+        key = (use, self._counts.capacity, features, dtype)
         if key not in self._buffers:
-            self._buffers[key] = self.kernels.activation(
-                self._counts.capacity, features, exact=not quantized
-            )
+            self._buffers[key] = self.kernels.activation(*key[1:])
         return self._buffers[key]
 
     def _floats(self, use: str, features: int) -> Tensor:
@@ -75,7 +73,7 @@ class NativeOperations:
 
     def _input_of(self, consumer: LinearWeight, use: str) -> Activation:
         assert isinstance(consumer, PackedLinear)
-        return self._buffer(use, consumer.in_features, quantized=not consumer.takes_floats)
+        return self._buffer(use, consumer.in_features, consumer.input_dtype)
 
     def embedding(self, token_ids: Tensor, table: LinearWeight) -> Tensor:
         assert isinstance(table, PackedLinear)

@@ -36,7 +36,7 @@ class LoadOptions:
     weight_dtype: torch.dtype | None = None
     """Of floating-point weights on the kernels; None: as stored."""
     exact_activations: bool = False
-    """On the kernels, float32 activations also with quantized weights, not int8."""
+    """On the kernels, float32 activations with all weights, not int8 or bfloat16."""
     load_format: str = "auto"
     """"dummy": random weights."""
 

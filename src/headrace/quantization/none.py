@@ -58,7 +58,8 @@ class Unquantized:
             parts = [part for part in blocks if part is not None]
             return pack_blocks(kernels, parts, exact=self._target.exact_activations)
         matrices = [_matrix(weights, name) for name in names]
-        return pack_floats(kernels, matrices, self._target.weight_dtype)
+        target = self._target
+        return pack_floats(kernels, matrices, target.weight_dtype, exact=target.exact_activations)
 
 
 def _blocks(weights: Weights, name: str) -> RawTensor | None:

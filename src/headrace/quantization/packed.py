@@ -22,8 +22,7 @@ class PackedLinear:
         self.in_features = packed.in_features
         self.out_features = packed.out_features
         self.nbytes = packed.num_bytes
-        self.takes_floats = exact or not packed.is_integer
-        """The layer's input is float32, not int8."""
+        self.input_dtype = torch.float32 if exact else kernels.input_dtype(packed)
 
     def apply(self, x: Tensor, bias: Tensor | None, residual: Tensor | None) -> Tensor:
         accumulate = residual is not None
@@ -32,9 +31,9 @@ class PackedLinear:
         return out
 
     def _input(self, x: Tensor) -> Activation:
-        if self.takes_floats:
+        if self.input_dtype == torch.float32:
             return x
-        quantized = self.kernels.activation(*x.shape)
+        quantized = self.kernels.activation(len(x), self.in_features, self.input_dtype)
         assert not isinstance(quantized, Tensor)
         self.kernels.quantize(x, quantized)
         return quantized
@@ -70,7 +69,7 @@ def pack_blocks(kernels: Kernels, parts: Sequence[RawTensor], *, exact: bool) ->
 
 
 def pack_floats(
-    kernels: Kernels, parts: Sequence[Tensor], dtype: torch.dtype | None
+    kernels: Kernels, parts: Sequence[Tensor], dtype: torch.dtype | None, *, exact: bool
 ) -> PackedLinear:
     """Matrices of floats, fused along their rows; `dtype` None keeps that of the first."""
     kind = FLOAT_KINDS[dtype or parts[0].dtype]
@@ -79,4 +78,4 @@ def pack_floats(
     for part in parts:
         kernels.pack_floats(packed, first, part)
         first += len(part)
-    return PackedLinear(kernels, packed, exact=True)
+    return PackedLinear(kernels, packed, exact=exact)

@@ -7,20 +7,12 @@ namespace {
 
 constexpr int64_t kMaxHeadSize = 512;
 
-uint16_t to_bfloat16(float value) {
-    uint32_t bits;
-    std::memcpy(&bits, &value, sizeof bits);
-    if (std::isnan(value)) return 0x7fc0;
-    return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
-
-
 void convert_float16(const float* from, int64_t count, uint16_t* to) {
     for (int64_t i = 0; i < count; i += kLanes) store_f16(F32x16::load(from + i), to + i);
 }
 
 void convert_bfloat16(const float* from, int64_t count, uint16_t* to) {
-    for (int64_t i = 0; i < count; ++i) to[i] = to_bfloat16(from[i]);
+    for (int64_t i = 0; i < count; i += kLanes) store_bf16(F32x16::load(from + i), to + i);
 }
 
 // Returns the scale: q = round(x / scale), scale = max|x| / 127.

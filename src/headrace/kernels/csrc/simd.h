@@ -40,6 +40,26 @@ inline float half_to_float(uint16_t half) {
     return out[0];
 }
 
+inline float bfloat16_to_float(uint16_t half) {
+    const uint32_t bits = static_cast<uint32_t>(half) << 16;
+    float value;
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+inline uint16_t to_bfloat16(float value) {
+    uint32_t bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    if (value != value) return 0x7fc0;
+    return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+inline void store_bf16(F32x16 a, uint16_t* to) {
+    float lanes[kLanes];
+    a.store(lanes);
+    for (int i = 0; i < kLanes; ++i) to[i] = to_bfloat16(lanes[i]);
+}
+
 // The first `count` (1..16) lanes; the others are zero, or not stored.
 inline F32x16 load_partial(const float* from, int64_t count) {
     if (count == kLanes) return F32x16::load(from);

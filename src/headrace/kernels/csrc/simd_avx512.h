@@ -14,8 +14,8 @@
 
 namespace headrace {
 
-#if defined(__AMX_INT8__)
-constexpr const char* kIsa = "amx_int8";
+#if defined(__AMX_BF16__)
+constexpr const char* kIsa = "amx";
 #else
 constexpr const char* kIsa = "avx512_vnni";
 #endif
