@@ -138,6 +138,17 @@ def fill(kernels: Kernels, batch: Ragged, dtype: torch.dtype) -> tuple[Tensor, L
     return qkv, cache
 
 
+def in_order(kernels: Kernels, cache: LayerCache) -> LayerCache:
+    """The same cache, keys [..., features, tokens] and values [..., tokens, features]."""
+    is_tiled = cache.keys.dtype == torch.bfloat16 and cache.head_size % 32 == 0
+    if not (kernels.has_bfloat16_tiles and is_tiled):
+        return cache
+    keys = cache.keys.flatten(2).unflatten(2, (-1, 2, 16, 16, 2)).permute(0, 1, 2, 4, 6, 3, 5)
+    values = cache.values.flatten(2).unflatten(2, (-1, 16, 16, 2)).permute(0, 1, 3, 5, 2, 4)
+    shapes = cache.keys.shape, cache.values.shape
+    return LayerCache(keys.reshape(shapes[0]), values.reshape(shapes[1]))
+
+
 def attend(
     kernels: Kernels,
     batch: Ragged,

@@ -114,7 +114,8 @@ class LayerCache:
     """One layer's paged KV cache; a block holds 32 tokens.
 
     keys [blocks, kv heads, head size, 32], values [blocks, kv heads, 32, head size]; for int8
-    also scales [blocks, kv heads, 32] float32. Must start zeroed.
+    also scales [blocks, kv heads, 32] float32. Must start zeroed. (With AMX a block's bfloat16
+    elements lie in another order: csrc/cache.h.)
     """
 
     keys: Tensor

@@ -36,7 +36,7 @@ def build_executor(
     checkpoint = with_rope_scaling(checkpoint, settings.rope_scaling, settings.rope_factor)
     device = devices.choose_device(settings)
     kernels = devices.choose_kernels(settings, device)
-    is_native = not isinstance(kernels, TorchKernels)
+    native = None if isinstance(kernels, TorchKernels) else kernels
     threads = devices.num_threads(settings)
     kernels.set_num_threads(threads)
     torch.set_num_threads(threads)
@@ -44,8 +44,8 @@ def build_executor(
     options = LoadOptions(
         dtype=dtype,
         device=device,
-        kv_dtype=devices.choose_kv_dtype(settings, dtype, is_native=is_native),
-        kernels=kernels if is_native else None,
+        kv_dtype=devices.choose_kv_dtype(settings, dtype, checkpoint.config["dtype"], native),
+        kernels=native,
         weight_dtype=dtype if settings.dtype else None,
         exact_activations=settings.activations == "float32",
         load_format=settings.load_format,

@@ -23,12 +23,8 @@ inline void quantize_group(const float* from, Cell& cell, int row) {
 
 // 32 values as row `row` of a block.
 inline void round_group(const float* from, BFloat16Cell& cell, int row) {
-    alignas(64) uint16_t halves[kGroup];
-    store_bf16(F32x16::load(from), halves);
-    store_bf16(F32x16::load(from + kLanes), halves + kLanes);
-    for (int k = 0; k < kGroup; k += 4) {
-        const uint16_t paired[] = {halves[k], halves[k + 2], halves[k + 1], halves[k + 3]};
-        std::memcpy(cell.values[row] + k, paired, sizeof paired);
+    for (int i = 0; i < kGroup; i += kLanes) {
+        store_bf16(swap_middles(F32x16::load(from + i)), cell.values[row] + i);
     }
 }
 

@@ -73,10 +73,13 @@ void RopeWriteOp::write(const float* head, int64_t slot, int64_t kv_head, bool i
         }
         auto* base = static_cast<Element*>(is_key ? cache_.keys : cache_.values) +
                      cell * size * kBlockTokens;
-        if (is_key) {
-            for (int64_t i = 0; i < size; ++i) base[i * kBlockTokens + token] = converted[i];
-        } else {
+        if (!is_key && !cache_.is_tiled()) {
             std::memcpy(base + token * size, converted, static_cast<size_t>(size) * sizeof(Element));
+            return;
+        }
+        for (int64_t i = 0; i < size; ++i) {
+            base[is_key ? cache_.key_element(i, token) : cache_.value_element(token, i)] =
+                converted[i];
         }
     });
 }
