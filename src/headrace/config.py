@@ -92,7 +92,7 @@ class Settings:
     )
     activations: Literal["int8", "float32"] = flag(
         "int8",
-        "what the CPU kernels multiply quantized weights with (AMX: bfloat16 for bfloat16 weights); "
+        "what the CPU kernels multiply quantized weights with (with AMX, bfloat16 ones by bfloat16); "
         "float32 is exact and slower",
     )
     cpu_threads: int | None = flag(None, "compute threads; default: the cores this process may use")
