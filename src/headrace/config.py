@@ -11,7 +11,7 @@ import dataclasses
 import os
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,6 +23,9 @@ QuantizeName = Literal[
     "awq", "compressed-tensors", "eetq", "exl2", "gptq", "marlin",
     "bitsandbytes", "bitsandbytes-nf4", "bitsandbytes-fp4", "fp8", "int4",
 ]  # fmt: skip
+
+DEFAULT_DRAFTS = 24
+MAX_DRAFTS = 64
 
 
 def flag(
@@ -48,14 +51,16 @@ class Settings:
 
     # --- model
     model_id: str | None = flag(
-        None, "hub id, local folder or .gguf file; without it the embedded SmolLM2-135M-Instruct"
+        None,
+        "hub id (org/name, org/name/file.gguf, org/name:Q4_K_M), local folder or .gguf file; "
+        "without it the embedded SmolLM2-135M-Instruct",
     )
     revision: str | None = flag(None, "branch, tag or commit of the hub repository")
     quantize: QuantizeName | None = flag(
         None, "quantization scheme", rejected="quantization on load is not implemented yet"
     )
     speculate: int | None = flag(
-        None, "tokens to draft per step", rejected="speculation is not implemented yet"
+        None, "tokens to draft per request and step, at most; 0: no speculation; default: 24"
     )
     dtype: Literal["float16", "bfloat16", "float32"] | None = flag(
         None, "arithmetic of the model; default: the checkpoint's on CUDA, float32 on the CPU"
@@ -63,16 +68,16 @@ class Settings:
     kv_cache_dtype: Literal["auto", "float32", "float16", "bfloat16", "int8"] = flag(
         "auto", "type of the cached keys and values"
     )
-    trust_remote_code: bool = flag(
-        False, "run code that comes with the model", rejected="remote code is not supported yet"
-    )
+    trust_remote_code: bool = flag(False, "run code that comes with the model")
     rope_scaling: Literal["linear", "dynamic"] | None = flag(
         None, "override the model's RoPE scaling"
     )
     rope_factor: float | None = flag(
         None, "factor of --rope-scaling; alone it means linear scaling"
     )
-    tokenizer_config_path: str | None = flag(None, "a tokenizer_config.json with a chat template")
+    tokenizer_config_path: str | None = flag(
+        None, "file, folder or hub id that has the chat template"
+    )
     lora_adapters: str | None = flag(
         None, "repo, repo@revision or name=/path, comma-separated",
         rejected="LoRA adapters are not implemented yet",
@@ -92,7 +97,7 @@ class Settings:
     )
     activations: Literal["int8", "float32"] = flag(
         "int8",
-        "what the CPU kernels multiply quantized weights with (with AMX, bfloat16 ones by bfloat16); "
+        "what the CPU kernels multiply quantized weights with (AMX: bfloat16 ones by bfloat16); "
         "float32 is exact and slower",
     )
     cpu_threads: int | None = flag(None, "compute threads; default: the cores this process may use")
@@ -101,6 +106,18 @@ class Settings:
     )
     num_shard: int | None = flag(
         None, "number of ranks", rejected="tensor parallelism is not implemented yet"
+    )
+    num_replica: int = flag(
+        1, "engines side by side, each with the whole model and its share of cores or devices"
+    )
+    ray: bool = flag(
+        False, "put the replicas on the nodes of the running Ray cluster (see RAY_ADDRESS)"
+    )
+    max_replica: int | None = flag(
+        None, "with --ray: scale between --num-replica and this, by the requests per replica"
+    )
+    replica_requests: int = flag(
+        32, "with --max-replica: running and waiting requests that one replica should have"
     )
     cuda_memory_fraction: float = flag(1.0, "share of the GPU's memory that may be used")
     cuda_graphs: str | None = flag(
@@ -173,20 +190,16 @@ class Settings:
     json_output: bool = flag(False, "log lines as JSON")
     log_level: str = flag("info", "debug, info, warning or error")
     otlp_endpoint: str | None = flag(
-        None, "OpenTelemetry collector", rejected="tracing is not implemented yet"
+        None, "OpenTelemetry collector that takes spans over gRPC; needs the extra `tracing`"
     )
-    otlp_service_name: str = flag(
-        "text-generation-inference.router", "service name in traces", ignored="see --otlp-endpoint"
-    )
+    otlp_service_name: str = flag("text-generation-inference.router", "service name in traces")
     graceful_termination_timeout: int = flag(
         90, "seconds that running requests get after SIGTERM", short="-g"
     )
-    watermark_gamma: float | None = flag(
-        None, "watermark green share", rejected="watermarking is not implemented yet"
+    watermark_gamma: float = flag(
+        0.5, "share of the vocabulary that a watermark prefers after each token"
     )
-    watermark_delta: float | None = flag(
-        None, "watermark strength", rejected="watermarking is not implemented yet"
-    )
+    watermark_delta: float = flag(2.0, "what a watermark adds to the logits of that share")
     usage_stats: Literal["on", "off", "no-stack"] = flag(
         "off", "TGI's telemetry", ignored="Headrace sends no telemetry"
     )
@@ -194,6 +207,11 @@ class Settings:
     ngrok_authtoken: str | None = flag(None, "tunnel", rejected="see --ngrok")
     ngrok_edge: str | None = flag(None, "tunnel", rejected="see --ngrok")
     env: bool = flag(False, "print the run-time environment, then go on", short="-e")
+
+    @property
+    def max_num_drafts(self) -> int:
+        """Tokens drafted per request and step, at most."""
+        return DEFAULT_DRAFTS if self.speculate is None else self.speculate
 
     @property
     def prompt_limit(self) -> int | None:
@@ -259,10 +277,13 @@ def _argument(field: dataclasses.Field[Any], annotation: Any) -> dict[str, Any]:
     return {"type": kind, "help": help_text, "metavar": kind.__name__.upper()}
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add one option per setting; absent options stay absent, so that the environment counts."""
+def add_arguments(parser: argparse.ArgumentParser, only: Collection[str] | None = None) -> None:
+    """Add one option per setting (of those in `only`); absent options stay absent, so that the
+    environment counts."""
     hints = typing.get_type_hints(Settings)
     for field in dataclasses.fields(Settings):
+        if only is not None and field.name not in only:
+            continue
         names = [name for name in (field.metadata["short"],) if name]
         names.append("--" + field.name.replace("_", "-"))
         options = _argument(field, hints[field.name])
@@ -296,7 +317,7 @@ def _check(settings: Settings) -> list[str]:
             continue
         option = "--" + field.name.replace("_", "-")
         if reason := field.metadata["rejected"]:
-            harmless = {("num_shard", 1), ("sharded", "false"), ("speculate", 0)}
+            harmless = {("num_shard", 1), ("sharded", "false")}
             if (field.name, getattr(settings, field.name)) not in harmless:
                 raise StartupError(f"{option}: {reason}")
         elif reason := field.metadata["ignored"]:
@@ -308,10 +329,26 @@ def _check(settings: Settings) -> list[str]:
         raise StartupError(
             f"--max-input-tokens ({limit}) must be less than --max-total-tokens ({total})"
         )
+    if settings.max_replica is not None and not settings.ray:
+        raise StartupError("--max-replica needs --ray: this machine does not grow")
+    if settings.max_replica is not None and settings.max_replica < settings.num_replica:
+        raise StartupError(
+            f"--max-replica ({settings.max_replica}) is less than "
+            f"--num-replica ({settings.num_replica})"
+        )
     for name in ("aip_predict_route", "aip_health_route"):
         if not (getattr(settings, name) or "/").startswith("/"):
             raise StartupError(f"{name.upper()} must begin with a slash")
-    for name in ("validation_workers", "max_concurrent_requests", "max_client_batch_size"):
+    if settings.speculate is not None and not 0 <= settings.speculate <= MAX_DRAFTS:
+        raise StartupError(f"--speculate must be 0 to {MAX_DRAFTS}")
+    if not 0 < settings.watermark_gamma < 1:
+        raise StartupError("--watermark-gamma must be between 0 and 1")
+    for name in (
+        "validation_workers",
+        "max_concurrent_requests",
+        "max_client_batch_size",
+        "num_replica",
+    ):
         if getattr(settings, name) <= 0:
             raise StartupError(f"--{name.replace('_', '-')} must be positive")
     return warnings
@@ -363,10 +400,26 @@ def hub_access(environ: Mapping[str, str] | None = None) -> HubAccess:
     return HubAccess(token=token, offline=offline)
 
 
-def child_environment() -> dict[str, str]:
+def visible_cuda_devices(environ: Mapping[str, str] | None = None) -> list[str] | None:
+    """What CUDA_VISIBLE_DEVICES names; None without it, which means all."""
+    names = (os.environ if environ is None else environ).get("CUDA_VISIBLE_DEVICES")
+    return None if names is None else [name.strip() for name in names.split(",") if name.strip()]
+
+
+def ray_address(environ: Mapping[str, str] | None = None) -> tuple[str, int] | None:
+    """Host and port in RAY_ADDRESS; None where it names none ("auto", or no value)."""
+    value = (os.environ if environ is None else environ).get("RAY_ADDRESS", "")
+    host, _, port = value.removeprefix("ray://").rpartition(":")
+    return (host, int(port)) if host and port.isdecimal() else None
+
+
+def child_environment(cuda_devices: Sequence[str] = ()) -> dict[str, str]:
     """What the engine process inherits: everything, plus OpenMP threads that sleep when idle.
 
     The front end shares the cores with it, so torch's worker threads must not spin between
-    parallel regions.
+    parallel regions. `cuda_devices`: those that it shall see, if not all.
     """
-    return {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000", **os.environ}
+    environment = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000", **os.environ}
+    if cuda_devices:
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(cuda_devices)
+    return environment

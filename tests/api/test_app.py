@@ -3,11 +3,12 @@
 from collections.abc import Callable
 
 import httpx
+import openai
 import pytest
 
 from headrace import __version__
 from headrace.api.routes import ROUTES
-from tests.api.conftest import AppOf
+from tests.api.conftest import AppOf, client_of
 from tests.api.fake_frontend import FakeFrontend
 
 Connect = Callable[..., httpx.AsyncClient]
@@ -121,6 +122,16 @@ async def test_no_such_route(
 ) -> None:
     response = await client.request(method, path)
     assert (response.status_code, response.content) == (status, b"")
+
+
+async def test_clients_are_told_of_missing_routes(app_of: AppOf) -> None:
+    async with client_of(app_of()) as http:
+        client = openai.AsyncOpenAI(base_url="http://server/v1", api_key="-", http_client=http)
+        with pytest.raises(openai.NotFoundError, match="no route POST /v1/embeddings"):
+            await client.embeddings.create(model="m", input="x")
+    async with client_of(app_of(tgi_compat=True)) as http:
+        response = await http.post("/v1/embeddings", json={})
+        assert (response.status_code, response.content) == (404, b"")
 
 
 async def test_tokenize_counts_bytes(client: httpx.AsyncClient) -> None:

@@ -9,26 +9,17 @@ import httpx
 import openai
 import pytest
 
-from headrace.text.chat_format import ChatFormat
-from headrace.text.reasoning import ReasoningMarkers
 from headrace.text.tools.registry import FORMATS
 from headrace.types import FinishReason
 from tests.api.conftest import AppOf, client_of
 from tests.api.fake_frontend import FakeFrontend
+from tests.api.replies import ARGUMENTS, CALLS, SCHEMA, THINK, say
 
 MESSAGES: Any = [{"role": "user", "content": "What is the weather?"}]
-SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 WEATHER = {"type": "function",
            "function": {"name": "weather", "description": "Now", "parameters": SCHEMA}}  # fmt: skip
 NOW = {"type": "function", "function": {"name": "now"}}
 TOOLS: Any = [WEATHER, NOW]
-
-ARGUMENTS = '{"city": "Malmö {\\"<tool_call>\\"}"}'
-CALLS = (
-    f'<tool_call>\n{{"name": "weather", "arguments": {ARGUMENTS}}}\n</tool_call>\n'
-    '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>'
-)
-THINK = ReasoningMarkers("<think>", "</think>")
 
 
 @pytest.fixture
@@ -37,12 +28,6 @@ async def official(app_of: AppOf) -> AsyncIterator[openai.AsyncOpenAI]:
         yield openai.AsyncOpenAI(
             base_url="http://server/v1", api_key="key", http_client=http, max_retries=0
         )
-
-
-def say(frontend: FakeFrontend, text: str, **chat_format: Any) -> None:
-    """Reply with this text, in tokens of a word, a bracket or the like."""
-    frontend.words = re.findall(r"\w+|\W", text)
-    frontend.chat_format = ChatFormat(**({"renders_tools": True} | chat_format))
 
 
 async def folded(client: openai.AsyncOpenAI, **fields: Any) -> tuple[dict[str, Any], list[Any]]:

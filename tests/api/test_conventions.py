@@ -62,6 +62,9 @@ async def test_completion_chunks_have_empty_finish_reasons(tgi: httpx.AsyncClien
     *chunks, _ = response.text.removesuffix("\n\n").split("\n\n")
     choices = [orjson.loads(chunk.removeprefix("data: "))["choices"][0] for chunk in chunks]
     assert [choice["finish_reason"] for choice in choices] == ["", "", "eos_token"]
+    usages = [orjson.loads(chunk.removeprefix("data: "))["usage"] for chunk in chunks]
+    assert usages[:-1] == [None, None]
+    assert (usages[-1]["prompt_tokens"], usages[-1]["completion_tokens"]) == (2, 3)
 
 
 async def test_errors(tgi: httpx.AsyncClient, frontend: FakeFrontend) -> None:

@@ -73,7 +73,8 @@ async def test_chat_fields_reach_the_front_end(
         logprobs=True,
         top_logprobs=2,
         extra_body={"min_p": 0.1, "top_k": 4, "repetition_penalty": 1.2, "ignore_eos": True,
-                    "min_tokens": 2, "stop_token_ids": [3], "typical_p": 0.9},
+                    "min_tokens": 2, "stop_token_ids": [3], "typical_p": 0.9,
+                    "skip_special_tokens": False, "cache_salt": "me"},
     )  # fmt: skip
     (request,) = frontend.requests
     expected = {
@@ -82,6 +83,7 @@ async def test_chat_fields_reach_the_front_end(
         "max_new_tokens": 9, "num_top_logprobs": 2, "min_p": 0.1, "top_k": 4,
         "repetition_penalty": 1.2, "ignore_eos": True, "min_new_tokens": 2,
         "stop_token_ids": (3,), "typical_p": 0.9, "keep_stop_text": False,
+        "skip_special_tokens": False, "cache_salt": "me",
     }  # fmt: skip
     assert {name: getattr(request, name) for name in expected} == expected
 
@@ -150,7 +152,7 @@ async def test_chat_stream_bytes(client: httpx.AsyncClient, frontend: FakeFronte
         b'"finish_reason":"stop"}],"usage":null,"timings":{"queue_ms":250.0,"cache_n":1,'
         b'"prompt_n":1,"prompt_ms":500.0,"prompt_per_token_ms":500.0,"prompt_per_second":2.0,'
         b'"predicted_n":2,"predicted_ms":1000.0,"predicted_per_token_ms":500.0,'
-        b'"predicted_per_second":2.0}}'
+        b'"predicted_per_second":2.0,"draft_n":8,"draft_n_accepted":5,"forced_n":1}}'
     )
     assert done == b"[DONE]"
 
@@ -239,6 +241,9 @@ async def test_timings(official: openai.AsyncOpenAI) -> None:
         "predicted_ms": 1000.0,
         "predicted_per_token_ms": pytest.approx(1000 / 12),
         "predicted_per_second": 12.0,
+        "draft_n": 32,
+        "draft_n_accepted": 20,
+        "forced_n": 4,
     }
 
 

@@ -36,7 +36,6 @@ RULES: list[tuple[dict[str, Any], str]] = [
     ({"stop_token_ids": [1] * 129}, "`stop_token_ids` supports up to 128 token ids. Given: 129"),
     ({"min_new_tokens": 3, "max_new_tokens": 2},
      "`min_new_tokens` must be <= `max_new_tokens`. Given: 3 and 2"),
-    ({"watermark": True}, "`watermark` is not supported by this server"),
     ({"adapter_id": "mine"}, "`adapter_id` is not supported by this server"),
 ]  # fmt: skip
 

@@ -163,7 +163,7 @@ async def test_all_fields_reach_the_front_end(
         "presence_penalty": 2.0, "top_p": 0.9, "typical_p": 0.8, "min_p": 0.05, "top_k": 7,
         "max_new_tokens": 20, "min_new_tokens": 3, "ignore_eos": True, "stop": ["a", "b"],
         "stop_token_ids": [9], "truncate": 4, "seed": 18446744073709551615, "top_n_tokens": 2,
-        "details": True, "logit_bias": {"3": -100},
+        "details": True, "logit_bias": {"3": -100}, "watermark": True,
     }  # fmt: skip
     response = await client.post("/generate", json={"inputs": "x", "parameters": parameters})
     assert response.status_code == 200

@@ -58,9 +58,14 @@ class ServerProcess:
     @property
     def engine(self) -> psutil.Process:
         """The engine process, a child of the server."""
-        children = psutil.Process(self.process.pid).children()
-        (engine,) = (c for c in children if any("engine_process" in a for a in c.cmdline()))
+        (engine,) = self.engines
         return engine
+
+    @property
+    def engines(self) -> list[psutil.Process]:
+        """One per replica."""
+        children = psutil.Process(self.process.pid).children()
+        return [c for c in children if any("engine_process" in a for a in c.cmdline())]
 
     def metric(self, name: str) -> float:
         text = httpx.get(f"{self.url}/metrics", timeout=10).text

@@ -66,8 +66,9 @@ async def test_cancelled_requests_return_their_blocks(server: ServerProcess) -> 
         assert await stream_text(client, BODY)
 
 
-async def test_streams_survive_the_death_of_the_engine() -> None:
-    with ServerProcess() as server:
+@pytest.mark.parametrize("replicas", [1, 2])
+async def test_streams_survive_the_death_of_an_engine(replicas: int) -> None:
+    with ServerProcess("--num-replica", str(replicas)) as server:
         server.wait_ready()
         bodies = [
             {
@@ -80,10 +81,12 @@ async def test_streams_survive_the_death_of_the_engine() -> None:
             undisturbed = await asyncio.gather(*(stream_text(client, body) for body in bodies))
             streams = [asyncio.create_task(stream_text(client, body)) for body in bodies]
             await asyncio.sleep(0.3)
-            first = server.engine.pid
-            server.engine.kill()
+            first = server.engines
+            assert len(first) == replicas
+            first[0].kill()
             assert await asyncio.gather(*streams) == undisturbed
-            assert server.engine.pid != first
+            assert first[0] not in server.engines
+            assert server.metric("headrace_engine_deaths") == 1
             assert (await client.get("/health")).status_code == 200
 
 

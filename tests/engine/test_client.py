@@ -3,7 +3,7 @@ import json
 import random
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,9 @@ import uvloop
 
 from headrace.engine.client import ProcessEngineClient
 from headrace.engine.process import ChildProcess, launch
+from headrace.engine.replica import Launch
 from headrace.errors import EngineDeadError, StartupError
-from headrace.types import Add, EngineClient, LoadProgress
+from headrace.types import Add, EngineClient, EngineInfo, LoadProgress
 from tests.engine import fake_engine
 from tests.engine.oracle import expected, make_add
 
@@ -28,8 +29,10 @@ class Launcher:
     def __init__(self, **options: Any) -> None:
         self.options = options
         self.processes: list[ChildProcess] = []
+        self.told: list[EngineInfo | None] = []
 
-    async def __call__(self) -> ChildProcess:
+    async def __call__(self, previous: EngineInfo | None) -> ChildProcess:
+        self.told.append(previous)
         process = await launch(
             [sys.executable, "-m", "tests.engine.fake_engine", json.dumps(self.options)]
         )
@@ -43,8 +46,11 @@ def _in_root(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @asynccontextmanager
-async def running(launcher: Launcher, **options: Any) -> AsyncIterator[ProcessEngineClient]:
-    client = ProcessEngineClient(launcher, pause_seconds=0.01, **options)
+async def running(
+    launcher: Launcher, replicas: int = 1, **options: Any
+) -> AsyncIterator[ProcessEngineClient]:
+    launches = [launcher] * replicas
+    client = ProcessEngineClient(launches, pause_seconds=0.01, **options)
     await client.start()
     try:
         yield client
@@ -101,6 +107,40 @@ async def test_killed_engines_leave_no_trace_in_the_streams(seed: int) -> None:
             await until(lambda: not client.is_healthy or streams.done())
         assert await streams == [expected(add, fake_engine.VOCAB_SIZE)[0] for add in adds]
     assert len(launcher.processes) == 4
+
+
+@pytest.mark.parametrize("seed", range(2))
+async def test_streams_of_a_killed_replica_go_on_elsewhere(seed: int) -> None:
+    chance = random.Random(seed)
+    launcher = Launcher(step_delay=0.005)
+    async with running(launcher, replicas=3) as client:
+        adds = some_adds(24, max_tokens=100)
+        streams = asyncio.gather(*(collect(client, add) for add in adds))
+        await until(lambda: client.stats.num_running > 12)
+        for _ in range(3):
+            chance.choice(launcher.processes[-3:]).kill()
+            await asyncio.sleep(0.05)
+            assert client.is_healthy
+        assert await streams == [expected(add, fake_engine.VOCAB_SIZE)[0] for add in adds]
+
+
+async def test_replicas_are_one_engine_to_their_users() -> None:
+    async with running(Launcher(), replicas=2) as one, running(Launcher()) as other:
+        assert one.info.num_blocks == 2 * other.info.num_blocks
+        assert one.info.max_total_tokens == other.info.max_total_tokens
+        for add in some_adds(6):
+            assert await collect(one, add) == await collect(other, add)
+        # All have the same first eight tokens, two blocks, and went where these are.
+        assert one.stats.prefix_cache_hits == other.stats.prefix_cache_hits > 0
+
+
+async def test_a_new_process_is_as_large_as_the_one_before() -> None:
+    launcher = Launcher()
+    async with running(launcher) as client:
+        launcher.processes[-1].kill()
+        await until(lambda: len(launcher.processes) == 2 and client.is_healthy)
+    assert launcher.told[0] is None
+    assert launcher.told[1] == client.info
 
 
 async def test_an_abandoned_stream_is_aborted_at_once() -> None:
@@ -164,7 +204,7 @@ async def test_failed_launches_fail_requests_until_one_succeeds() -> None:
 )
 async def test_a_failing_start_says_why(options: dict[str, Any], message: str) -> None:
     with pytest.raises(StartupError, match=message):
-        await ProcessEngineClient(Launcher(**options)).start()
+        await ProcessEngineClient([Launcher(**options)]).start()
 
 
 async def test_a_stalled_engine_is_unhealthy_and_an_idle_one_is_not() -> None:
@@ -197,7 +237,7 @@ def test_it_runs_on_uvloop_as_the_server_does() -> None:
 
 
 def test_it_is_an_engine_client() -> None:
-    client: EngineClient = ProcessEngineClient(Launcher())
-    launcher: Callable[[], Awaitable[ChildProcess]] = Launcher()
+    client: EngineClient = ProcessEngineClient([Launcher()])
+    launcher: Launch = Launcher()
     assert not client.is_healthy
     assert launcher

@@ -50,12 +50,18 @@ def test_runs_requests_and_ends_with_the_client(core: tuple[EngineCore, Client])
     for report in client.steps():
         num_steps += 1
         tokens += [token for event in report.events for token in event.token_ids]
-        assert report.stats.step_duration > report.stats.execute_duration > 0
+        stats = report.stats
+        parts = stats.schedule_duration + stats.execute_duration + stats.update_duration
+        assert stats.step_duration == pytest.approx(parts) and parts > stats.execute_duration > 0
+        assert stats.num_failed == 0
         if report.events and report.events[0].finish_reason:
             break
     assert (tokens, num_steps) == (expected(add, 1000)[0], 6)
     assert report.stats.num_running == 0
+    assert report.stats.num_sampled_rows == 1
     assert report.stats.num_free_blocks == 16
+    client.channel.send(make_add(2, []))
+    assert next(client.steps()).stats.num_sampled_rows == 0  # no step
     client.channel._socket.close()
     thread.join(timeout=5)
     assert not thread.is_alive()
@@ -83,7 +89,7 @@ def test_refusals_and_aborts_are_answered_without_a_step(core: tuple[EngineCore,
     assert refusal.error
     engine.obey([make_add(2, [1, 2, 3]), make_add(3, [4]), Abort([2, 3, 99])])
     assert not engine.scheduler.has_work
-    engine.emit([refusal])
+    engine.emit([refusal], engine.scheduler.stats())
     report = next(client.steps())
     assert [event.request_id for event in report.events] == [1]
     assert report.stats.num_waiting == 0

@@ -35,5 +35,6 @@ def sample(
         np.arange(len(starts)),
         np.array([start.row for start in starts]),
         np.array([len(start.token_ids) for start in starts]),
+        token_ids=[start.token_ids[-1] for start in starts],
     )
     return sampler.sample(logits.clone(), at, masks)

@@ -1,4 +1,3 @@
-from functools import partial
 from pathlib import Path
 
 import psutil
@@ -7,7 +6,6 @@ import torch
 
 from headrace.config import Settings
 from headrace.errors import StartupError
-from headrace.kernels.twins import TorchKernels
 from headrace.runner import device
 from headrace.runner.cgroup import ControlGroup
 
@@ -22,16 +20,9 @@ def test_types_default_to_float32_on_the_cpu_and_the_checkpoints_on_cuda() -> No
     assert device.choose_dtype(Settings(dtype="float16"), "bfloat16", CPU) == torch.float16
 
 
-def test_the_cache_is_as_asked_else_narrow_on_the_kernels() -> None:
-    kernels = TorchKernels("test")
-    choose = partial(device.choose_kv_dtype, dtype=torch.float32)
-    assert choose(Settings(), checkpoint_dtype="bfloat16", kernels=None) == torch.float32
-    assert choose(Settings(), checkpoint_dtype="bfloat16", kernels=kernels) == torch.float16
-    kernels.has_bfloat16_tiles = True
-    assert choose(Settings(), checkpoint_dtype="bfloat16", kernels=kernels) == torch.bfloat16
-    assert choose(Settings(), checkpoint_dtype=None, kernels=kernels) == torch.float16
-    asked = Settings(kv_cache_dtype="int8")
-    assert choose(asked, checkpoint_dtype="bfloat16", kernels=kernels) == torch.int8
+def test_the_cache_is_as_asked_else_left_to_the_model() -> None:
+    assert device.choose_kv_dtype(Settings()) is None
+    assert device.choose_kv_dtype(Settings(kv_cache_dtype="int8")) == torch.int8
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

@@ -150,6 +150,7 @@ requests_strategy = st.builds(
         presence_penalty=st.sampled_from([0.0, 5.0]),
         num_top_logprobs=st.sampled_from([None, 2]),
         prompt_logprobs=st.booleans(),
+        watermark=st.booleans(),
     ),
 )
 

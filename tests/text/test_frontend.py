@@ -149,6 +149,7 @@ async def test_sampling_fields_reach_the_engine(make: Any) -> None:
     fields = {
         "temperature": 0.5, "top_k": 3, "top_p": 0.9, "typical_p": 0.8, "min_p": 0.1,
         "repetition_penalty": 1.1, "frequency_penalty": 0.2, "presence_penalty": 0.3,
+        "watermark": True,
         "logit_bias": {5: 1.0}, "num_top_logprobs": 2, "prompt_logprobs": True,
     }  # fmt: skip
     await make(client).generate(request(**fields, min_new_tokens=2, cache_salt="s", priority=3))
@@ -195,6 +196,16 @@ async def test_without_a_limit_the_context_is_filled(make: Any) -> None:
     client = FakeClient(info=msgspec.structs.replace(FAKE_INFO, max_total_tokens=50))
     (generation,) = await make(client).generate(request(prompt=[7] * 20, max_new_tokens=None))
     assert generation.finish.num_tokens == 30
+
+
+async def test_asking_for_very_much_gets_what_fits(make: Any) -> None:
+    """As in TGI, which checks no more than 1024 of them."""
+    client = FakeClient(info=msgspec.structs.replace(FAKE_INFO, max_total_tokens=1050))
+    frontend = make(client)
+    (generation,) = await frontend.generate(request(prompt=[7] * 20, max_new_tokens=9999))
+    assert generation.finish.num_tokens == 1030
+    with pytest.raises(ValidationError, match="Given: 27 .* 9999"):
+        await frontend.generate(request(prompt=[7] * 27, max_new_tokens=9999))
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from headrace.checkpoint.checkpoint import open_checkpoint
 from headrace.checkpoint.gguf import GGUFFile
 from headrace.errors import CheckpointError
-from headrace.weights.gguf import GGUFWeights, unpermute
+from headrace.weights.gguf import (
+    LAYER_NAMES,
+    NAMES,
+    OTHER_LAYER_NAMES,
+    GGUFWeights,
+    gguf_name,
+    unpermute,
+)
+from tests.checkpoint.gguf_files import write_gguf
 from tests.models.gguf_files import permute
 
 
@@ -34,14 +43,16 @@ def test_unpermute_undoes_the_converter(heads: int, half: int, columns: int) -> 
                        torch.from_numpy(rows))  # fmt: skip
 
 
-def test_every_name_is_llama_cpp_s() -> None:
-    from headrace.weights.gguf import LAYER_NAMES, NAMES, gguf_name
-
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN3, 4)
-    layers = [f"model.layers.3.{inner}" for inner in LAYER_NAMES]
-    for name in [*NAMES, *layers]:
-        assert gguf_name(f"{name}.weight") == names.get_name(f"{name}.weight", (".weight",))
-    assert gguf_name("model.layers.0.rotary_emb.inv_freq") is None
+@pytest.mark.parametrize("architecture", ["qwen3", *OTHER_LAYER_NAMES])
+def test_every_name_is_llama_cpp_s(architecture: str) -> None:
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[architecture.upper()], 4)
+    inner = LAYER_NAMES if architecture == "qwen3" else OTHER_LAYER_NAMES[architecture]
+    for name in [*NAMES, *(f"model.layers.3.{name}" for name in inner)]:
+        parameter = f"{name}.weight"
+        assert gguf_name(parameter, architecture) == (
+            names.get_name(parameter, (".weight",)) or "output.weight"
+        )
+    assert gguf_name("model.layers.0.rotary_emb.inv_freq", architecture) is None
 
 
 def test_raw_blocks_keep_their_bytes_in_restored_order(tmp_path: Path) -> None:
@@ -81,3 +92,26 @@ def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:
         weights.get("lm_head.weight")
     with pytest.raises(CheckpointError, match=r"attn_q.weight has 6 rows"):
         weights.get("model.layers.0.self_attn.q_proj.weight")
+
+
+def test_a_model_in_several_files(tmp_path: Path) -> None:
+    tensors = {f"blk.{layer}.ffn_norm.weight": np.full(64, layer, np.float32) for layer in (0, 1)}
+    write_gguf(tmp_path / "model.gguf", tensors=tensors, split_max_tensors=1)
+    first, *others = sorted(tmp_path.iterdir())
+    assert first.name == "model-00001-of-00003.gguf" and len(others) == 2
+    checkpoint = open_checkpoint(first)
+    assert open_checkpoint(tmp_path).weight_files == checkpoint.weight_files == (first, *others)
+    assert checkpoint.gguf is not None
+    weights = GGUFWeights(checkpoint.gguf)
+    for layer in (0, 1):
+        found = weights.get(f"model.layers.{layer}.post_attention_layernorm.weight")
+        assert torch.equal(found, torch.full((64,), float(layer)))
+    with pytest.raises(CheckpointError, match="is one of 3 parts; open the first"):
+        open_checkpoint(first.rename(tmp_path / "renamed.gguf"))
+    (tmp_path / "renamed.gguf").rename(first)
+    others[1].unlink()
+    with pytest.raises(CheckpointError, match="model-00003-of-00003.gguf: cannot be read"):
+        open_checkpoint(first)
+    others[1].write_bytes(others[0].read_bytes())
+    with pytest.raises(CheckpointError, match="'blk.0.ffn_norm.weight' is in another part too"):
+        open_checkpoint(first)

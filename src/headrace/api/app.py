@@ -19,12 +19,24 @@ from headrace.api.routes import routes_of
 from headrace.api.service import Frontend, ServedModel, Service
 from headrace.config import Settings
 from headrace.observability.metrics import Metrics
+from headrace.observability.tracing import Tracing
 
 
 async def _empty_error(request: Request, error: Exception) -> Response:
     """404 and 405 without a body, as TGI answers them."""
     assert isinstance(error, HTTPException)
     return Response(status_code=error.status_code, headers=error.headers)
+
+
+async def _named_error(request: Request, error: Exception) -> Response:
+    """The same, but on paths of OpenAI's and Anthropic's clients in a shape that both can show."""
+    if not request.url.path.startswith("/v1/"):
+        return await _empty_error(request, error)
+    assert isinstance(error, HTTPException)
+    message = f"this server has no route {request.method} {request.url.path}"
+    details = {"message": message, "type": "not_found_error", "param": None, "code": None}
+    body = orjson.dumps({"type": "error", "error": details})
+    return Response(body, error.status_code, error.headers, "application/json")
 
 
 def _mounted(route: Route, service: Service) -> StarletteRoute:
@@ -52,13 +64,19 @@ def _documentation(routes: Sequence[Route]) -> list[StarletteRoute]:
 
 
 def build_app(
-    frontend: Frontend, settings: Settings, model: ServedModel, metrics: Metrics
+    frontend: Frontend,
+    settings: Settings,
+    model: ServedModel,
+    metrics: Metrics,
+    tracing: Tracing | None = None,
 ) -> Starlette:
     """The server's ASGI application over a front end whose engine is ready."""
-    service = Service(frontend, settings, model, metrics)
+    service = Service(frontend, settings, model, metrics, tracing)
     routes = routes_of(settings)
     return Starlette(
         routes=[*(_mounted(route, service) for route in routes), *_documentation(routes)],
         middleware=[cross_origin(settings.cors_allow_origin), Middleware(RequestId)],
-        exception_handlers={HTTPException: _empty_error},
+        exception_handlers={
+            HTTPException: _empty_error if settings.tgi_compat else _named_error,
+        },
     )

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from headrace.text.generation import Finish, Generation
+from headrace.text.generation import Finish
 
 
 def describe_device(device: str) -> str:
@@ -26,14 +26,14 @@ def total_time(finish: Finish) -> float:
 def generation_headers(
     compute_type: str,
     num_characters: int,
-    generations: Sequence[Generation],
+    finishes: Sequence[Finish],
     num_prompt_tokens: int,
 ) -> dict[str, str]:
     """The whole set; times are whole milliseconds, except `x-compute-time`.
 
     Tokens are sums over the sequences, times those of the sequence that took longest.
     """
-    finish = max((generation.finish for generation in generations), key=total_time)
+    finish = max(finishes, key=total_time)
     inference_time = finish.timings.prefill_time + finish.timings.decode_time
     seconds = {
         "x-total-time": total_time(finish),
@@ -42,7 +42,7 @@ def generation_headers(
         "x-inference-time": inference_time,
         "x-time-per-token": inference_time / max(1, finish.num_tokens),
     }
-    num_generated_tokens = sum(generation.finish.num_tokens for generation in generations)
+    num_generated_tokens = sum(finish.num_tokens for finish in finishes)
     return {
         **stream_headers(compute_type, num_characters),
         "x-compute-time": str(total_time(finish)),

@@ -1,12 +1,13 @@
 """From ASGI to a handler and back: body in, response out, errors mapped, disconnects noticed."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import BaseModel
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -82,14 +83,24 @@ class Endpoint:
     ) -> None:
         response: Response | EventStream | None = None
         try:
-            with self._observed():
+            with self._observed(scope):
                 response = await self._route.handler(self._service, *arguments)
                 await response(scope, receive, send)
         except HeadraceError as error:
             if not (isinstance(response, EventStream) and response.is_begun):
                 await self._route.error_response(error)(scope, receive, send)
 
-    def _observed(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def _observed(self, scope: Scope) -> Iterator[None]:
+        """Count and trace what generates."""
         if not self._route.generates:
+            yield
+            return
+        with self._traced(scope), self._service.metrics.request(lambda e: kind_of(e).label):
+            yield
+
+    def _traced(self, scope: Scope) -> AbstractContextManager[None]:
+        if self._service.tracing is None:
             return nullcontext()
-        return self._service.metrics.request(lambda error: kind_of(error).label)
+        name = self._route.handler.__name__
+        return self._service.tracing.request(name, Headers(scope=scope))

@@ -61,7 +61,6 @@ class GenerateParameters(Body):
 
 
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {
-    "watermark": (False,),
     "adapter_id": (None,),
 }
 
@@ -233,6 +232,7 @@ def to_generation_request(
         stop=tuple(parameters.stop),
         stop_token_ids=tuple(parameters.stop_token_ids or ()),
         ignore_eos=parameters.ignore_eos,
+        watermark=parameters.watermark,
         grammar=to_grammar(parameters.grammar),
         **{name: value for name, value in given.items() if value is not None},
         **dialect,

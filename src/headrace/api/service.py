@@ -10,6 +10,7 @@ from headrace.api.compute_headers import describe_device
 from headrace.api.parameters import Limits
 from headrace.config import Settings
 from headrace.observability.metrics import Metrics
+from headrace.observability.tracing import Tracing
 from headrace.text.chat_format import ChatFormat
 from headrace.text.generation import Finish, Generation, GenerationRequest, TextDelta
 from headrace.text.interleave import interleave
@@ -84,12 +85,18 @@ class Service:
     """Generates for the handlers, and records every finished sequence."""
 
     def __init__(
-        self, frontend: Frontend, settings: Settings, model: ServedModel, metrics: Metrics
+        self,
+        frontend: Frontend,
+        settings: Settings,
+        model: ServedModel,
+        metrics: Metrics,
+        tracing: Tracing | None = None,
     ) -> None:
         self.frontend = frontend
         self.settings = settings
         self.model = model
         self.metrics = metrics
+        self.tracing = tracing
         info = frontend.info
         self.compute_type = settings.compute_type or describe_device(info.device)
         room = info.max_total_tokens - 1
@@ -152,3 +159,11 @@ class Service:
             num_generated_tokens=finish.num_tokens,
             max_new_tokens=min(request.max_new_tokens or room, room),
         )
+        if self.tracing is not None:
+            self.tracing.record_finish(
+                finish.timings,
+                validation_time=finish.validation_time,
+                num_prompt_tokens=num_prompt_tokens,
+                num_generated_tokens=finish.num_tokens,
+                seed=finish.seed,
+            )

@@ -9,7 +9,7 @@ import time
 from headrace.engine.channel import Channel
 from headrace.engine.grammar_jobs import GrammarJobs
 from headrace.engine.scheduler import Scheduler
-from headrace.types import Abort, Command, Executor, StepEvents, TokenEvent
+from headrace.types import Abort, Command, EngineStats, Executor, StepEvents, TokenEvent
 
 
 class EngineCore:
@@ -46,7 +46,9 @@ class EngineCore:
             if self.scheduler.has_work:
                 self.step(refusals)
             else:
-                self.emit(refusals)
+                stats = self.scheduler.stats()
+                stats.num_sampled_rows = stats.num_skipped_tokens = 0
+                self.emit(refusals, stats)
                 self.grammars.idle()
 
     def obey(self, commands: list[Command]) -> list[TokenEvent]:
@@ -79,20 +81,22 @@ class EngineCore:
         begin = time.monotonic()
         self.grammars.settle()
         plan = self.scheduler.schedule()
-        execute_begin = time.monotonic()
+        scheduled = time.monotonic()
         output = self.executor.execute(plan)
-        execute_end = time.monotonic()
-        events = self.scheduler.update(plan, output)
+        executed = time.monotonic()
+        events = self.scheduler.update(plan, output, executed - scheduled)
+        updated = time.monotonic()
         if not plan.rows:
             self.grammars.idle()
-        self.emit(refusals + events, time.monotonic() - begin, execute_end - execute_begin)
-
-    def emit(
-        self, events: list[TokenEvent], step_duration: float = 0.0, execute_duration: float = 0.0
-    ) -> None:
-        """Send one message for the whole step, even if no token came of it: it is a heartbeat."""
         stats = self.scheduler.stats()
+        stats.step_duration = updated - begin
+        stats.schedule_duration = scheduled - begin
+        stats.execute_duration = executed - scheduled
+        stats.update_duration = updated - executed
+        stats.num_failed = sum(event.error is not None for event in events)
+        self.emit(refusals + events, stats)
+
+    def emit(self, events: list[TokenEvent], stats: EngineStats) -> None:
+        """Send one message for the whole step, even if no token came of it: it is a heartbeat."""
         stats.num_waiting += self.grammars.num_compiling
-        stats.step_duration = step_duration
-        stats.execute_duration = execute_duration
         self.channel.send(StepEvents(events=events, stats=stats))

@@ -4,6 +4,7 @@ Knows tokens as bytes, by way of a `Vocabulary` that is loaded with the first gr
 grammars none of this costs anything.
 """
 
+import json
 import threading
 from collections.abc import Callable
 from functools import lru_cache
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 from headrace.engine.constraint import check
+from headrace.engine.json_formats import with_exact_formats
 from headrace.errors import ValidationError
 from headrace.types import Grammar
 
@@ -39,8 +41,18 @@ JSON_OPTIONS: "Final[JsonCompileOptions]" = {
     "whitespace_pattern": WHITESPACE,
     "lenient": False,  # an unknown constraint is an error, never ignored
 }
+
+
+def _from_json_schema(source: str) -> str:
+    try:
+        exact = json.dumps(with_exact_formats(json.loads(source)))
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    return LLMatcher.grammar_from_json_schema(exact, None, JSON_OPTIONS)
+
+
 COMPILERS: Final[dict[str, Callable[[str], str]]] = {
-    "json": lambda source: LLMatcher.grammar_from_json_schema(source, None, JSON_OPTIONS),
+    "json": _from_json_schema,
     "regex": LLMatcher.grammar_from_regex,
     "lark": LLMatcher.grammar_from_lark,
 }

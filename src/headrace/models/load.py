@@ -2,23 +2,26 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from headrace.attention import choose_backend
-from headrace.attention.base import AttentionBackend, AttentionShape
+from headrace.attention.base import AttentionBackend, AttentionBatch, AttentionShape
 from headrace.attention.native import NativeBackend
 from headrace.checkpoint.checkpoint import Checkpoint
+from headrace.errors import StartupError
 from headrace.kernels import Kernels
 from headrace.layers.native import NativeOperations, unsupported
 from headrace.layers.operations import Operations, TorchOperations
-from headrace.layers.parameters import ParameterLoader
-from headrace.models import spec_of
+from headrace.layers.parameters import DummyLoader, ParameterLoader
+from headrace.models import ARCHITECTURES, find_architecture
 from headrace.models.decoder import Decoder
 from headrace.models.spec import DecoderSpec
-from headrace.quantization import SCHEMES, Target, detect
-from headrace.weights import open_weights
+from headrace.quantization import SCHEMES, Scheme, Target, detect
+from headrace.weights import DummyWeights, RenamedWeights, open_weights
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +33,8 @@ class LoadOptions:
     dtype: torch.dtype
     """Of arithmetic, and in plain torch of parameters."""
     device: torch.device
-    kv_dtype: torch.dtype
+    kv_dtype: torch.dtype | None = None
+    """Of the cache; None: float16 on the kernels, and in plain torch `dtype`."""
     kernels: Kernels | None = None
     """CPU kernels to run on; None: plain torch."""
     weight_dtype: torch.dtype | None = None
@@ -39,22 +43,66 @@ class LoadOptions:
     """On the kernels, float32 activations with all weights, not int8 or bfloat16."""
     load_format: str = "auto"
     """"dummy": random weights."""
+    max_total_tokens: int | None = None
+    """The longest request there will be, where that is less than the model's longest context."""
+    trust_remote_code: bool = False
+    """Code that comes with a checkpoint may run."""
+
+
+class LanguageModel(Protocol):
+    """What the runner needs of a model; see `models.decoder.Decoder`."""
+
+    vocab_size: int
+    max_position: int
+    """Longest context."""
+    weight_bytes: int
+
+    def forward(self, token_ids: Tensor, batch: AttentionBatch) -> Tensor: ...
+
+    def logits(self, hidden: Tensor) -> Tensor: ...
+
+
+Progress = Callable[[int, int], None]
 
 
 def load_model(
     checkpoint: Checkpoint,
     options: LoadOptions,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> tuple[Decoder, AttentionBackend]:
+    progress: Progress = lambda done, total: None,
+) -> tuple[LanguageModel, AttentionBackend]:
     """Load every parameter. The backend's cache is not allocated yet.
 
     `progress`: called with layers done and in all. Raises StartupError for a model that is not
     supported, CheckpointError for weights that are missing or do not fit.
     """
+    architecture = find_architecture(checkpoint.config)
+    if architecture is None or isinstance(architecture, type):
+        return _load_fallback(checkpoint, options, progress, architecture)
+    return _load_decoder(checkpoint, options, progress, architecture(checkpoint.config))
+
+
+def _load_fallback(
+    checkpoint: Checkpoint, options: LoadOptions, progress: Progress, model_class: Any | None
+) -> tuple[LanguageModel, AttentionBackend]:
+    try:
+        from headrace.models.transformers.load import load_transformers_model
+    except ModuleNotFoundError as error:
+        raise StartupError(
+            f"config.json: architectures is {checkpoint.config.get('architectures')}; native are "
+            f"{', '.join(ARCHITECTURES)}; others need the package {error.name}: "
+            "pip install 'headrace[transformers]'"
+        ) from None
+    return load_transformers_model(checkpoint, options, progress, model_class)
+
+
+def _load_decoder(
+    checkpoint: Checkpoint, options: LoadOptions, progress: Progress, spec: DecoderSpec
+) -> tuple[LanguageModel, AttentionBackend]:
     config = checkpoint.config
-    spec = spec_of(config)
+    if options.max_total_tokens is not None:
+        spec = replace(spec, max_position=min(spec.max_position, options.max_total_tokens))
     kernels = options.kernels if _runs_on_kernels(spec, options) else None
-    backend = choose_backend(_attention_shape(spec, options, kernels))
+    backend = choose_backend(_attention_shape(spec, options, kernels, checkpoint.config["dtype"]))
     operations: Operations = TorchOperations(backend)
     if isinstance(backend, NativeBackend):
         operations = NativeOperations(backend.kernels, backend, spec.max_position)
@@ -66,23 +114,54 @@ def load_model(
         exact_activations=options.exact_activations,
     )
     scheme = SCHEMES[detect(config)](config.get("quantization_config") or {}, target)
-    weights = open_weights(checkpoint, options.load_format)
-    load = ParameterLoader(weights, scheme, operations, dtype=options.dtype, device=options.device)
+    load = _loader(checkpoint, spec, options, scheme, operations)
     return Decoder(spec, load, progress), backend
 
 
+def _loader(
+    checkpoint: Checkpoint,
+    spec: DecoderSpec,
+    options: LoadOptions,
+    scheme: Scheme,
+    operations: Operations,
+) -> ParameterLoader:
+    dtype, device = options.dtype, options.device
+    if options.load_format == "dummy":
+        random = DummyWeights(getattr(torch, checkpoint.config["dtype"] or "float32"))
+        return DummyLoader(random, scheme, operations, dtype=dtype, device=device)
+    weights = RenamedWeights(open_weights(checkpoint), spec.naming)
+    return ParameterLoader(weights, scheme, operations, dtype=dtype, device=device)
+
+
+def _default_kv_dtype(
+    dtype: torch.dtype, checkpoint_dtype: str | None, kernels: Kernels | None
+) -> torch.dtype:
+    """That of the arithmetic; with the kernels float16, or bfloat16 where that is quicker and the
+    checkpoint's own."""
+    if kernels is None:
+        return dtype
+    is_tiled = kernels.has_bfloat16_tiles and checkpoint_dtype == "bfloat16"
+    return torch.bfloat16 if is_tiled else torch.float16
+
+
 def _attention_shape(
-    spec: DecoderSpec, options: LoadOptions, kernels: Kernels | None
+    spec: DecoderSpec,
+    options: LoadOptions,
+    kernels: Kernels | None,
+    checkpoint_dtype: str | None = None,
 ) -> AttentionShape:
-    attention = spec.attention[0]
+    layers = [layer.attention for layer in spec.layers]
+    by_default = _default_kv_dtype(options.dtype, checkpoint_dtype, kernels)
     return AttentionShape(
-        num_layers=len(spec.attention),
-        num_heads=attention.num_heads,
-        num_kv_heads=attention.num_kv_heads,
-        head_size=attention.head_size,
+        num_layers=len(layers),
+        num_heads=layers[0].num_heads,
+        num_kv_heads=layers[0].num_kv_heads,
+        head_size=layers[0].head_size,
         dtype=options.dtype,
-        kv_dtype=options.kv_dtype,
+        kv_dtype=options.kv_dtype or by_default,
         device=options.device,
+        has_soft_cap=any(layer.soft_cap is not None for layer in layers),
+        has_alibi=any(layer.alibi_slopes is not None for layer in layers),
         kernels=kernels,
     )
 
@@ -91,10 +170,12 @@ def _runs_on_kernels(spec: DecoderSpec, options: LoadOptions) -> bool:
     """Whether the kernels have all that the model needs; the log says what they lack."""
     if options.kernels is None:
         return False
-    reasons = unsupported(spec.activation, spec.hidden_size, spec.intermediate_size)
-    if reason := reasons or NativeBackend.unsupported(
-        _attention_shape(spec, options, options.kernels)
-    ):
+    shape = _attention_shape(spec, options, options.kernels)
+    reasons = [NativeBackend.unsupported(shape)]
+    reasons += [
+        unsupported(spec.hidden_size, layer.attention, layer.mlp) for layer in set(spec.layers)
+    ]
+    if reason := next(filter(None, reasons), None):
         logger.warning("plain torch instead of the CPU kernels: %s", reason)
         return False
     return True

@@ -7,7 +7,9 @@ where an engine step is.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.metrics_core import Metric, SummaryMetricFamily
+from prometheus_client.registry import Collector
 
 from headrace.errors import HeadraceError
 from headrace.observability.exposition import render
@@ -82,13 +84,17 @@ class Metrics:
         """Count one engine step. A step with any prompt tokens goes by `prefill`, else `decode`."""
         method = "prefill" if stats.num_prefill_tokens else "decode"
         self._batch_count.labels(method).inc()
-        self._batch_success.labels(method).inc()
+        outcome = self._batch_failure if stats.num_failed else self._batch_success
+        outcome.labels(method).inc()
         self._batch_duration.labels(method).observe(stats.step_duration)
         self._batch_forward.labels(method).observe(stats.execute_duration)
         self._batch_decode.labels(method).observe(stats.step_duration - stats.execute_duration)
         self._batch_next_size.observe(stats.num_running)
+        self._skipped_tokens.observe(stats.num_skipped_tokens, stats.num_sampled_rows)
+        self._batch_filter.labels(method).observe(stats.update_duration)
         if stats.num_prefill_tokens and stats.num_decode_tokens:
             self._batch_concat.labels("chunking").inc()
+            self._batch_concat_duration.labels("decode").observe(stats.schedule_duration)
 
     def render(self, stats: EngineStats, info: EngineInfo) -> bytes:
         """Prometheus text, with the gauges set from a snapshot."""
@@ -103,6 +109,10 @@ class Metrics:
         queries = stats.prefix_cache_queries
         self._hit_rate.set(stats.prefix_cache_hits / queries if queries else 0.0)
         self._preemptions.set(stats.num_preemptions)
+        self._draft_tokens.set(stats.num_draft_tokens)
+        self._accepted_tokens.set(stats.num_accepted_tokens)
+        self._forced_tokens.set(stats.num_forced_tokens)
+        self._engine_deaths.set(stats.num_engine_deaths)
         return render(self._registry.collect())
 
     def _counter(self, name: str, help: str, labels: Sequence[str] = ()) -> Counter:
@@ -145,11 +155,10 @@ class Metrics:
         self._max_new_tokens = self._histogram(
             "tgi_request_max_new_tokens", "New tokens at most", length_buckets(max_total_tokens)
         )
-        Summary(
-            "tgi_request_skipped_tokens",
-            "Speculated tokens accepted per step",
-            registry=self._registry,
+        self._skipped_tokens = _Sum(
+            "tgi_request_skipped_tokens", "New tokens of a request in one step beyond the first"
         )
+        self._registry.register(self._skipped_tokens)
 
     def _make_batch_instruments(self) -> None:
         method = ["method"]
@@ -164,8 +173,10 @@ class Metrics:
         sizes = [float(size) for size in range(1, 1025)]
         self._batch_next_size = self._histogram("tgi_batch_next_size", "Requests in a step", sizes)
         self._batch_count = self._counter("tgi_batch_inference_count", "Steps", method)
-        self._batch_success = self._counter("tgi_batch_inference_success", "Steps done", method)
-        self._counter("tgi_batch_inference_failure", "Steps failed", method)
+        self._batch_success = self._counter("tgi_batch_inference_success", "Other steps", method)
+        self._batch_failure = self._counter(
+            "tgi_batch_inference_failure", "Steps in which a request failed", method
+        )
         self._batch_duration = self._histogram(
             "tgi_batch_inference_duration", "Seconds of a step", labels=method
         )
@@ -175,14 +186,18 @@ class Metrics:
         self._batch_decode = self._histogram(
             "tgi_batch_decode_duration", "Seconds of a step off the device", labels=method
         )
-        self._histogram(
-            "tgi_batch_filter_duration", "Never observed: batches are not filtered", labels=method
+        self._batch_filter = self._histogram(
+            "tgi_batch_filter_duration",
+            "Seconds to take in a step's tokens and let ended requests go",
+            labels=method,
         )
         self._batch_concat = self._counter(
             "tgi_batch_concat", "Steps that mix prompts and decodes", ["reason"]
         )
-        self._histogram(
-            "tgi_batch_concat_duration", "Never observed: nothing is copied", labels=method
+        self._batch_concat_duration = self._histogram(
+            "tgi_batch_concat_duration",
+            "Seconds to put prompts beside running decodes",
+            labels=method,
         )
 
     def _make_engine_instruments(self) -> None:
@@ -205,4 +220,31 @@ class Metrics:
         self._hit_rate = self._gauge(
             "headrace_prefix_cache_hit_ratio", "Prompt tokens found in the cache, of all looked up"
         )
+        self._engine_deaths = self._gauge(
+            "headrace_engine_deaths", "Engine processes that ended by themselves since start"
+        )
         self._preemptions = self._gauge("headrace_preemptions", "Preemptions since start")
+        self._draft_tokens = self._gauge(
+            "headrace_draft_tokens", "Drafted tokens that were verified since start"
+        )
+        self._accepted_tokens = self._gauge(
+            "headrace_accepted_draft_tokens", "Drafted tokens that were right since start"
+        )
+        self._forced_tokens = self._gauge(
+            "headrace_forced_tokens", "Tokens that grammars forced since start"
+        )
+
+
+class _Sum(Collector):
+    """A summary that takes in many observations at once."""
+
+    def __init__(self, name: str, help: str) -> None:
+        self._name, self._help = name, help
+        self._count = self._total = 0
+
+    def observe(self, total: int, count: int) -> None:
+        self._total += total
+        self._count += count
+
+    def collect(self) -> Iterator[Metric]:
+        yield SummaryMetricFamily(self._name, self._help, self._count, self._total)

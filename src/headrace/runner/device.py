@@ -50,16 +50,10 @@ def choose_kernels(settings: Settings, device: torch.device) -> Kernels:
         raise StartupError(f"--kernels {choice}: {error}") from None
 
 
-def choose_kv_dtype(
-    settings: Settings, dtype: torch.dtype, checkpoint_dtype: str | None, kernels: Kernels | None
-) -> torch.dtype:
-    """Of the cached keys and values: as asked, else that of the arithmetic; with the CPU kernels
-    float16, or bfloat16 where that is quicker and the checkpoint's own."""
+def choose_kv_dtype(settings: Settings) -> torch.dtype | None:
+    """Of the cached keys and values; None leaves it to what the model runs on."""
     if settings.kv_cache_dtype == "auto":
-        if kernels is None:
-            return dtype
-        is_tiled = kernels.has_bfloat16_tiles and checkpoint_dtype == "bfloat16"
-        return torch.bfloat16 if is_tiled else torch.float16
+        return None
     kv_dtype = getattr(torch, settings.kv_cache_dtype)
     assert isinstance(kv_dtype, torch.dtype)
     return kv_dtype

@@ -16,6 +16,7 @@ class Feature(IntFlag):
     PENALTIES = 2
     BIAS = 4
     MINIMUM = 8
+    WATERMARK = 16
 
 
 RECORD = np.dtype(
@@ -72,6 +73,8 @@ def features(params: SamplingParams) -> Feature:
         result |= Feature.BIAS
     if params.min_tokens and params.stop_token_ids:
         result |= Feature.MINIMUM
+    if params.watermark:
+        result |= Feature.WATERMARK
     return result
 
 

@@ -5,6 +5,7 @@ so a draft is right exactly when it equals the choice, and what follows a wrong 
 accepted tokens are those that plain steps would have chosen, one by one.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -27,18 +28,23 @@ class SamplePositions:
     """[R], the position in its sequence that the sampled token will have."""
     drafts: dict[int, list[int]] = field(default_factory=dict)
     """By index into R, the drafted tokens of the row that come before the position, if any."""
+    token_ids: Sequence[int] = ()
+    """[T], the step's tokens: the one at `index` stands right before the sample."""
 
 
 def sample_positions(plan: StepPlan, rows: Indices, query_end: Indices) -> SamplePositions:
     """The trailing `num_samples` positions of each row; rows and query_end are [S]."""
     context_lens = np.array(plan.starts) + np.array(plan.counts)
     if plan.num_samples.count(1) == len(rows):
-        return SamplePositions(query_end - 1, rows, context_lens)
+        return SamplePositions(query_end - 1, rows, context_lens, token_ids=plan.token_ids)
     num_samples = np.array(plan.num_samples)
     owner = np.repeat(np.arange(len(rows)), num_samples)
     from_end = np.repeat(np.cumsum(num_samples), num_samples) - np.arange(len(owner))
     positions = SamplePositions(
-        query_end[owner] - from_end, rows[owner], context_lens[owner] - from_end + 1
+        query_end[owner] - from_end,
+        rows[owner],
+        context_lens[owner] - from_end + 1,
+        token_ids=plan.token_ids,
     )
     if len(owner) and num_samples.max() > 1:
         _note_drafts(plan, positions, num_samples)

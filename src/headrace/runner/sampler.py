@@ -18,11 +18,14 @@ from headrace.runner.masks import Masks
 from headrace.runner.parameters import RECORD, Feature, draw, features, penalties, record
 from headrace.runner.penalties import TokenCounts, penalize_
 from headrace.runner.sample_positions import SamplePositions
-from headrace.types import RowOutput, RowStart
+from headrace.runner.watermark import Watermark
+from headrace.types import RowOutput, RowStart, StepPlan
 
 Indices = npt.NDArray[np.int64]
 
-CHANGES = Feature.PENALTIES | Feature.BIAS | Feature.MINIMUM
+CHANGES = Feature.WATERMARK | Feature.PENALTIES | Feature.BIAS | Feature.MINIMUM
+
+DEFAULT_WATERMARK = Watermark()
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +43,11 @@ class Samples:
 class Sampler:
     """Chooses tokens, and keeps per executor row what that needs."""
 
-    def __init__(self, max_rows: int, kernels: Kernels) -> None:
+    def __init__(
+        self, max_rows: int, kernels: Kernels, watermark: Watermark = DEFAULT_WATERMARK
+    ) -> None:
         self.kernels = kernels
+        self._watermark = watermark
         self._draws = np.zeros(max_rows, DRAW)
         self._features = np.zeros(max_rows, np.uint8)
         self._records = np.zeros(max_rows, RECORD)
@@ -78,6 +84,22 @@ class Sampler:
             logprobs.top() if logprobs else {},
         )
 
+    def catch_up(self, plan: StepPlan) -> None:
+        """Count what became known without being sampled: tokens that a grammar forced."""
+        if not self._counts:
+            return
+        end = 0
+        for row, start, count, num_samples in zip(
+            plan.rows, plan.starts, plan.counts, plan.num_samples, strict=True
+        ):
+            end += count
+            if counts := self._counts.get(row):
+                num_drafts = max(0, num_samples - 1)
+                num_missing = start + count - num_drafts - counts.num_tokens
+                if num_missing > 0:
+                    known = end - num_drafts
+                    counts.extend(plan.token_ids[known - num_missing : known])
+
     def accept(self, rows: Sequence[int], outputs: Sequence[RowOutput]) -> None:
         """Count what the rows' requests have put out."""
         if self._counts:
@@ -107,7 +129,10 @@ class Sampler:
         return token_ids.cpu().numpy(), largest.cpu().numpy()
 
     def _change_(self, logits: Tensor, at: SamplePositions, masks: Masks | None) -> None:
-        """Penalties, then bias, then what is forbidden."""
+        """The watermark, then penalties, then bias, then what is forbidden."""
+        marked = self._asking(at, Feature.WATERMARK)
+        if len(marked):
+            self._watermark.add_(logits, marked, [at.token_ids[i] for i in at.index[marked]])
         penalized = self._asking(at, Feature.PENALTIES)
         if len(penalized):
             counts = [self._counts_at(at, index) for index in penalized.tolist()]

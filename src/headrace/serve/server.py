@@ -10,20 +10,22 @@ import ipaddress
 import logging
 import platform
 import socket
-from collections.abc import Sequence
-from functools import partial
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 
 import uvloop
 
 from headrace import __version__
-from headrace.checkpoint import hub
-from headrace.config import Settings, hub_access
+from headrace.checkpoint.locate import Located
+from headrace.config import Settings
 from headrace.engine.client import ProcessEngineClient
 from headrace.errors import StartupError
 from headrace.observability import logging as log_setup
-from headrace.serve.launch import launch_engine
+from headrace.observability.tracing import Tracing
+from headrace.serve.launch import launches
+from headrace.serve.locate import locate
 from headrace.serve.progress import LoadDisplay
+from headrace.types import LoadProgress, ServedEngine
 
 log = logging.getLogger(__name__)
 
@@ -37,9 +39,20 @@ def run(settings: Settings, warnings: Sequence[str]) -> int:
         log.warning(warning)
     if settings.env:
         log.info(describe_environment())
-    with bind(settings) as listener:
-        path = locate(settings)
-        return uvloop.run(serve(settings, path, listener))
+    with bind(settings) as listener, trace(settings) as tracing:
+        model, display = locate(settings), LoadDisplay()
+        with engines(settings, model, display.update) as client:
+            return uvloop.run(serve(settings, model, listener, client, display, tracing))
+
+
+@contextmanager
+def trace(settings: Settings) -> Iterator[Tracing | None]:
+    """Spans go out as long as this lasts, if the settings ask for it."""
+    if settings.otlp_endpoint is None:
+        yield None
+        return
+    with closing(Tracing(settings.otlp_endpoint, settings.otlp_service_name)) as tracing:
+        yield tracing
 
 
 def describe_environment() -> str:
@@ -68,42 +81,49 @@ def bind(settings: Settings) -> socket.socket:
     return listener
 
 
-def locate(settings: Settings) -> Path:
-    """The checkpoint's path, downloaded if need be."""
-    access = hub_access()
-    cache = settings.huggingface_hub_cache
-    return hub.locate(
-        settings.weights_cache_override or settings.model_id,
-        revision=settings.revision,
-        cache_dir=Path(cache) if cache else None,
-        token=access.token,
-        offline=access.offline,
-        progress=log.info,
-    )
+@contextmanager
+def engines(
+    settings: Settings, model: Located, on_progress: Callable[[LoadProgress], None]
+) -> Iterator[ServedEngine]:
+    """The engines to serve, not started yet: processes of this machine, or actors of a cluster."""
+    if settings.ray:
+        try:
+            from headrace.serve.cluster.server import Cluster
+        except ImportError as error:
+            raise StartupError(f"--ray: {error}; install it: pip install 'headrace[ray]'") from None
+        with Cluster(settings) as client:
+            yield client
+    else:
+        yield ProcessEngineClient(launches(settings, model), on_progress=on_progress)
 
 
-async def serve(settings: Settings, path: Path, listener: socket.socket) -> int:
+async def serve(
+    settings: Settings,
+    model: Located,
+    listener: socket.socket,
+    client: ServedEngine,
+    display: LoadDisplay,
+    tracing: Tracing | None,
+) -> int:
     """Run engine and HTTP server until the server is told to stop."""
-    with LoadDisplay() as display:
-        launch = partial(launch_engine, settings, path)
-        client = ProcessEngineClient(launch, on_progress=display.update)
+    with display:
         starting = asyncio.create_task(client.start())
         await asyncio.sleep(0)  # lets the engine process start before the imports below
         # Web framework and tokenizer load while the engine process does.
         from headrace.serve.front import Front
 
-        front = Front(settings, path, client)
+        front = Front(settings, model, client)
         await starting
     try:
         listener.listen(BACKLOG)
         announce(settings, front.model_id, client)
-        await front.serve(listener)
+        await front.serve(listener, tracing)
     finally:
         await client.close()
     return 0
 
 
-def announce(settings: Settings, model_id: str, client: ProcessEngineClient) -> None:
+def announce(settings: Settings, model_id: str, client: ServedEngine) -> None:
     """Tell what is served, where, and how to ask."""
     info = client.info
     host = "127.0.0.1" if settings.hostname in {"0.0.0.0", "::"} else settings.hostname

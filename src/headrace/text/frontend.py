@@ -30,6 +30,8 @@ from headrace.types import (
 )
 
 SEED_BITS = 64
+MAX_RESERVED_TOKENS = 1024
+"""Of a request's new tokens, those that must fit behind its prompt at once."""
 
 
 class Frontend:
@@ -180,7 +182,8 @@ class Frontend:
     def _max_tokens(self, request: GenerationRequest, num_prompt_tokens: int) -> int:
         """New tokens to ask the engine for. Raises ValidationError when the lengths do not fit."""
         total, asked = self.max_total_tokens, request.max_new_tokens
-        if asked is not None and num_prompt_tokens + asked > total:
+        # TGI's rule: whoever asks for more than it looks at gets what fits.
+        if asked is not None and num_prompt_tokens + min(asked, MAX_RESERVED_TOKENS) > total:
             raise ValidationError(
                 f"`inputs` tokens + `max_new_tokens` must be <= {total}. "
                 f"Given: {num_prompt_tokens} `inputs` tokens and {asked} `max_new_tokens`"
@@ -190,7 +193,8 @@ class Frontend:
                 f"`inputs` must have less than {self.max_input_tokens} tokens. "
                 f"Given: {num_prompt_tokens}"
             )
-        return total - num_prompt_tokens if asked is None else max(asked, 1)
+        room = total - num_prompt_tokens
+        return room if asked is None else min(max(asked, 1), room)
 
     def _add(
         self, request: GenerationRequest, prompt_ids: list[int], max_tokens: int, seed: int
@@ -215,6 +219,7 @@ class Frontend:
             num_top_logprobs=request.num_top_logprobs,
             prompt_logprobs=request.prompt_logprobs,
             grammar=request.grammar,
+            watermark=request.watermark,
         )
         return Add(
             request_id=next(self._request_ids),

@@ -51,6 +51,8 @@ class GenerationRequest:
     """Also of the prompt's tokens, with as many of the likeliest."""
     grammar: Grammar | None = None
     """End-of-sequence ends the text where the grammar allows it, whatever `ignore_eos` says."""
+    watermark: bool = False
+    """Mark the text so that a detector can tell where it comes from."""
     cache_salt: str = ""
     priority: int = 0
 

@@ -3,10 +3,23 @@
 import uuid
 from typing import Any
 
+from pydantic_core import from_json
+
 from headrace.api.anthropic.errors import error_object
 from headrace.api.events import named_frame
+from headrace.api.segments import (
+    Begin,
+    CallSegment,
+    Change,
+    End,
+    Grow,
+    ReasoningSegment,
+    ReplySegments,
+    Segment,
+    TextSegment,
+)
 from headrace.errors import HeadraceError
-from headrace.text.generation import Finish, Generation, PromptInfo, TextDelta
+from headrace.text.generation import PromptInfo, TextDelta
 from headrace.types import FinishReason
 
 STOP_REASONS = {
@@ -14,6 +27,12 @@ STOP_REASONS = {
     FinishReason.EOS_TOKEN: "end_turn",
     FinishReason.STOP_SEQUENCE: "stop_sequence",
 }
+DELTAS = {
+    TextSegment: ("text_delta", "text"),
+    ReasoningSegment: ("thinking_delta", "thinking"),
+    CallSegment: ("input_json_delta", "partial_json"),
+}
+"""Of a `content_block_delta` the type, and the name of its text."""
 
 
 def usage_object(prompt: PromptInfo, num_output_tokens: int) -> dict[str, int]:
@@ -26,55 +45,76 @@ def usage_object(prompt: PromptInfo, num_output_tokens: int) -> dict[str, int]:
     }
 
 
-def _stop(finish: Finish | None) -> dict[str, Any]:
-    if finish is None:
+def _stop(reply: ReplySegments) -> dict[str, Any]:
+    if reply.finish is None:
         return {"stop_reason": None, "stop_sequence": None}
-    return {"stop_reason": STOP_REASONS[finish.reason], "stop_sequence": finish.stop}
+    if reply.ends_in_calls:
+        return {"stop_reason": "tool_use", "stop_sequence": None}
+    return {"stop_reason": STOP_REASONS[reply.finish.reason], "stop_sequence": reply.finish.stop}
 
 
-def message_object(
-    model: str, content: list[dict[str, Any]], usage: dict[str, int], finish: Finish | None
-) -> dict[str, Any]:
+def _usage(reply: ReplySegments) -> dict[str, int]:
+    return usage_object(reply.prompt, 0 if reply.finish is None else reply.finish.num_tokens)
+
+
+def content_block(segment: Segment) -> dict[str, Any]:
+    """A segment as it is so far."""
+    match segment:
+        case TextSegment(text):
+            return {"type": "text", "text": text}
+        case ReasoningSegment(text):
+            return {"type": "thinking", "thinking": text, "signature": ""}
+        case CallSegment(id, name, text):
+            # Of a call that was cut there is what was complete.
+            arguments = from_json(text, allow_partial=True) if text else {}
+            return {"type": "tool_use", "id": id, "name": name, "input": arguments}
+
+
+def message_object(model: str, reply: ReplySegments) -> dict[str, Any]:
     """Anthropic's `message`, with a new id."""
     return {
         "id": f"msg_{uuid.uuid4().hex}",
         "type": "message",
         "role": "assistant",
         "model": model,
-        "content": content,
-        **_stop(finish),
-        "usage": usage,
+        "content": list(map(content_block, reply.segments)),
+        **_stop(reply),
+        "usage": _usage(reply),
     }
 
 
-def text_block(text: str) -> dict[str, Any]:
-    """A content block."""
-    return {"type": "text", "text": text}
-
-
-def whole_message(model: str, generation: Generation) -> dict[str, Any]:
-    """The non-streaming answer."""
-    usage = usage_object(generation.prompt, generation.finish.num_tokens)
-    return message_object(model, [text_block(generation.text)], usage, generation.finish)
+def _block_event(change: Change) -> dict[str, Any]:
+    index = change.index
+    match change:
+        case Begin(_, segment):
+            block = content_block(segment)
+            return {"type": "content_block_start", "index": index, "content_block": block}
+        case Grow(_, segment, text):
+            kind, field = DELTAS[type(segment)]
+            delta = {"type": kind, field: text}
+            return {"type": "content_block_delta", "index": index, "delta": delta}
+        case End():
+            return {"type": "content_block_stop", "index": index}
 
 
 class MessageEncoder:
-    """The events of one stream: a message with one text block."""
+    """The events of one stream: the message begins, block after block, it ends."""
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, reply: ReplySegments) -> None:
         self._model = model
-        self._prompt = PromptInfo(0)
+        self._reply = reply
 
     def delta(self, delta: TextDelta) -> bytes:
+        reply = self._reply
         events: list[dict[str, Any]] = []
         if delta.prompt is not None:
-            self._prompt = delta.prompt
-            events += self._begin()
-        if delta.text:
-            text = {"type": "text_delta", "text": delta.text}
-            events.append({"type": "content_block_delta", "index": 0, "delta": text})
+            reply.prompt = delta.prompt
+            message = message_object(self._model, reply)
+            events += [{"type": "message_start", "message": message}, {"type": "ping"}]
+        events += map(_block_event, reply.update(delta))
         if delta.finish is not None:
-            events += self._finish(delta.finish)
+            end = {"type": "message_delta", "delta": _stop(reply), "usage": _usage(reply)}
+            events += [end, {"type": "message_stop"}]
         return b"".join(map(named_frame, events))
 
     def end(self) -> bytes:
@@ -82,19 +122,3 @@ class MessageEncoder:
 
     def error(self, error: HeadraceError) -> bytes:
         return named_frame(error_object(error))
-
-    def _begin(self) -> list[dict[str, Any]]:
-        message = message_object(self._model, [], usage_object(self._prompt, 0), None)
-        return [
-            {"type": "message_start", "message": message},
-            {"type": "content_block_start", "index": 0, "content_block": text_block("")},
-            {"type": "ping"},
-        ]
-
-    def _finish(self, finish: Finish) -> list[dict[str, Any]]:
-        usage = usage_object(self._prompt, finish.num_tokens)
-        return [
-            {"type": "content_block_stop", "index": 0},
-            {"type": "message_delta", "delta": _stop(finish), "usage": usage},
-            {"type": "message_stop"},
-        ]

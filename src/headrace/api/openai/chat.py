@@ -179,5 +179,5 @@ async def chat_completions(service: Service, body: ChatRequest) -> Response | Ev
         "usage": usage.to_json(),
         "timings": usage.timings(),
     }
-    headers = generation_headers(compute_type, num_characters, generations, usage.prompt_tokens)
+    headers = generation_headers(compute_type, num_characters, usage.finishes, usage.prompt_tokens)
     return Response(orjson.dumps(answer), 200, headers, "application/json")

@@ -80,7 +80,8 @@ class CompletionEncoder(ChunkEncoder):
             "logprobs": self._logprobs(delta.index, tokens) if self._with_logprobs else None,
             "finish_reason": self.conventions.completion_finish_reason(delta.finish),
         }
-        return self.chunk(choice, number, delta.finish)
+        with_usage = self.conventions.has_usage_at_finish
+        return self.chunk(choice, number, delta.finish, with_usage=with_usage)
 
     def _logprobs(self, index: int, tokens: Sequence[TokenText]) -> dict[str, Any]:
         offset = self._text_offsets.get(index, 0)
@@ -144,6 +145,6 @@ async def completions(service: Service, body: CompletionRequest) -> Response | E
         "timings": usage.timings(),
     }
     headers = generation_headers(
-        service.compute_type, num_characters, generations, usage.prompt_tokens
+        service.compute_type, num_characters, usage.finishes, usage.prompt_tokens
     )
     return Response(orjson.dumps(answer), 200, headers, "application/json")

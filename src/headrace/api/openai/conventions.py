@@ -29,6 +29,8 @@ class Conventions:
     keeps_stop_text: bool
     """The stop string stays at the end of the text."""
     has_ids: bool
+    has_usage_at_finish: bool
+    """A completion's last chunk has its usage, asked for or not."""
     repeats_role: bool
     """Every delta of a chat stream names the role, not only the first."""
     error_response: Callable[[HeadraceError], Response]
@@ -57,6 +59,7 @@ OPENAI = Conventions(
     unfinished_completion=None,
     keeps_stop_text=False,
     has_ids=True,
+    has_usage_at_finish=False,
     repeats_role=False,
     error_response=to_openai_response,
 )
@@ -69,6 +72,7 @@ TGI = Conventions(
     unfinished_completion="",
     keeps_stop_text=True,
     has_ids=False,
+    has_usage_at_finish=True,
     repeats_role=True,
     error_response=to_tgi_response,
 )

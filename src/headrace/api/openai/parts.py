@@ -39,7 +39,8 @@ def timings_object(
 ) -> dict[str, Any]:
     """llama.cpp's `timings`: where the answer's time went, in milliseconds.
 
-    `prompt_n` tokens were computed, `cache_n` came from the prefix cache. Of several sequences the
+    `prompt_n` tokens were computed, `cache_n` came from the prefix cache; of `draft_n` drafted
+    tokens `draft_n_accepted` were right, and a grammar forced `forced_n`. Of several sequences the
     tokens are added up, the times are those of the slowest.
     """
     timings = max(finishes, key=total_time).timings
@@ -50,6 +51,9 @@ def timings_object(
         "cache_n": num_cached_tokens,
         **_pace("prompt", num_computed_tokens, timings.prefill_time),
         **_pace("predicted", num_predicted_tokens, timings.decode_time),
+        "draft_n": sum(finish.timings.num_draft_tokens for finish in finishes),
+        "draft_n_accepted": sum(finish.timings.num_accepted_tokens for finish in finishes),
+        "forced_n": sum(finish.timings.num_forced_tokens for finish in finishes),
     }
 
 
@@ -68,7 +72,8 @@ class Usage:
     def __init__(self) -> None:
         self._prompt_tokens: dict[int, int] = {}
         self._cached_tokens: dict[int, int] = {}
-        self._finishes: list[Finish] = []
+        self.finishes: list[Finish] = []
+        """Of all sequences so far."""
 
     @property
     def prompt_tokens(self) -> int:
@@ -85,11 +90,11 @@ class Usage:
     def add_finish(self, prompt: int, finish: Finish) -> None:
         """Count a finished sequence of a prompt; the first to finish tells what was cached."""
         self._cached_tokens.setdefault(prompt, finish.timings.num_cached_tokens)
-        self._finishes.append(finish)
+        self.finishes.append(finish)
 
     def to_json(self) -> dict[str, Any]:
         """OpenAI's `usage`."""
-        completion_tokens = sum(finish.num_tokens for finish in self._finishes)
+        completion_tokens = sum(finish.num_tokens for finish in self.finishes)
         return {
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": completion_tokens,
@@ -97,9 +102,13 @@ class Usage:
             "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
         }
 
+    def of(self, prompt: int, finish: Finish) -> dict[str, Any]:
+        """OpenAI's `usage` of one sequence of a prompt."""
+        return usage_of([(0, self._prompt_tokens[prompt], finish)]).to_json()
+
     def timings(self) -> dict[str, Any]:
         """Of the whole answer."""
-        return timings_object(self.prompt_tokens, self.cached_tokens, self._finishes)
+        return timings_object(self.prompt_tokens, self.cached_tokens, self.finishes)
 
     def timings_of(self, prompt: int, finish: Finish) -> dict[str, Any]:
         """Of one sequence of a prompt."""
@@ -127,12 +136,22 @@ class ChunkEncoder:
         self._head = chunk_head
         self._with_usage = with_usage
 
-    def chunk(self, choice: dict[str, Any], prompt: int, finish: Finish | None) -> bytes:
-        """The event for one choice, a sequence of `prompt`; the last one has its timings."""
+    def chunk(
+        self,
+        choice: dict[str, Any],
+        prompt: int,
+        finish: Finish | None,
+        *,
+        with_usage: bool = False,
+    ) -> bytes:
+        """The event for one choice, a sequence of `prompt`; the last one has its timings, and
+        perhaps its usage."""
         chunk = {**self._head, "choices": [choice], "usage": None}
         if finish is not None:
             self.usage.add_finish(prompt, finish)
             chunk["timings"] = self.usage.timings_of(prompt, finish)
+            if with_usage:
+                chunk["usage"] = self.usage.of(prompt, finish)
         return frame(orjson.dumps(chunk))
 
     def end(self) -> bytes:

@@ -42,6 +42,16 @@ class SamplingBody(Body):
     response_format: OutputFormat | None = None
     grammar: OutputFormat | None = None
     adapter_id: Any = None
+    skip_special_tokens: bool = True
+    cache_salt: str | None = None
+    structured_outputs: Any = None
+    guided_json: Any = None
+    guided_regex: Any = None
+    guided_choice: Any = None
+    guided_grammar: Any = None
+    use_beam_search: Any = None
+    prompt_logprobs: Any = None
+    truncate_prompt_tokens: Any = None
 
     @property
     def includes_usage(self) -> bool:
@@ -101,6 +111,15 @@ class CompletionRequest(SamplingBody):
 
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "adapter_id": (None,),
+    # vLLM's, which change the answer too much to be passed over.
+    "structured_outputs": (None,),
+    "guided_json": (None,),
+    "guided_regex": (None,),
+    "guided_choice": (None,),
+    "guided_grammar": (None,),
+    "use_beam_search": (None, False),
+    "prompt_logprobs": (None,),
+    "truncate_prompt_tokens": (None,),
 }
 """Fields without effect here, with the values that ask for nothing."""
 

@@ -79,6 +79,8 @@ def _request(
         stream=stream,
         n=n,
         keep_stop_text=conventions_of(service.settings).keeps_stop_text,
+        skip_special_tokens=body.skip_special_tokens,
+        cache_salt=body.cache_salt or "",
         **dialect,
     )
     return replace(request, temperature=0.0) if body.temperature == 0 else request

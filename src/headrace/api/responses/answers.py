@@ -2,24 +2,22 @@
 
 import time
 import uuid
-from collections.abc import Iterable
 from typing import Any
 
 from headrace.api.errors import message_of
-from headrace.api.openai.chat import logprobs_object
 from headrace.api.openai.parts import timings_object
+from headrace.api.responses.items import Items
 from headrace.api.responses.schemas import ResponsesRequest
+from headrace.api.segments import ReplySegments
 from headrace.errors import HeadraceError
-from headrace.text.generation import Finish, PromptInfo, TokenText
-from headrace.types import FinishReason
+from headrace.text.generation import Finish
 
 
 class ResponseObject:
-    """One answer: a message with one text part."""
+    """One answer: what the request asked for, and the reply's items."""
 
-    def __init__(self, body: ResponsesRequest, model: str, *, with_logprobs: bool) -> None:
-        self._message_id = f"msg_{uuid.uuid4().hex}"
-        self._with_logprobs = with_logprobs
+    def __init__(self, body: ResponsesRequest, model: str, items: Items) -> None:
+        self.items = items
         self._base: dict[str, Any] = {
             "id": f"resp_{uuid.uuid4().hex}",
             "object": "response",
@@ -32,38 +30,15 @@ class ResponseObject:
             "top_logprobs": body.top_logprobs or 0,
             "metadata": body.metadata or {},
             "user": body.user,
-            "text": {"format": {"type": "text"}},
+            "text": {"format": _format_object(body)},
             "store": False,
             "background": False,
             "previous_response_id": None,
             "parallel_tool_calls": body.parallel_tool_calls is not False,
-            "tool_choice": body.tool_choice or "auto",
-            "tools": [],
-            "reasoning": {"effort": None, "summary": None},
             "service_tier": "default",
             "truncation": "disabled",
+            **_tool_fields(body),
         }
-
-    @property
-    def message_id(self) -> str:
-        """The id of its only output item."""
-        return self._message_id
-
-    def logprobs(self, tokens: Iterable[TokenText]) -> list[dict[str, Any]]:
-        """As asked for; else empty."""
-        content: list[dict[str, Any]] = logprobs_object(tokens)["content"]
-        return content if self._with_logprobs else []
-
-    def part(self, text: str, tokens: Iterable[TokenText]) -> dict[str, Any]:
-        """The message's text part."""
-        logprobs = self.logprobs(tokens)
-        return {"type": "output_text", "text": text, "annotations": [], "logprobs": logprobs}
-
-    def message(self, content: list[dict[str, Any]], status: str) -> dict[str, Any]:
-        """The output item."""
-        message_id = self._message_id
-        return {"type": "message", "id": message_id, "status": status, "role": "assistant",
-                "content": content}  # fmt: skip
 
     def in_progress(self) -> dict[str, Any]:
         """Before its end."""
@@ -74,16 +49,18 @@ class ResponseObject:
         details = {"code": "server_error", "message": message_of(error)}
         return self._state("failed", []) | {"error": details}
 
-    def finished(
-        self, prompt: PromptInfo, text: str, tokens: Iterable[TokenText], finish: Finish
-    ) -> dict[str, Any]:
+    def finished(self, reply: ReplySegments, finish: Finish) -> dict[str, Any]:
         """It is complete, or ended at the limit of its length."""
-        is_cut = finish.reason is FinishReason.LENGTH
-        status = "incomplete" if is_cut else "completed"
+        prompt = reply.prompt
+        last = len(reply.segments) - 1
+        output = [
+            self.items.item(index, segment, status_of(reply, is_last=index == last))
+            for index, segment in enumerate(reply.segments)
+        ]
         return {
-            **self._state(status, [self.message([self.part(text, tokens)], status)]),
-            "incomplete_details": {"reason": "max_output_tokens"} if is_cut else None,
-            "usage": _usage(prompt, finish),
+            **self._state(status_of(reply, is_last=True), output),
+            "incomplete_details": {"reason": "max_output_tokens"} if reply.is_cut else None,
+            "usage": _usage(reply, finish),
             "timings": timings_object(prompt.num_tokens, prompt.num_cached_tokens, [finish]),
         }
 
@@ -98,7 +75,30 @@ class ResponseObject:
         }
 
 
-def _usage(prompt: PromptInfo, finish: Finish) -> dict[str, Any]:
+def status_of(reply: ReplySegments, *, is_last: bool) -> str:
+    """Of an item that has ended; only the last one can have been cut."""
+    return "incomplete" if is_last and reply.is_cut else "completed"
+
+
+def _format_object(body: ResponsesRequest) -> dict[str, Any]:
+    if body.text is None or body.text.format is None:
+        return {"type": "text"}
+    return body.text.format.model_dump(by_alias=True, exclude_unset=True)
+
+
+def _tool_fields(body: ResponsesRequest) -> dict[str, Any]:
+    """What was asked for, as clients expect to read it."""
+    choice = body.tool_choice or "auto"
+    effort = None if body.reasoning is None else body.reasoning.effort
+    return {
+        "tool_choice": choice if isinstance(choice, str) else choice.model_dump(),
+        "tools": [tool.model_dump() for tool in body.tools or ()],
+        "reasoning": {"effort": effort, "summary": None},
+    }
+
+
+def _usage(reply: ReplySegments, finish: Finish) -> dict[str, Any]:
+    prompt = reply.prompt
     return {
         "input_tokens": prompt.num_tokens,
         "input_tokens_details": {
@@ -106,6 +106,6 @@ def _usage(prompt: PromptInfo, finish: Finish) -> dict[str, Any]:
             "cache_write_tokens": 0,
         },
         "output_tokens": finish.num_tokens,
-        "output_tokens_details": {"reasoning_tokens": 0},
+        "output_tokens_details": {"reasoning_tokens": reply.num_reasoning_tokens},
         "total_tokens": prompt.num_tokens + finish.num_tokens,
     }

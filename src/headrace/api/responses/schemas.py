@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from headrace.api.openai.tools import FunctionName
 from headrace.api.schema import Body, Float32, Unsigned32
 
 
@@ -15,17 +16,40 @@ class InputContent(Body):
 
 
 class InputItem(Body):
-    """One message of the conversation; other kinds of items are not supported."""
+    """One item of the conversation: a message, a call and its output, or reasoning."""
 
     type: str = "message"
     role: Literal["user", "assistant", "system", "developer"] | None = None
     content: str | list[InputContent] | None = None
+    call_id: str | None = None
+    name: str | None = None
+    arguments: str | None = None
+    output: str | list[InputContent] | None = None
+
+
+class FunctionTool(Body):
+    """A tool of the client's own; there are no others."""
+
+    type: Literal["function"]
+    name: FunctionName
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class FunctionToolChoice(Body):
+    """`tool_choice` for one function."""
+
+    type: Literal["function"]
+    name: str
 
 
 class TextFormat(Body):
-    """`text.format`."""
+    """`text.format`; the schema's name and description stay unread, it is always followed."""
 
-    type: str
+    type: Literal["text", "json_object", "json_schema"]
+    name: str | None = None
+    json_schema: dict[str, Any] | None = Field(None, alias="schema")
 
 
 class TextOptions(Body):
@@ -33,6 +57,13 @@ class TextOptions(Body):
 
     format: TextFormat | None = None
     verbosity: Any = None
+
+
+class ReasoningOptions(Body):
+    """`reasoning`. It comes as it is, so there is nothing to summarize."""
+
+    effort: str | None = None
+    summary: Any = None
 
 
 class ResponseStreamOptions(Body):
@@ -66,9 +97,9 @@ class ResponsesRequest(Body):
     conversation: Any = None
     background: bool | None = None
     prompt: Any = None
-    reasoning: Any = None
-    tools: Any = None
-    tool_choice: Any = None
+    reasoning: ReasoningOptions | None = None
+    tools: list[FunctionTool] | None = None
+    tool_choice: Literal["auto", "none", "required"] | FunctionToolChoice | None = None
     max_tool_calls: Any = None
     truncation: Any = None
 
@@ -79,10 +110,7 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "conversation": (None,),
     "background": (None, False),
     "prompt": (None,),
-    "reasoning": (None, {}),
     "service_tier": (None, "auto", "default"),
-    "tools": (None, []),
-    "tool_choice": (None, "auto", "none"),
     "max_tool_calls": (None,),
     "truncation": (None, "disabled"),
 }

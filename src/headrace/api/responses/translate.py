@@ -1,48 +1,22 @@
 """The Responses API's fields as those of a chat request."""
 
-from headrace.api.openai.schemas import ChatMessage, ChatRequest, ContentPart
-from headrace.api.responses.schemas import InputItem, ResponsesRequest
+from headrace.api.grammar import NamedSchema, OutputFormat
+from headrace.api.openai.schemas import ChatRequest
+from headrace.api.openai.tools import (
+    FunctionChoice,
+    FunctionDefinition,
+    NamedToolChoice,
+    ToolChoice,
+    ToolDefinition,
+)
+from headrace.api.responses.input import chat_messages
+from headrace.api.responses.schemas import FunctionTool, ResponsesRequest
 from headrace.api.schema import reject_unsupported
 from headrace.errors import ValidationError
 
-TEXT_TYPES = {"input_text", "output_text"}
 LOGPROBS = "message.output_text.logprobs"
-
-
-def _content(item: InputItem, where: str) -> str | list[ContentPart]:
-    if item.content is None or isinstance(item.content, str):
-        return item.content or ""
-    for part in item.content:
-        if part.type not in TEXT_TYPES or part.text is None:
-            raise ValidationError(
-                f'`{where}.content` supports parts with `type` "input_text" or "output_text" and '
-                f'a `text` only. Given: `type` "{part.type}"'
-            )
-    return [ContentPart(type="text", text=part.text) for part in item.content]
-
-
-def _message(item: InputItem, number: int) -> ChatMessage:
-    where = f"input[{number}]"
-    if item.type != "message" or item.role is None:
-        raise ValidationError(
-            f'`{where}` must be a message with a `role`. Given: `type` "{item.type}"'
-        )
-    # Templates know the older name only.
-    role = "system" if item.role == "developer" else item.role
-    return ChatMessage(role=role, content=_content(item, where))
-
-
-def chat_messages(body: ResponsesRequest) -> list[ChatMessage]:
-    """The instructions as the first message, then the input. Raises ValidationError."""
-    if not body.input:
-        raise ValidationError("`input` must not be empty")
-    if isinstance(body.input, str):
-        messages = [ChatMessage(role="user", content=body.input)]
-    else:
-        messages = [_message(item, number) for number, item in enumerate(body.input)]
-    if not body.instructions:
-        return messages
-    return [ChatMessage(role="system", content=body.instructions), *messages]
+INCLUDABLE = (LOGPROBS, "reasoning.encrypted_content")
+"""What `include` may name. Reasoning is sent in clear, which can be sent back just as well."""
 
 
 def wants_logprobs(body: ResponsesRequest) -> bool:
@@ -53,15 +27,35 @@ def wants_logprobs(body: ResponsesRequest) -> bool:
 def _check(body: ResponsesRequest) -> None:
     if body.text is not None:
         reject_unsupported(body.text, {"verbosity": (None, "medium")})
+    if body.reasoning is not None:
+        reject_unsupported(body.reasoning, {"summary": (None, "auto")})
     for name in body.include or []:
-        if name != LOGPROBS:
-            raise ValidationError(f"`include` supports `{LOGPROBS}` only. Given: `{name}`")
-    if body.text is not None and body.text.format is not None and body.text.format.type != "text":
-        raise ValidationError(
-            f'`text.format` supports `type` "text" only. Given: "{body.text.format.type}"'
-        )
+        if name not in INCLUDABLE:
+            raise ValidationError(f"`include` supports {INCLUDABLE} only. Given: `{name}`")
     if body.top_logprobs and not wants_logprobs(body):
         raise ValidationError(f"`include` must have `{LOGPROBS}` when `top_logprobs` is set")
+
+
+def _tool(tool: FunctionTool) -> ToolDefinition:
+    given = tool.model_dump(exclude_unset=True, exclude={"type"})
+    return ToolDefinition(type="function", function=FunctionDefinition(**given))
+
+
+def _tool_choice(body: ResponsesRequest) -> ToolChoice | None:
+    if body.tool_choice is None or isinstance(body.tool_choice, str):
+        return body.tool_choice
+    return NamedToolChoice(function=FunctionChoice(name=body.tool_choice.name))
+
+
+def _response_format(body: ResponsesRequest) -> OutputFormat | None:
+    form = None if body.text is None else body.text.format
+    if form is None:
+        return None
+    if form.type != "json_schema":
+        return OutputFormat(type=form.type)
+    if form.json_schema is None:
+        raise ValidationError('`text.format` with `type` "json_schema" needs a `schema`')
+    return OutputFormat(type="json_schema", json_schema=NamedSchema(schema=form.json_schema))
 
 
 def chat_request(body: ResponsesRequest) -> ChatRequest:
@@ -76,4 +70,11 @@ def chat_request(body: ResponsesRequest) -> ChatRequest:
         logprobs=wants_logprobs(body),
         top_logprobs=body.top_logprobs,
         stream=body.stream,
+        tools=None if body.tools is None else list(map(_tool, body.tools)),
+        tool_choice=_tool_choice(body),
+        parallel_tool_calls=body.parallel_tool_calls,
+        response_format=_response_format(body),
+        reasoning_effort=None if body.reasoning is None else body.reasoning.effort,
+        # Always apart: reasoning is an item of its own.
+        separate_reasoning=True,
     )

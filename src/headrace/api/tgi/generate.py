@@ -59,7 +59,7 @@ async def _generate(service: Service, body: GenerateRequest) -> tuple[Any, dict[
     headers = generation_headers(
         service.compute_type,
         len(body.inputs),
-        generations,
+        [generation.finish for generation in generations],
         generations[0].prompt.num_tokens,
     )
     return _answer(body, generations), headers

@@ -1,0 +1,57 @@
+"""One replica as Ray Serve sees it: an actor that keeps an engine process on its node.
+
+A death of the engine alone is mended here, as on one machine; that of the actor or its node is the
+front end's concern. Messages are msgpack, as on the engine's own channel.
+"""
+
+import itertools
+import logging
+from collections.abc import AsyncIterator
+
+import msgspec
+
+from headrace.config import Settings
+from headrace.engine.client import ProcessEngineClient
+from headrace.observability import logging as log_setup
+from headrace.serve.launch import launches
+from headrace.serve.locate import locate
+from headrace.types import Add, EngineInfo, EngineStats
+
+log = logging.getLogger(__name__)
+
+
+class EngineReplica:
+    """The class of the Serve deployment; every method is called from afar.
+
+    The engine process ends with the actor's, as its channel closes then.
+    """
+
+    async def __init__(self, settings: Settings) -> None:  # type: ignore[misc]
+        log_setup.setup(settings.log_level, settings.json_output)
+        self._ids = itertools.count(1)
+        self._engine = ProcessEngineClient(
+            launches(settings, locate(settings)),
+            on_progress=lambda report: log.info(
+                "%s: %d of %d", report.stage, report.done, report.total
+            ),
+        )
+        await self._engine.start()
+
+    async def generate(self, request: bytes) -> AsyncIterator[bytes]:
+        """The events of one encoded `Add`, one message each."""
+        # Ids are those of the front ends, of which there may be several, and of their retries.
+        add = msgspec.msgpack.decode(request, type=Add)
+        add = msgspec.structs.replace(add, request_id=next(self._ids))
+        async for event in self._engine.generate(add):
+            yield msgspec.msgpack.encode(event)
+
+    async def info(self) -> EngineInfo:
+        return self._engine.info
+
+    async def stats(self) -> EngineStats:
+        return self._engine.stats
+
+    async def check_health(self) -> None:
+        """Ray Serve replaces a replica that raises here again and again."""
+        if not self._engine.is_healthy:
+            raise RuntimeError("the engine is down or does not go on")

@@ -1,0 +1,130 @@
+"""Deploy replicas on a Ray cluster, and serve them from this process.
+
+Several front ends may share one cluster: the last that deploys decides what runs, and Ray Serve
+replaces the replicas one by one, letting each finish what it has. The last that ends undeploys.
+"""
+
+import logging
+import socket
+import uuid
+from dataclasses import replace
+from typing import Any
+
+import ray
+from ray import serve
+from ray.serve.config import AutoscalingConfig
+from ray.serve.handle import DeploymentHandle
+
+from headrace.config import Settings, ray_address
+from headrace.errors import StartupError
+from headrace.serve.cluster.client import RayEngineClient
+from headrace.serve.cluster.deployment import EngineReplica
+
+log = logging.getLogger(__name__)
+
+CONNECT_SECONDS = 5
+FRONT_END = "headrace-front-end-"
+APPLICATION = "headrace"
+ROUTER = "headrace.serve.cluster.routing.PrefixRouter"
+
+
+@ray.remote(num_cpus=0)
+class Presence:
+    """Exists under a name for as long as its front end does; nobody calls it."""
+
+
+class Cluster:
+    """A context: connected to Ray and deployed inside; undeployed after the last front end."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._presence: Any = None
+
+    def __enter__(self) -> RayEngineClient:
+        """Raises StartupError when there is no cluster, or not room for a replica in it."""
+        connect()
+        log.info("Ray cluster of %d nodes", sum(node["Alive"] for node in ray.nodes()))
+        try:
+            handle = deploy(self._settings)
+        except RuntimeError as error:
+            raise StartupError(f"Ray Serve cannot start a replica: {error}") from None
+        presence: Any = Presence
+        self._presence = presence.options(name=f"{FRONT_END}{uuid.uuid4()}").remote()
+        return RayEngineClient(handle)
+
+    def __exit__(self, *_: object) -> None:
+        named = ray.util.list_named_actors(all_namespaces=True)
+        if sum(actor["name"].startswith(FRONT_END) for actor in named) == 1:
+            serve.delete(APPLICATION)
+        ray.shutdown()
+
+
+def connect() -> None:
+    """To the cluster of RAY_ADDRESS or of this machine. Raises StartupError without one."""
+    try:
+        address = ray_address()
+        if address is not None:  # Ray itself would try for minutes
+            socket.create_connection(address, CONNECT_SECONDS).close()
+        ray.init(address="auto", log_to_driver=False)
+    except (ConnectionError, TimeoutError, socket.gaierror) as error:
+        raise StartupError(
+            f"--ray: no Ray cluster is running here ({error}); start one with `ray start --head` "
+            "(and `ray start --address=HEAD:6379` on the other nodes), or set RAY_ADDRESS"
+        ) from None
+
+
+def deploy(settings: Settings) -> DeploymentHandle:
+    """Start the replicas, or replace those of an earlier version one by one."""
+    serve.start(http_options={"location": "NoServer"})  # the endpoint is ours
+    deployment = serve.deployment(
+        name="engine",
+        ray_actor_options=resources(settings),
+        num_replicas=None if settings.max_replica else settings.num_replica,
+        autoscaling_config=autoscaling(settings),
+        max_ongoing_requests=settings.max_concurrent_requests,
+        request_router_config={"request_router_class": ROUTER},
+        graceful_shutdown_timeout_s=settings.graceful_termination_timeout,
+        health_check_period_s=5,
+    )(EngineReplica)
+    return serve.run(
+        deployment.bind(settings_of_replica(settings)),
+        name=APPLICATION,
+        route_prefix=None,
+        blocking=False,
+    )
+
+
+def settings_of_replica(settings: Settings) -> Settings:
+    """What the replica's own launcher gets to see."""
+    threads = None if has_cuda(settings) else settings.cpu_threads or smallest_node("CPU")
+    return replace(settings, num_replica=1, max_replica=None, ray=False, cpu_threads=threads)
+
+
+def resources(settings: Settings) -> dict[str, float]:
+    """What one replica takes of a node: its shards' GPUs, or else its compute threads' cores."""
+    if has_cuda(settings):
+        return {"num_cpus": 0, "num_gpus": settings.num_shard or 1}
+    return {"num_cpus": settings.cpu_threads or smallest_node("CPU")}
+
+
+def has_cuda(settings: Settings) -> bool:
+    return settings.device != "cpu" and ray.cluster_resources().get("GPU", 0) > 0
+
+
+def smallest_node(resource: str) -> int:
+    """So that each node has room for a replica by default. Raises StartupError without any."""
+    found = [int(node["Resources"].get(resource, 0)) for node in ray.nodes() if node["Alive"]]
+    if not any(found):
+        raise StartupError(f"--ray: no node of the cluster offers {resource} resources")
+    return min(amount for amount in found if amount)
+
+
+def autoscaling(settings: Settings) -> AutoscalingConfig | None:
+    """By requests that run or wait per replica, between --num-replica and --max-replica."""
+    if not settings.max_replica:
+        return None
+    return AutoscalingConfig(
+        min_replicas=settings.num_replica,
+        max_replicas=settings.max_replica,
+        target_ongoing_requests=settings.replica_requests,
+    )
