@@ -91,7 +91,8 @@ def product(x: Activation, weight: PackedWeight, count: int) -> Tensor:
 def put(x: Tensor, out: Activation) -> None:
     """Store rows of x as the activation `out`, quantized if that is."""
     if isinstance(out, QuantizedActivation):
-        out.storage[: x.shape[0]] = fake_quantize(x)
+        rounded = fake_quantize(x) if out.dtype == torch.int8 else x.bfloat16().float()
+        out.storage[: x.shape[0]] = rounded
     else:
         out[: x.shape[0]] = x
 
@@ -163,8 +164,8 @@ class TorchKernels(Kernels):
 
     # Storage
 
-    def _quantized(self, rows: int, features: int) -> QuantizedActivation:
-        return QuantizedActivation(rows, features, torch.zeros(rows, features))
+    def _quantized(self, rows: int, features: int, dtype: torch.dtype) -> QuantizedActivation:
+        return QuantizedActivation(rows, features, dtype, torch.zeros(rows, features))
 
     def _empty_weight(
         self, kind: WeightKind, out: int, in_: int, group_size: int, has_minimum: bool

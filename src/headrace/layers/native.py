@@ -75,7 +75,7 @@ class NativeOperations:
         self._ranks = ranks
         self._backend = backend
         self._max_positions = max_positions
-        self._buffers: dict[tuple[str, int, int, bool], Activation] = {}
+        self._buffers: dict[tuple[str, int, int, torch.dtype], Activation] = {}
         self._counts: Counts
 
     @contextmanager
@@ -84,12 +84,10 @@ class NativeOperations:
         self._counts = counts
         yield
 
-    def _buffer(self, use: str, features: int, *, quantized: bool = False) -> Activation:
-        key = (use, self._counts.capacity, features, quantized)
+    def _buffer(self, use: str, features: int, dtype: torch.dtype = torch.float32) -> Activation:
+        key = (use, self._counts.capacity, features, dtype)
         if key not in self._buffers:
-            self._buffers[key] = self.kernels.activation(
-                self._counts.capacity, features, exact=not quantized
-            )
+            self._buffers[key] = self.kernels.activation(*key[1:])
         return self._buffers[key]
 
     def _floats(self, use: str, features: int) -> Tensor:
@@ -100,8 +98,8 @@ class NativeOperations:
     def _input_of(self, consumer: LinearWeight, use: str) -> Activation:
         """Where to put what `consumer` reads; to be passed through `_ordered`."""
         assert isinstance(consumer, PackedLinear)
-        quantized = not consumer.takes_floats and consumer.permutation is None
-        return self._buffer(use, consumer.in_features, quantized=quantized)
+        dtype = consumer.input_dtype if consumer.permutation is None else torch.float32
+        return self._buffer(use, consumer.in_features, dtype)
 
     def _ordered(self, x: Activation, consumer: LinearWeight, use: str) -> Activation:
         """The features in the order in which `consumer` was quantized."""
@@ -109,8 +107,7 @@ class NativeOperations:
         if consumer.permutation is None:
             return x
         assert isinstance(x, Tensor)
-        features = consumer.packed.in_features
-        out = self._buffer(f"{use}, ordered", features, quantized=not consumer.takes_floats)
+        out = self._buffer(f"{use}, ordered", consumer.packed.in_features, consumer.input_dtype)
         self.kernels.permute(x, consumer.permutation.index, out, rows=self._counts.tokens)
         return out
 
