@@ -115,11 +115,8 @@ def _load_decoder(
     if options.max_total_tokens is not None:
         spec = replace(spec, max_position=min(spec.max_position, options.max_total_tokens))
     kernels = options.kernels if _runs_on_kernels(spec, options) else None
-<<<<<<< HEAD
-    backend = options.backend or choose_backend(_attention_shape(spec, options, kernels))
-=======
-    backend = choose_backend(_attention_shape(spec, options, kernels, checkpoint.config["dtype"]))
->>>>>>> main
+    shape = _attention_shape(spec, options, kernels, checkpoint.config["dtype"])
+    backend = options.backend or choose_backend(shape)
     operations: Operations = TorchOperations(backend, ranks)
     if isinstance(backend, NativeBackend):
         memory = ranks.memory(_slot_floats(spec, options))
