@@ -11,7 +11,7 @@ import dataclasses
 import os
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -48,7 +48,9 @@ class Settings:
 
     # --- model
     model_id: str | None = flag(
-        None, "hub id, local folder or .gguf file; without it the embedded SmolLM2-135M-Instruct"
+        None,
+        "hub id (org/name, org/name/file.gguf, org/name:Q4_K_M), local folder or .gguf file; "
+        "without it the embedded SmolLM2-135M-Instruct",
     )
     revision: str | None = flag(None, "branch, tag or commit of the hub repository")
     quantize: QuantizeName | None = flag(
@@ -67,16 +69,16 @@ class Settings:
     ] = flag(
         "auto", "type of the cached keys and values; int8 is the CPU kernels', fp8 plain torch's"
     )  # fmt: skip
-    trust_remote_code: bool = flag(
-        False, "run code that comes with the model", rejected="remote code is not supported yet"
-    )
+    trust_remote_code: bool = flag(False, "run code that comes with the model")
     rope_scaling: Literal["linear", "dynamic"] | None = flag(
         None, "override the model's RoPE scaling"
     )
     rope_factor: float | None = flag(
         None, "factor of --rope-scaling; alone it means linear scaling"
     )
-    tokenizer_config_path: str | None = flag(None, "a tokenizer_config.json with a chat template")
+    tokenizer_config_path: str | None = flag(
+        None, "file, folder or hub id that has the chat template"
+    )
     lora_adapters: str | None = flag(
         None, "repo, repo@revision or name=/path, comma-separated",
         rejected="LoRA adapters are not implemented yet",
@@ -269,10 +271,13 @@ def _argument(field: dataclasses.Field[Any], annotation: Any) -> dict[str, Any]:
     return {"type": kind, "help": help_text, "metavar": kind.__name__.upper()}
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add one option per setting; absent options stay absent, so that the environment counts."""
+def add_arguments(parser: argparse.ArgumentParser, only: Collection[str] | None = None) -> None:
+    """Add one option per setting (of those in `only`); absent options stay absent, so that the
+    environment counts."""
     hints = typing.get_type_hints(Settings)
     for field in dataclasses.fields(Settings):
+        if only is not None and field.name not in only:
+            continue
         names = [name for name in (field.metadata["short"],) if name]
         names.append("--" + field.name.replace("_", "-"))
         options = _argument(field, hints[field.name])

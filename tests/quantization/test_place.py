@@ -69,8 +69,9 @@ def test_8_bit_floats_meet_int8_activations_as_integers_of_their_size() -> None:
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("quantize", ON_LOAD)
-def test_rows_can_be_looked_up(quantize: str, engine: str) -> None:
-    matrix = ON_LOAD[quantize].layers(torch.randn(48, 64))
+@pytest.mark.parametrize("columns", [64, 80])  # 80: groups of 16, filled up by the kernels
+def test_rows_can_be_looked_up(columns: int, quantize: str, engine: str) -> None:
+    matrix = ON_LOAD[quantize].layers(torch.randn(48, columns))
     weight = place([matrix], target(ENGINES[engine]), [NAME])
     ids = torch.tensor([3, 0, 47, 3])
     torch.testing.assert_close(weight.lookup(ids), matrix.dequantize()[ids], rtol=2e-3, atol=2e-3)

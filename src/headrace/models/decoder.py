@@ -71,6 +71,8 @@ class Decoder:
         self.head = Head(load, "lm_head", self.embedding, tied=spec.tied_embeddings)
         progress(len(spec.attention), len(spec.attention))
         self.weight_bytes = load.nbytes
+        self.vocab_size = spec.vocab_size
+        self.max_position = spec.max_position
 
     def forward(self, token_ids: Tensor, batch: AttentionBatch) -> Tensor:
         """token_ids [T] int32 or int64 to hidden states before the last norm [T, hidden_size].

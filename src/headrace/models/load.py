@@ -3,11 +3,13 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from headrace.attention import choose_backend
-from headrace.attention.base import AttentionBackend, AttentionShape
+from headrace.attention.base import AttentionBackend, AttentionBatch, AttentionShape
 from headrace.attention.native import NativeBackend
 from headrace.checkpoint.checkpoint import Checkpoint
 from headrace.errors import StartupError
@@ -15,7 +17,7 @@ from headrace.kernels import Kernels
 from headrace.layers.native import NativeOperations, unsupported
 from headrace.layers.operations import Operations, TorchOperations
 from headrace.layers.parameters import ParameterLoader
-from headrace.models import spec_of
+from headrace.models import ARCHITECTURES, find_architecture
 from headrace.models.decoder import Decoder
 from headrace.models.spec import DecoderSpec
 from headrace.quantization import Target, open_scheme
@@ -42,20 +44,60 @@ class LoadOptions:
     """--quantize."""
     load_format: str = "auto"
     """"dummy": random weights."""
+    trust_remote_code: bool = False
+    """Code that comes with a checkpoint may run."""
+
+
+class LanguageModel(Protocol):
+    """What the runner needs of a model; see `models.decoder.Decoder`."""
+
+    vocab_size: int
+    max_position: int
+    """Longest context."""
+    weight_bytes: int
+
+    def forward(self, token_ids: Tensor, batch: AttentionBatch) -> Tensor: ...
+
+    def logits(self, hidden: Tensor) -> Tensor: ...
+
+
+Progress = Callable[[int, int], None]
 
 
 def load_model(
     checkpoint: Checkpoint,
     options: LoadOptions,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> tuple[Decoder, AttentionBackend]:
+    progress: Progress = lambda done, total: None,
+) -> tuple[LanguageModel, AttentionBackend]:
     """Load every parameter. The backend's cache is not allocated yet.
 
     `progress`: called with layers done and in all. Raises StartupError for a model that is not
     supported, CheckpointError for weights that are missing or do not fit.
     """
+    architecture = find_architecture(checkpoint.config)
+    if architecture is None or isinstance(architecture, type):
+        return _load_fallback(checkpoint, options, progress, architecture)
+    return _load_decoder(checkpoint, options, progress, architecture(checkpoint.config))
+
+
+def _load_fallback(
+    checkpoint: Checkpoint, options: LoadOptions, progress: Progress, model_class: Any | None
+) -> tuple[LanguageModel, AttentionBackend]:
+    try:
+        from headrace.models.transformers.load import load_transformers_model
+    except ModuleNotFoundError as error:
+        raise StartupError(
+            f"config.json: architectures is {checkpoint.config.get('architectures')}; native are "
+            f"{', '.join(ARCHITECTURES)}; others need the package {error.name}: "
+            "pip install 'headrace[transformers]'"
+        ) from None
+    return load_transformers_model(checkpoint, options, progress, model_class)
+
+
+def _load_decoder(
+    checkpoint: Checkpoint, options: LoadOptions, progress: Progress, spec: DecoderSpec
+) -> tuple[LanguageModel, AttentionBackend]:
     config = checkpoint.config
-    spec = spec_of(config)
     kernels = options.kernels if _runs_on_kernels(spec, options) else None
     backend = choose_backend(_attention_shape(spec, options, kernels))
     operations: Operations = TorchOperations(backend)

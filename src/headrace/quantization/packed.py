@@ -67,9 +67,12 @@ class PackedLinear:
         return out
 
     def lookup(self, token_ids: Tensor) -> Tensor:
-        out = torch.empty(len(token_ids), self.in_features)
+        out = torch.empty(len(token_ids), self.packed.in_features)
         self.kernels.embedding(token_ids.int(), self.packed, out)
-        return out
+        if self.permutation is None:
+            return out
+        order = torch.argsort(self.permutation.index, stable=True)
+        return out[:, order[-self.in_features :]]  # padding, -1, comes first
 
 
 def pack_blocks(kernels: Kernels, parts: Sequence[RawTensor], *, exact: bool) -> PackedLinear:

@@ -42,7 +42,8 @@ def run(connection: socket.socket) -> int:
         channel.send(LoadProgress(stage, done, total))
 
     try:
-        checkpoint = open_checkpoint(Path(order.checkpoint))
+        adapter = Path(order.adapter) if order.adapter else None
+        checkpoint = open_checkpoint(Path(order.checkpoint), adapter)
         executor, info = build_executor(settings, checkpoint, progress)
     except StartupError as error:
         channel.send(EngineFailure(str(error)))

@@ -4,15 +4,25 @@ from headrace.checkpoint.checkpoint import Checkpoint
 from headrace.weights.base import Weights
 from headrace.weights.dummy import DummyWeights
 from headrace.weights.gguf import GGUFWeights
+from headrace.weights.lora import LoraWeights
+from headrace.weights.pytorch import PytorchWeights
 from headrace.weights.safetensors import SafetensorsWeights
 
 __all__ = ["Weights", "open_weights"]
 
 
 def open_weights(checkpoint: Checkpoint, load_format: str = "auto") -> Weights:
-    """The checkpoint's tensors; random ones of the same shapes for `load_format` "dummy"."""
+    """The checkpoint's tensors, with its adapter merged; random ones of the same shapes for
+    `load_format` "dummy"."""
     if load_format == "dummy":
         return DummyWeights(checkpoint.config)
+    base = _open_files(checkpoint)
+    return base if checkpoint.adapter is None else LoraWeights(base, checkpoint.adapter)
+
+
+def _open_files(checkpoint: Checkpoint) -> Weights:
     if checkpoint.gguf is not None:
         return GGUFWeights(checkpoint.gguf)
+    if checkpoint.kind == "pytorch":
+        return PytorchWeights(checkpoint.weight_files)
     return SafetensorsWeights(checkpoint.weight_files)
