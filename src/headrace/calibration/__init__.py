@@ -4,7 +4,7 @@ Runs the model's own decoder, one layer at a time, in float32. Takes token ids, 
 """
 
 from headrace.calibration.recipe import Recipe
-from headrace.calibration.run import Result, quantize
+from headrace.calibration.run import Perplexity, quantize
 from headrace.calibration.windows import Windows, cut_windows
 
-__all__ = ["Recipe", "Result", "Windows", "cut_windows", "quantize"]
+__all__ = ["Recipe", "Perplexity", "Windows", "cut_windows", "quantize"]

@@ -18,12 +18,14 @@ Tensors = dict[str, Tensor]
 
 def gptq_tensors(matrix: QuantizedMatrix) -> Tensors:
     """AutoGPTQ's: packed along the inputs; zero points, less one, along the outputs."""
-    assert matrix.zero_points is not None
+    zero_points = matrix.zero_points
+    if zero_points is None:
+        zero_points = torch.full_like(matrix.scales, 2 ** (matrix.bits - 1))
     in_features = matrix.shape[1]
     index = torch.arange(in_features, dtype=torch.int32) // matrix.group_size
     return {
         "qweight": pack_words(matrix.codes.t(), matrix.bits),
-        "qzeros": pack_words(matrix.zero_points - 1, matrix.bits).t().contiguous(),
+        "qzeros": pack_words(zero_points - 1, matrix.bits).t().contiguous(),
         "scales": matrix.scales.half().t().contiguous(),
         "g_idx": index if matrix.group_index is None else matrix.group_index,
     }
@@ -42,16 +44,16 @@ def gptq_config(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def packed_tensors(matrix: QuantizedMatrix, *, is_symmetric: bool) -> Tensors:
-    """compressed-tensors' pack-quantized: along the inputs of each output; zero points, where
-    there are any, along the outputs."""
-    assert matrix.zero_points is not None
-    return {
+def packed_tensors(matrix: QuantizedMatrix) -> Tensors:
+    """compressed-tensors' pack-quantized: along the inputs; zero points along the outputs."""
+    tensors = {
         "weight_packed": pack_words(matrix.codes.t(), matrix.bits).t().contiguous(),
         "weight_scale": matrix.scales.half(),
         "weight_shape": torch.tensor(matrix.shape),
-        "weight_zero_point": pack_words(matrix.zero_points, matrix.bits),
     }
+    if matrix.zero_points is not None:
+        tensors["weight_zero_point"] = pack_words(matrix.zero_points, matrix.bits)
+    return tensors
 
 
 def packed_config(recipe: Recipe) -> dict[str, Any]:

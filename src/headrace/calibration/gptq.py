@@ -37,10 +37,11 @@ def quantize_gptq(
     codes, points = _round_columns(matrix.t()[order].contiguous(), factor, grid, group_size)
     in_place = torch.empty_like(order)
     in_place[order] = torch.arange(in_features)
+    zero_points = torch.stack([group.zero_points for group in points], dim=1)
     return QuantizedMatrix(
         codes=codes[in_place].t().contiguous(),
         scales=torch.stack([group.scales for group in points], dim=1),
-        zero_points=torch.stack([group.zero_points for group in points], dim=1),
+        zero_points=None if grid.is_symmetric else zero_points,
         bits=grid.bits,
         group_index=(in_place // group_size).int() if is_act_order else None,
     )

@@ -64,6 +64,6 @@ def round_to_nearest(matrix: Tensor, grid: Grid, group_size: int) -> QuantizedMa
     return QuantizedMatrix(
         codes=codes.to(torch.uint8),
         scales=points.scales,
-        zero_points=points.zero_points,
+        zero_points=None if grid.is_symmetric else points.zero_points,
         bits=grid.bits,
     )

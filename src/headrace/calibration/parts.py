@@ -64,17 +64,17 @@ class Parts:
         write_whole(path, lambda beside: beside.write_text(json.dumps(plan)))
 
     def has(self, layer: int) -> bool:
-        return self._path(layer).exists()
+        return self.path(layer).exists()
 
     def save(self, layer: int, tensors: dict[str, Tensor]) -> None:
-        write_whole(self._path(layer), lambda beside: save_file(tensors, beside))
+        write_whole(self.path(layer), lambda beside: save_file(tensors, beside))
 
     def files(self, num_layers: int) -> list[Path]:
         """Of all layers, in order."""
-        return [self._path(layer) for layer in range(num_layers)]
+        return [self.path(layer) for layer in range(num_layers)]
 
     def delete(self) -> None:
         shutil.rmtree(self.folder)
 
-    def _path(self, layer: int) -> Path:
+    def path(self, layer: int) -> Path:
         return self.folder / f"layer-{layer:05}.safetensors"

@@ -39,9 +39,7 @@ def cut_windows(
             "least: one to calibrate on and one held out"
         )
     held_out = all_windows[-num_held_out:]
-    return Windows(
-        _spread(all_windows[:-num_held_out], count), _spread(held_out, MOST_HELD_OUT)
-    )
+    return Windows(_spread(all_windows[:-num_held_out], count), _spread(held_out, MOST_HELD_OUT))
 
 
 def _spread(windows: list[list[int]], count: int) -> list[list[int]]:

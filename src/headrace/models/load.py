@@ -20,7 +20,7 @@ from headrace.layers.parameters import ParameterLoader
 from headrace.models import ARCHITECTURES, find_architecture
 from headrace.models.decoder import Decoder
 from headrace.models.spec import DecoderSpec
-from headrace.quantization import Target, open_scheme
+from headrace.quantization import Scheme, Target, open_scheme
 from headrace.weights import open_weights
 
 logger = logging.getLogger(__name__)
@@ -42,6 +42,8 @@ class LoadOptions:
     """On the kernels, float32 activations also with quantized weights, not int8."""
     quantize: str | None = None
     """--quantize."""
+    scheme: Scheme | None = None
+    """Instead of the one that the checkpoint's config and `quantize` name."""
     load_format: str = "auto"
     """"dummy": random weights."""
     trust_remote_code: bool = False
@@ -112,7 +114,7 @@ def _load_decoder(
     )
     if options.quantize is not None and checkpoint.kind == "gguf":
         raise StartupError(f"--quantize {options.quantize}: a GGUF file keeps what it is stored in")
-    scheme = open_scheme(config, target, options.quantize)
+    scheme = options.scheme or open_scheme(config, target, options.quantize)
     weights = open_weights(checkpoint, options.load_format)
     load = ParameterLoader(weights, scheme, operations, dtype=options.dtype, device=options.device)
     return Decoder(spec, load, progress), backend

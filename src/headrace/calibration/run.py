@@ -1,0 +1,158 @@
+"""From a float checkpoint to a quantized one, one decoder layer after another."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from headrace.attention.base import AttentionBackend
+from headrace.calibration.activations import Activations
+from headrace.calibration.checkpoint import Entry, write_checkpoint
+from headrace.calibration.formats import FORMATS, Tensors
+from headrace.calibration.hessian import Hessian
+from headrace.calibration.linear import CalibrationLinear, CalibrationScheme
+from headrace.calibration.parts import Parts, plan
+from headrace.calibration.recipe import Recipe
+from headrace.calibration.windows import Windows
+from headrace.checkpoint.checkpoint import Checkpoint
+from headrace.checkpoint.tensor_names import tensor_names
+from headrace.errors import StartupError
+from headrace.models.decoder import Decoder, DecoderLayer
+from headrace.models.load import LoadOptions, load_model
+from headrace.quantization import SCHEMES, Target
+from headrace.quantization.place import MatrixScheme, to_floats
+from headrace.weights import open_weights
+from headrace.weights.safetensors import SafetensorsWeights
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Perplexity:
+    """Of the held-out windows; None: there were none."""
+
+    before: float
+    after: float
+
+
+@torch.inference_mode()
+def quantize(
+    checkpoint: Checkpoint,
+    windows: Windows,
+    recipe: Recipe,
+    output: Path,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Perplexity | None:
+    """Write the quantized checkpoint to `output`, going on where a killed run was.
+
+    `progress` is told layers done and in all. Without held-out windows there is no perplexity.
+    Raises StartupError for a model, recipe or folder that cannot be used.
+    """
+    if checkpoint.kind == "gguf" or (checkpoint.config.get("quantization_config")):
+        raise StartupError(f"{checkpoint.path} is quantized already: give the model in floats")
+    scheme = CalibrationScheme()
+    decoder, backend = _load(checkpoint, scheme, windows)
+    linears = [scheme.of_layer(layer) for layer in range(len(decoder.layers))]
+    for linear in (linear for layer in linears for linear in layer):
+        for name, size in zip(linear.names, linear.sizes, strict=True):
+            recipe.check(name, size, linear.in_features)
+    parts = Parts(output, plan(checkpoint, recipe, windows))
+    run = _Run(recipe, parts, decoder, backend, windows)
+    for layer in range(len(decoder.layers)):
+        progress(layer, len(decoder.layers))
+        run.quantize_layer(layer, linears[layer])
+    progress(len(decoder.layers), len(decoder.layers))
+    perplexity = run.perplexity() if windows.held_out else None
+    files = parts.files(len(decoder.layers))
+    write_checkpoint(checkpoint, _kept(checkpoint, linears), files, run.config, output)
+    parts.delete()
+    return perplexity
+
+
+def _load(
+    checkpoint: Checkpoint, scheme: CalibrationScheme, windows: Windows
+) -> tuple[Decoder, AttentionBackend]:
+    options = LoadOptions(dtype=torch.float32, device=CPU, kv_dtype=torch.float32, scheme=scheme)
+    decoder, backend = load_model(checkpoint, options)
+    if not isinstance(decoder, Decoder):
+        raise StartupError(f"{checkpoint.path}: only native models can be quantized")
+    longest = max(map(len, [*windows.calibration, *windows.held_out]), default=0)
+    if longest > decoder.max_position:
+        raise StartupError(
+            f"--sequence-length {longest}: the model's longest context is {decoder.max_position}"
+        )
+    backend.allocate(-(-longest // backend.block_size))
+    return decoder, backend
+
+
+def _kept(checkpoint: Checkpoint, linears: list[list[CalibrationLinear]]) -> list[Entry]:
+    """The tensors that nothing is done to."""
+    weights = open_weights(checkpoint)
+    replaced = {f"{name}.weight" for layer in linears for linear in layer for name in linear.names}
+    names = tensor_names(checkpoint.weight_files) - replaced
+    return [(name, weights) for name in sorted(names) if weights.has(name)]
+
+
+class _Run:
+    """The texts' way through the layers, and what is made of each layer on it."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        parts: Parts,
+        decoder: Decoder,
+        backend: AttentionBackend,
+        windows: Windows,
+    ) -> None:
+        self._recipe = recipe
+        self._parts = parts
+        self._decoder = decoder
+        self._write, make_config = FORMATS[recipe.method]
+        self.config = make_config(recipe)
+        """The quantization_config to be."""
+        self._reader = SCHEMES[self.config["quant_method"]](
+            self.config, Target(dtype=torch.float32, device=CPU)
+        )
+        calibration = windows.calibration if recipe.is_calibrated else []
+        self._calibration = Activations(decoder, backend, calibration)
+        self._exact = Activations(decoder, backend, windows.held_out)
+        self._held_out = Activations(decoder, backend, windows.held_out)
+
+    def quantize_layer(self, number: int, linears: list[CalibrationLinear]) -> None:
+        """Make the layer's part unless there is one, and take all windows through the layer."""
+        layer = self._decoder.layers[number]
+        self._exact.advance(layer)
+        if not self._parts.has(number):
+            self._parts.save(number, self._quantized(layer, linears))
+        # What was stored is what the next layers will get: new or from a run before.
+        stored = SafetensorsWeights([self._parts.path(number)])
+        assert isinstance(self._reader, MatrixScheme)
+        for linear in linears:
+            matrices = [to_floats(self._reader.read(stored, name)) for name in linear.names]
+            linear.matrix = torch.cat(matrices)
+        self._calibration.advance(layer)
+        self._held_out.advance(layer)
+        for linear in linears:
+            linear.release()
+
+    def _quantized(self, layer: DecoderLayer, linears: list[CalibrationLinear]) -> Tensors:
+        if self._recipe.is_calibrated:
+            for linear in linears:
+                linear.hessian = Hessian(linear.in_features)
+            self._calibration.show(layer)
+        tensors: Tensors = {}
+        for linear in linears:
+            quantized = self._recipe.quantize(linear.matrix, linear.hessian)
+            linear.hessian = None
+            first = 0
+            for name, size in zip(linear.names, linear.sizes, strict=True):
+                stored = self._write(quantized.rows(slice(first, first + size)))
+                tensors |= {f"{name}.{suffix}": tensor for suffix, tensor in stored.items()}
+                first += size
+        return tensors
+
+    def perplexity(self) -> Perplexity:
+        return Perplexity(
+            self._exact.perplexity(self._decoder), self._held_out.perplexity(self._decoder)
+        )
