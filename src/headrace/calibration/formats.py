@@ -27,7 +27,7 @@ def gptq_tensors(matrix: QuantizedMatrix) -> Tensors:
         "qweight": pack_words(matrix.codes.t(), matrix.bits),
         "qzeros": pack_words(zero_points - 1, matrix.bits).t().contiguous(),
         "scales": matrix.scales.half().t().contiguous(),
-        "g_idx": index if matrix.group_index is None else matrix.group_index,
+        "g_idx": index if matrix.group_index is None else matrix.group_index.clone(),
     }
 
 

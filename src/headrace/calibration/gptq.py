@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from headrace.calibration.grid import Grid, Points, values
+from headrace.errors import CheckpointError
 from headrace.quantization.matrix import QuantizedMatrix
 
 BLOCK = 128
@@ -51,8 +52,11 @@ def inverse_factor(hessian: Tensor, damping: float) -> Tensor:
     """Upper triangular U with U^T U = H^-1, of the damped Hessian.
 
     Row j, from j on, is what column j's error means to the columns behind it. Inputs that are
-    always zero tell nothing, and get a one on the diagonal.
+    always zero tell nothing, and get a one on the diagonal. Raises CheckpointError if it is not
+    finite.
     """
+    if not bool(hessian.isfinite().all()):
+        raise CheckpointError("the model computes infinities or NaN from the calibration text")
     hessian = hessian.clone()
     diagonal = hessian.diagonal()
     diagonal.masked_fill_(diagonal == 0, 1.0)

@@ -28,6 +28,7 @@ class Recipe:
     is_symmetric: bool = True
     is_act_order: bool = False
     damping: float = 0.01
+    """Greater than 0."""
 
     @property
     def is_calibrated(self) -> bool:

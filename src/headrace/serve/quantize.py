@@ -23,8 +23,8 @@ DEFAULT_GROUP_SIZE = {"gptq": 128, "int4": 32}
 def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=prog,
-        description="Make a quantized checkpoint that Headrace, transformers and others read. A run "
-        "that was killed goes on where it was when it is started again.",
+        description="Make a quantized checkpoint that Headrace, transformers and others read. "
+        "A run that was killed goes on where it was when it is started again.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
@@ -65,6 +65,10 @@ def _quantize(checkpoint: Checkpoint, given: argparse.Namespace) -> None:
     # Seconds of imports that a mistyped flag need not wait for.
     from headrace.calibration import Recipe, Windows, cut_windows, quantize
 
+    if not given.damping > 0:
+        raise StartupError(f"--damping {given.damping}: must be greater than 0")
+    if given.calibration is None and given.method == "gptq":
+        raise StartupError("--method gptq needs a text: --calibration FILE")
     recipe = Recipe(
         method=given.method,
         bits=given.bits,
@@ -131,8 +135,13 @@ class LayerDisplay:
 def _bar(total: int) -> Any:
     # A tenth of a second of imports that a service never needs.
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-    from rich.progress import TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
     bar = Progress(
         TextColumn("quantizing layers"),
