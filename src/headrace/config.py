@@ -24,6 +24,9 @@ QuantizeName = Literal[
     "bitsandbytes", "bitsandbytes-nf4", "bitsandbytes-fp4", "fp8", "int4", "int8",
 ]  # fmt: skip
 
+DEFAULT_DRAFTS = 24
+MAX_DRAFTS = 64
+
 
 def flag(
     default: Any,
@@ -59,7 +62,7 @@ class Settings:
         "says itself how it is stored",
     )
     speculate: int | None = flag(
-        None, "tokens to draft per step", rejected="speculation is not implemented yet"
+        None, "tokens to draft per request and step, at most; 0: no speculation; default: 24"
     )
     dtype: Literal["float16", "bfloat16", "float32"] | None = flag(
         None, "arithmetic of the model; default: the checkpoint's on CUDA, float32 on the CPU"
@@ -208,6 +211,11 @@ class Settings:
     env: bool = flag(False, "print the run-time environment, then go on", short="-e")
 
     @property
+    def max_num_drafts(self) -> int:
+        """Tokens drafted per request and step, at most."""
+        return DEFAULT_DRAFTS if self.speculate is None else self.speculate
+
+    @property
     def prompt_limit(self) -> int | None:
         """The longest prompt as asked for under either name."""
         return self.max_input_tokens if self.max_input_length is None else self.max_input_length
@@ -311,7 +319,7 @@ def _check(settings: Settings) -> list[str]:
             continue
         option = "--" + field.name.replace("_", "-")
         if reason := field.metadata["rejected"]:
-            harmless = {("num_shard", 1), ("sharded", "false"), ("speculate", 0)}
+            harmless = {("num_shard", 1), ("sharded", "false")}
             if (field.name, getattr(settings, field.name)) not in harmless:
                 raise StartupError(f"{option}: {reason}")
         elif reason := field.metadata["ignored"]:
@@ -333,6 +341,8 @@ def _check(settings: Settings) -> list[str]:
     for name in ("aip_predict_route", "aip_health_route"):
         if not (getattr(settings, name) or "/").startswith("/"):
             raise StartupError(f"{name.upper()} must begin with a slash")
+    if settings.speculate is not None and not 0 <= settings.speculate <= MAX_DRAFTS:
+        raise StartupError(f"--speculate must be 0 to {MAX_DRAFTS}")
     if not 0 < settings.watermark_gamma < 1:
         raise StartupError("--watermark-gamma must be between 0 and 1")
     for name in (

@@ -40,11 +40,17 @@ class Case:
     sequences: list[tuple[int, int]]
     window: int | None = None
     soft_cap: float | None = None
+    alibi_slopes: list[float] | None = None
     seed: int = 0
 
     @property
     def options(self) -> AttentionOptions:
-        return AttentionOptions(scale=HEAD_SIZE**-0.5, window=self.window, soft_cap=self.soft_cap)
+        return AttentionOptions(
+            scale=HEAD_SIZE**-0.5,
+            window=self.window,
+            soft_cap=self.soft_cap,
+            alibi_slopes=None if self.alibi_slopes is None else torch.tensor(self.alibi_slopes),
+        )
 
     def tokens(self) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         """Query, key and value of each whole context."""
@@ -132,6 +138,9 @@ def expected_output(case: Case) -> torch.Tensor:
                 scores = keys @ query[position, head].double() * case.options.scale
                 if case.soft_cap is not None:
                     scores = case.soft_cap * (scores / case.soft_cap).tanh()
+                if case.alibi_slopes is not None:
+                    distances = position - torch.arange(first, position + 1)
+                    scores = scores - case.alibi_slopes[head] * distances
                 rows.append(scores.softmax(0) @ value[first : position + 1, shared].double())
     return torch.stack(rows).view(-1, HEADS * HEAD_SIZE).float()
 
@@ -145,5 +154,6 @@ def cases(draw: st.DrawFn) -> Case:
         sequences=decodes + prompts,
         window=draw(st.none() | st.integers(1, 50)),
         soft_cap=draw(st.none() | st.floats(0.5, 20)),
+        alibi_slopes=draw(st.none() | st.lists(st.floats(0, 2), min_size=HEADS, max_size=HEADS)),
         seed=draw(st.integers(0, 100)),
     )

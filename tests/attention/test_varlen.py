@@ -116,6 +116,15 @@ def test_trial_reports_a_missing_kernel(monkeypatch: pytest.MonkeyPatch) -> None
             },
             "260",
         ),
+        (
+            {
+                "device": torch.device("cuda"),
+                "dtype": torch.float16,
+                "kv_dtype": torch.float16,
+                "has_alibi": True,
+            },
+            "ALiBi",
+        ),
     ],
 )
 def test_reasons_are_named(changes: dict[str, Any], reason: str) -> None:

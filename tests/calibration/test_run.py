@@ -81,7 +81,8 @@ def test_transformers_reads_int4(name: str, floats: tuple[Path, Any], tmp_path: 
     )
     restored = copy.deepcopy(model)
     restore(output, restored)
-    assert error(reference_logits(theirs), reference_logits(restored)) < 1e-3
+    # The library computes the matrix in the scales' float16.
+    assert error(reference_logits(theirs), reference_logits(restored)) < 2e-3
 
 
 def test_transformers_knows_the_gptq_config(floats: tuple[Path, Any], tmp_path: Path) -> None:
@@ -217,7 +218,9 @@ def test_models_that_cannot_be_quantized(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("architecture", ["Qwen2ForCausalLM", "Qwen3ForCausalLM"])
+@pytest.mark.parametrize(
+    "architecture", ["Qwen2ForCausalLM", "Gemma2ForCausalLM", "PhiForCausalLM", "Olmo2ForCausalLM"]
+)
 def test_other_families(architecture: str, tmp_path: Path) -> None:
     model = make_floats(tmp_path / "floats", architecture)
     checkpoint = open_checkpoint(tmp_path / "floats")
@@ -225,3 +228,10 @@ def test_other_families(architecture: str, tmp_path: Path) -> None:
     restore(tmp_path / "out", model)
     got = logits_of(ENGINES["torch"](tmp_path / "out"))
     assert error(got, reference_logits(model)) < 1e-4
+
+
+def test_fused_layers_are_refused(tmp_path: Path) -> None:
+    make_floats(tmp_path / "floats", "Phi3ForCausalLM", pad_token_id=0)
+    checkpoint = open_checkpoint(tmp_path / "floats")
+    with pytest.raises(StartupError, match=r"self_attn.q_proj is kept in .*qkv_proj, fused"):
+        quantize(checkpoint, WINDOWS, RECIPES["gptq"], tmp_path / "out")

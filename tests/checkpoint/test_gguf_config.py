@@ -113,7 +113,7 @@ def test_all_end_tokens_count(tmp_path: Path) -> None:
         ({"llama.block_count": "many"}, "found 'many'"),
         ({"llama.attention.head_count_kv": [2, 2]}, "head_count_kv"),
         ({"llama.rope.scaling.type": "longrope"}, "longrope"),
-        ({"llama.rope.dimension_count": 8}, "partial rotary"),
+        ({"llama.rope.dimension_count": 8}, "dimension_count 8 is not"),
         ({"split.count": 2}, "is one of 2 parts"),
         ({"split.count": "two"}, "split.count is .two"),
         ({"tokenizer.ggml.eos_token_id": "two"}, "eos_token_id"),
@@ -126,5 +126,5 @@ def test_unusable_metadata_is_named(keys: dict[str, Any], message: str, tmp_path
 
 
 def test_unknown_architecture_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="'mamba' is not supported, only llama"):
+    with pytest.raises(CheckpointError, match="'mamba' is not supported, only gemma"):
         config_of(GGUFFile(write_gguf(tmp_path / "mamba.gguf", "mamba")))

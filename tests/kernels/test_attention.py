@@ -12,7 +12,12 @@ DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.int8]
 TOLERANCE = {torch.float32: 3e-6, torch.float16: 4e-3, torch.bfloat16: 3e-2, torch.int8: 5e-2}
 
 
-def reference(batch: Ragged, window: int | None, soft_cap: float | None) -> Tensor:
+def reference(
+    batch: Ragged,
+    window: int | None = None,
+    soft_cap: float | None = None,
+    alibi_slopes: Tensor | None = None,
+) -> Tensor:
     """One position at a time in float64, without a cache."""
     num_heads, num_kv_heads, size = batch.heads
     outs, start = [], 0
@@ -32,6 +37,9 @@ def reference(batch: Ragged, window: int | None, soft_cap: float | None) -> Tens
                 scores = keys @ rotated[position, head] * size**-0.5
                 if soft_cap is not None:
                     scores = soft_cap * torch.tanh(scores / soft_cap)
+                if alibi_slopes is not None:
+                    distances = position - torch.arange(first, position + 1)
+                    scores = scores - alibi_slopes[head].double() * distances
                 outs.append(scores.softmax(0) @ values)
     return torch.stack(outs).view(sum(batch.query_lens), -1)
 
@@ -54,6 +62,15 @@ def test_window_and_soft_cap(kernels: Kernels, window: int | None, soft_cap: flo
     filled = fill(kernels, batch, torch.float32)
     out = attend(kernels, batch, filled, window=window, soft_cap=soft_cap)
     assert float((out - reference(batch, window, soft_cap)).abs().max()) < 5e-6
+
+
+@pytest.mark.parametrize("window", [None, 40])
+def test_alibi(kernels: Kernels, window: int | None) -> None:
+    batch = ragged([1, 10, 30], [290, 600, 30], (6, 2, 32))
+    slopes = torch.tensor([0.5, 0.25, 0.125, 0.0625, 0.7, 0.3])
+    filled = fill(kernels, batch, torch.float32)
+    out = attend(kernels, batch, filled, window=window, alibi_slopes=slopes)
+    assert float((out - reference(batch, window, alibi_slopes=slopes)).abs().max()) < 5e-6
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

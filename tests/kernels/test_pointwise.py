@@ -12,6 +12,7 @@ FUNCTIONS = {
     "silu": functional.silu,
     "gelu": functional.gelu,
     "gelu_tanh": lambda x: functional.gelu(x, approximate="tanh"),
+    "relu": functional.relu,
 }
 
 
@@ -50,6 +51,15 @@ def test_embedding_of_floats(kernels: Kernels, kind: WeightKind) -> None:
     assert torch.equal(out.double(), table.values[ids.long()])
 
 
+@pytest.mark.parametrize("kind", ["int8", "float16"])
+def test_embedding_adds_to_its_output(kernels: Kernels, kind: WeightKind) -> None:
+    table = grouped("int8", 50, 96, 32, True) if kind == "int8" else dense(kind, 50, 96)
+    ids, out = torch.randint(0, 50, (11,), dtype=torch.int32), torch.randn(11, 96)
+    wanted = out + table.values[ids.long()] * 3
+    kernels.embedding(ids, table.pack(kernels), out, scale=3.0, accumulate=True)
+    assert close(out, wanted, 1e-6)
+
+
 @pytest.mark.parametrize("kind", ["rms", "layer"])
 @pytest.mark.parametrize("features", [32, 100, 576])
 @pytest.mark.parametrize("rows", [1, 8, 19])
@@ -76,7 +86,54 @@ def test_norm_into_quantized_is_quantized_norm(kernels: Kernels) -> None:
     assert torch.equal(exact_values(kernels, direct), exact_values(kernels, apart))
 
 
-@pytest.mark.parametrize("kind", ["silu", "gelu", "gelu_tanh"])
+@pytest.mark.parametrize("rows", [1, 19])
+def test_norm_adds_to_its_output(kernels: Kernels, rows: int) -> None:
+    x, weight, out = torch.randn(rows, 100), torch.randn(100), torch.randn(rows, 100)
+    normed, before = torch.empty(rows, 100), out.clone()
+    kernels.norm(x, weight, normed, eps=1e-5)
+    kernels.norm(x, weight, out, eps=1e-5, accumulate=True)
+    assert torch.equal(out, before + normed)
+
+
+@pytest.mark.parametrize("rows", [1, 19])
+def test_norm_of_columns_in_place(kernels: Kernels, rows: int) -> None:
+    x, weight = torch.randn(rows, 300), torch.randn(96)
+    before, part = x.clone(), x[:, 100:196]
+    kernels.norm(part, weight, part, eps=1e-5)
+    wanted = functional.rms_norm(before[:, 100:196].double(), (96,), weight.double(), 1e-5)
+    assert close(part, wanted)
+    x[:, 100:196] = before[:, 100:196]
+    assert torch.equal(x, before)
+
+
+def test_norm_refuses_to_add_to_quantized_output(kernels: Kernels) -> None:
+    with pytest.raises(ValueError, match="cannot accumulate"):
+        kernels.norm(
+            torch.randn(2, 32), torch.ones(32), kernels.activation(2, 32), eps=1.0, accumulate=True
+        )
+
+
+@pytest.mark.parametrize("kind", FUNCTIONS)
+def test_activate(kernels: Kernels, kind: GateKind) -> None:
+    x = torch.cat([torch.linspace(-90, 90, 1500), torch.randn(548)]).view(4, 512)
+    out, quantized = torch.empty(4, 512), kernels.activation(4, 512)
+    kernels.activate(x, out, kind=kind)
+    assert float((out - FUNCTIONS[kind](x.double())).abs().max()) < 1e-5
+    kernels.activate(x, quantized, kind=kind)
+    apart = kernels.activation(4, 512)
+    kernels.quantize(out, apart)  # type: ignore[arg-type]
+    assert torch.equal(exact_values(kernels, quantized), exact_values(kernels, apart))
+
+
+@pytest.mark.parametrize("columns", [1, 100, 1000])
+def test_soft_cap(kernels: Kernels, columns: int) -> None:
+    x = torch.randn(5, columns) * 60
+    wanted = 30 * torch.tanh(x.double() / 30)
+    kernels.soft_cap(x, cap=30.0)
+    assert float((x - wanted).abs().max()) < 2e-5
+
+
+@pytest.mark.parametrize("kind", FUNCTIONS)
 def test_gate(kernels: Kernels, kind: GateKind) -> None:
     gates = torch.cat([torch.linspace(-90, 90, 1500), torch.randn(548)]).view(4, 512)
     x = torch.cat([gates, torch.randn(4, 512)], 1)

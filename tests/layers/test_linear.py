@@ -9,7 +9,7 @@ from torch import Tensor
 from headrace.attention.base import AttentionShape
 from headrace.attention.paged import PagedBackend
 from headrace.errors import CheckpointError
-from headrace.layers.embedding import Embedding, Head
+from headrace.layers.embedding import Embedding, EmbeddingSpec, Head, HeadSpec
 from headrace.layers.linear import Linear
 from headrace.layers.operations import TorchOperations
 from headrace.layers.parameters import ParameterLoader
@@ -86,13 +86,15 @@ def test_matrix_of_integers_is_refused(weights: Tensors) -> None:
 
 
 def test_tied_head_shares_the_table_and_untied_does_not(weights: Tensors) -> None:
+    weights["model.embed_tokens.weight"] = table = weights["a.weight"]
     load = loader(weights)
-    embedding = Embedding(load, "a", 4, 6)
+    embedding = Embedding(load, 4, 6, EmbeddingSpec(size=6))
     hidden = torch.randn(2, 6)
-    tied = Head(load, "missing", embedding, tied=True)
-    torch.testing.assert_close(tied(hidden), hidden @ weights["a.weight"].T)
-    assert load.nbytes == weights["a.weight"].nbytes
-    weights["head.weight"] = torch.randn(4, 6)
-    untied = Head(load, "head", embedding, tied=False)
-    torch.testing.assert_close(untied(hidden), hidden @ weights["head.weight"].T)
-    assert torch.equal(embedding(torch.tensor([3, 0])), weights["a.weight"][[3, 0]])
+    tied = Head(load, embedding, HeadSpec(is_tied=True))
+    torch.testing.assert_close(tied(hidden), hidden @ table.T)
+    assert load.nbytes == table.nbytes
+    weights["lm_head.weight"] = torch.randn(4, 6)
+    untied = Head(load, embedding, HeadSpec(is_tied=False))
+    torch.testing.assert_close(untied(hidden), hidden @ weights["lm_head.weight"].T)
+    tokens = torch.tensor([3, 0])
+    assert torch.equal(embedding(tokens, torch.arange(2)), table[[3, 0]])

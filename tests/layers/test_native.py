@@ -1,20 +1,35 @@
 """What of a decoder the kernels refuse; that they compute it right is `tests/models`' matter."""
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
+from headrace.layers.attention import AttentionSpec, HeadNormSpec
+from headrace.layers.mlp import MLPSpec
 from headrace.layers.native import unsupported
+from headrace.layers.norm import NormSpec
+
+ATTENTION = AttentionSpec(hidden_size=64, num_heads=4, num_kv_heads=2, head_size=16, scale=0.25)
+LAYER_NORM = NormSpec(epsilon=1e-5, kind="layer")
+MLP = MLPSpec(intermediate_size=96, activation="silu")
 
 
 @pytest.mark.parametrize(
-    ("activation", "hidden", "inner", "reason"),
+    ("hidden", "attention", "mlp", "reason"),
     [
-        ("silu", 576, 1536, None),
-        ("gelu_pytorch_tanh", 64, 96, None),
-        ("relu", 64, 96, "activation relu"),
-        ("silu", 100, 96, "hidden size 100"),
-        ("silu", 64, 100, "intermediate size 100"),
+        (576, {}, {"intermediate_size": 1536}, None),
+        (64, {}, {"activation": "gelu_pytorch_tanh"}, None),
+        (64, {}, {"activation": "relu2"}, "activation relu2"),
+        (64, {"head_norm": HeadNormSpec(norm=LAYER_NORM)}, {}, "norms of each query"),
+        (64, {"head_norm": HeadNormSpec(norm=LAYER_NORM, is_joint=True)}, {}, None),
+        (100, {}, {}, "hidden size 100"),
+        (64, {}, {"intermediate_size": 100}, "intermediate size 100"),
+        (64, {"clip": 8.0}, {}, "clamped"),
     ],
 )
-def test_reasons(activation: str, hidden: int, inner: int, reason: str | None) -> None:
-    actual = unsupported(activation, hidden, inner)
+def test_reasons(
+    hidden: int, attention: dict[str, Any], mlp: dict[str, Any], reason: str | None
+) -> None:
+    actual = unsupported(hidden, replace(ATTENTION, **attention), replace(MLP, **mlp))
     assert actual is None if reason is None else actual is not None and reason in actual

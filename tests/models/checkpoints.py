@@ -35,6 +35,12 @@ YARN_ROPE = {
     "factor": 4.0,
     "original_max_position_embeddings": 64,
 }
+LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 1e4,
+    "short_factor": [1 + i / 8 for i in range(8)],
+    "long_factor": [2.0 + i for i in range(8)],
+}
 QWEN_WINDOW = {"use_sliding_window": True, "sliding_window": 9, "max_window_layers": 1}
 CASES: dict[str, dict[str, dict[str, Any]]] = {
     "LlamaForCausalLM": {
@@ -55,7 +61,140 @@ CASES: dict[str, dict[str, dict[str, Any]]] = {
         "bias": {"attention_bias": True},
         "yarn": {"rope_parameters": YARN_ROPE},
     },
+    "GemmaForCausalLM": {"plain": {"head_dim": 32}},
+    "Gemma2ForCausalLM": {
+        "window": {"sliding_window": 7, "query_pre_attn_scalar": 24, "attn_logit_softcapping": 2.0},
+    },
+    "Gemma3ForCausalLM": {
+        "window": {
+            "sliding_window": 7,
+            "query_pre_attn_scalar": 24,
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+            "rope_parameters": {
+                "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+            },
+        },
+    },
+    "Phi3ForCausalLM": {
+        "plain": {"pad_token_id": 0},
+        "partial": {
+            "pad_token_id": 0,
+            "sliding_window": 7,
+            "rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.75},
+        },
+        "long": {
+            "pad_token_id": 0,
+            "original_max_position_embeddings": 2,
+            "rope_parameters": LONGROPE | {"attention_factor": 1.2},
+        },
+        "short": {
+            "pad_token_id": 0,
+            "original_max_position_embeddings": 512,
+            "rope_parameters": LONGROPE,
+        },
+    },
+    "GPTNeoXForCausalLM": {
+        "plain": {
+            "num_key_value_heads": 4,
+            "rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5},
+        },
+        "sequential": {
+            "num_key_value_heads": 4,
+            "use_parallel_residual": False,
+            "attention_bias": False,
+        },
+    },
+    "GPT2LMHeadModel": {"plain": {}, "untied": {"tie_word_embeddings": False, "n_inner": 64}},
+    "GPTBigCodeForCausalLM": {"multi-query": {}, "multi-head": {"multi_query": False}},
+    "Starcoder2ForCausalLM": {
+        "window": {"sliding_window": 7},
+        "plain": {"use_bias": False, "tie_word_embeddings": False},
+    },
+    "GraniteForCausalLM": {
+        "multipliers": {
+            "embedding_multiplier": 12.0,
+            "attention_multiplier": 0.1,
+            "residual_multiplier": 0.22,
+            "logits_scaling": 8.0,
+            "rms_norm_eps": 1e-2,
+        },
+        "plain": {},
+    },
+    "OlmoForCausalLM": {"plain": {"pad_token_id": 0}, "clip": {"clip_qkv": 0.5, "pad_token_id": 0}},
+    "Olmo2ForCausalLM": {"plain": {"pad_token_id": 0}},
+    "SmolLM3ForCausalLM": {
+        "plain": {"pad_token_id": 0, "no_rope_layer_interval": 2, "tie_word_embeddings": False},
+        "window": {
+            "pad_token_id": 0,
+            "no_rope_layers": [1, 0, 1],
+            "use_sliding_window": True,
+            "sliding_window": 7,
+        },
+    },
+    "CohereForCausalLM": {"plain": {}, "norms": {"use_qk_norm": True, "attention_bias": True}},
+    "Cohere2ForCausalLM": {
+        "window": {
+            "sliding_window": 7,
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+        },
+    },
+    "FalconForCausalLM": {
+        "7b": {},
+        "40b": {"new_decoder_architecture": True, "num_kv_heads": 2},
+        "11b": {
+            "new_decoder_architecture": True,
+            "num_kv_heads": 2,
+            "num_ln_in_parallel_attn": 1,
+        },
+        "rw": {"alibi": True, "multi_query": False, "parallel_attn": False, "bias": True},
+    },
+    "PhiForCausalLM": {"plain": {}},
+    "Glm4ForCausalLM": {"plain": {"pad_token_id": 0}},
+    "GPTJForCausalLM": {"plain": {"rotary_dim": 8}},
+    "OPTForCausalLM": {
+        "plain": {},
+        "350m": {"do_layer_norm_before": False, "word_embed_proj_dim": 32},
+    },
+    "BloomForCausalLM": {"plain": {}, "odd-heads": {"hidden_size": 48, "n_head": 3}},
+    "MptForCausalLM": {
+        "plain": {},
+        "odd-heads": {"d_model": 48, "n_heads": 3, "attn_config": {"clip_qkv": 1.0}},
+    },
+    "StableLmForCausalLM": {
+        "plain": {"use_qkv_bias": True},
+        "parallel": {"use_parallel_residual": True, "qk_layernorm": True},
+    },
 }
+GPT2_BASE = {
+    "vocab_size": 199,
+    "n_embd": 64,
+    "n_layer": 3,
+    "n_head": 4,
+    "n_positions": 512,
+    "initializer_range": 0.2,
+}
+BASES: dict[str, dict[str, Any]] = {
+    "GPT2LMHeadModel": GPT2_BASE,
+    "GPTBigCodeForCausalLM": GPT2_BASE,
+    "GPTJForCausalLM": GPT2_BASE,
+    "BloomForCausalLM": {
+        "vocab_size": 199, "hidden_size": 64, "n_layer": 3, "n_head": 4, "initializer_range": 0.2,
+    },
+    "MptForCausalLM": {
+        "vocab_size": 199, "d_model": 64, "n_layers": 3, "n_heads": 4, "max_seq_len": 512,
+        "initializer_range": 0.2,
+    },
+    "OPTForCausalLM": {
+        "vocab_size": 199, "hidden_size": 64, "ffn_dim": 96, "num_hidden_layers": 3,
+        "num_attention_heads": 4, "max_position_embeddings": 512, "init_std": 0.2,
+    },
+    "FalconForCausalLM": {
+        "vocab_size": 199, "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4,
+        "max_position_embeddings": 512, "initializer_range": 0.2,
+    },
+}  # fmt: skip
+"""Of architectures whose configs have other names."""
 ALL_CASES = [
     pytest.param((architecture, case), id=f"{architecture}-{case}")
     for architecture in ARCHITECTURES
@@ -70,11 +209,11 @@ def make_checkpoint(
     changes = CASES[architecture][case] if isinstance(case, str) else case
     torch.manual_seed(sum(map(ord, architecture + str(changes))))
     model_class = getattr(transformers, architecture)
-    config = model_class.config_class(**BASE | changes)
+    config = model_class.config_class(**BASES.get(architecture, BASE) | changes)
     model = model_class(config).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if "norm" in name or name.endswith("bias"):
+            if parameter.dim() == 1 or "norm" in name:
                 parameter.add_(torch.randn_like(parameter) * 0.2)
     model.save_pretrained(folder, **save)
     return model

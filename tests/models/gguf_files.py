@@ -10,7 +10,11 @@ from gguf import GGMLQuantizationType
 from gguf.quants import dequantize, quantize
 
 ARCHITECTURES = {
+    "GemmaForCausalLM": ("gemma", gguf.MODEL_ARCH.GEMMA),
+    "Gemma2ForCausalLM": ("gemma2", gguf.MODEL_ARCH.GEMMA2),
+    "Gemma3ForCausalLM": ("gemma3", gguf.MODEL_ARCH.GEMMA3),
     "LlamaForCausalLM": ("llama", gguf.MODEL_ARCH.LLAMA),
+    "Phi3ForCausalLM": ("phi3", gguf.MODEL_ARCH.PHI3),
     "Qwen2ForCausalLM": ("qwen2", gguf.MODEL_ARCH.QWEN2),
     "Qwen3ForCausalLM": ("qwen3", gguf.MODEL_ARCH.QWEN3),
 }
@@ -41,15 +45,15 @@ def write_gguf(path: Path, model: Any, type: GGMLQuantizationType) -> None:
         num_heads = heads.get(parameter.split(".")[-2]) if name == "llama" else None
         blocks = quantize(array, stored_type(array, type))
         tensor.copy_(torch.from_numpy(dequantize(blocks, stored_type(array, type))))
+        if name.startswith("gemma") and parameter.endswith("norm.weight"):
+            blocks = blocks + 1
         stored = names.get_name(parameter, try_suffixes=(".weight", ".bias"))
         writer.add_tensor(
             stored,
             permute(blocks, num_heads) if num_heads else blocks,
             raw_dtype=stored_type(array, type),
         )
-    if config.rope_parameters["rope_type"] == "llama3":
-        divisors = default_frequencies(config) / model.model.rotary_emb.inv_freq
-        writer.add_tensor("rope_freqs.weight", divisors.numpy())
+    write_rope(writer, model)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -59,6 +63,27 @@ def write_gguf(path: Path, model: Any, type: GGMLQuantizationType) -> None:
 def default_frequencies(config: Any) -> torch.Tensor:
     exponents = torch.arange(0, config.head_dim, 2) / config.head_dim
     return 1.0 / config.rope_parameters["rope_theta"] ** exponents
+
+
+def write_rope(writer: gguf.GGUFWriter, model: Any) -> None:
+    """What the converters say of the rotary embedding, in keys and tensors."""
+    parameters = model.config.rope_parameters
+    parameters = parameters.get("full_attention", parameters)
+    writer.add_rope_freq_base(parameters["rope_theta"])
+    share = parameters.get("partial_rotary_factor", 1.0)
+    writer.add_rope_dimension_count(int(model.config.head_dim * share))
+    if parameters["rope_type"] == "llama3":
+        divisors = default_frequencies(model.config) / model.model.rotary_emb.inv_freq
+        writer.add_tensor("rope_freqs.weight", divisors.numpy())
+    elif parameters["rope_type"] == "linear":
+        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+        writer.add_rope_scaling_factor(parameters["factor"])
+    elif parameters["rope_type"] == "longrope":
+        writer.add_rope_scaling_orig_ctx_len(parameters["original_max_position_embeddings"])
+        writer.add_rope_scaling_attn_factors(parameters["attention_factor"])
+        for length in ("short", "long"):
+            factors = np.array(parameters[f"{length}_factor"], np.float32)
+            writer.add_tensor(f"rope_factors_{length}.weight", factors)
 
 
 def write_metadata(writer: gguf.GGUFWriter, config: Any) -> None:
@@ -71,5 +96,11 @@ def write_metadata(writer: gguf.GGUFWriter, config: Any) -> None:
     writer.add_key_length(config.head_dim)
     writer.add_value_length(config.head_dim)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
-    writer.add_rope_dimension_count(config.head_dim)
+    optional = {
+        "sliding_window": writer.add_sliding_window,
+        "attn_logit_softcapping": writer.add_attn_logit_softcapping,
+        "final_logit_softcapping": writer.add_final_logit_softcapping,
+    }
+    for name, add in optional.items():
+        if getattr(config, name, None) is not None:
+            add(getattr(config, name))

@@ -1,14 +1,23 @@
 """Models in GGUF files against the transformers models they were written from."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from gguf import GGMLQuantizationType
 
-from tests.models.checkpoints import make_checkpoint
-from tests.models.driver import drive
-from tests.models.gguf_files import ARCHITECTURES, write_gguf
+from tests.models.checkpoints import CASES, make_checkpoint
+from tests.models.driver import ENGINES
+from tests.models.gguf_files import write_gguf
+
+QWEN = ("Qwen2ForCausalLM", "Qwen3ForCausalLM")
+GEMMA3: dict[str, Any] = {
+    **CASES["Gemma3ForCausalLM"]["window"],
+    "num_hidden_layers": 7,
+    "query_pre_attn_scalar": 16,
+    "layer_types": None,
+}
 
 TYPES = [GGMLQuantizationType[name] for name in ("F32", "F16", "BF16", "Q8_0", "Q4_1")]
 
@@ -17,22 +26,28 @@ TYPES = [GGMLQuantizationType[name] for name in ("F32", "F16", "BF16", "Q8_0", "
 @pytest.mark.parametrize(
     "architecture, case",
     [
-        *((architecture, "plain") for architecture in ARCHITECTURES),
+        *((architecture, "plain") for architecture in ("LlamaForCausalLM", *QWEN)),
         ("LlamaForCausalLM", "tied"),
         ("LlamaForCausalLM", "llama3-rope"),
         ("LlamaForCausalLM", {"attention_bias": True}),
         ("Qwen3ForCausalLM", {"attention_bias": True}),
+        ("GemmaForCausalLM", "plain"),
+        ("Gemma2ForCausalLM", {"sliding_window": 7, "query_pre_attn_scalar": 16}),
+        ("Gemma3ForCausalLM", GEMMA3),
+        ("Phi3ForCausalLM", "partial"),
+        ("Phi3ForCausalLM", "long"),
     ],
     ids=str,
 )
 def test_logits_are_those_of_the_source(
-    tmp_path: Path, architecture: str, case: str | dict[str, bool], type: GGMLQuantizationType
+    tmp_path: Path, architecture: str, case: str | dict[str, Any], type: GGMLQuantizationType
 ) -> None:
     model = make_checkpoint(tmp_path, architecture, case)
     write_gguf(tmp_path / "model.gguf", model, type)
     tokens = torch.randint(199, (50,), generator=torch.Generator().manual_seed(1))
-    driver = drive(tmp_path / "model.gguf")
-    (logits,) = driver.step([(driver.start(tokens.tolist()), 50)])
     with torch.inference_mode():
         expected = model(tokens[None]).logits[0]
-    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=2e-4)
+    for engine in ENGINES.values():
+        driver = engine(tmp_path / "model.gguf")
+        (logits,) = driver.step([(driver.start(tokens.tolist()), 50)])
+        torch.testing.assert_close(logits, expected, rtol=1e-4, atol=2e-4)

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,18 @@ from tests.models.driver import Driver, drive
 CONFIG: dict[str, Any] = BASE | {"rope_theta": 1e4, "tie_word_embeddings": False}
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_every_entry_reads_a_config(architecture: str) -> None:
-    spec = spec_of(CONFIG | {"architectures": ["Unknown", architecture]})
-    assert len(spec.attention) == 3 and spec.attention[0].head_size == 16
+def test_the_first_known_architecture_counts() -> None:
+    spec = spec_of(CONFIG | {"architectures": ["Unknown", "LlamaForCausalLM"]})
+    assert len(spec.layers) == 3 and spec.layers[0].attention.head_size == 16
 
 
-@pytest.mark.parametrize("architectures", [None, [], ["GPT2LMHeadModel"]])
+@pytest.mark.parametrize("entry", ARCHITECTURES.values())
+def test_every_entry_resolves(entry: str) -> None:
+    module, function = entry.split(":")
+    assert callable(getattr(import_module(module), function))
+
+
+@pytest.mark.parametrize("architectures", [None, [], ["GPT9LMHeadModel"]])
 def test_unknown_architecture_lists_the_known(architectures: list[str] | None) -> None:
     with pytest.raises(StartupError, match=", ".join(ARCHITECTURES)):
         spec_of(CONFIG | {"architectures": architectures})
@@ -55,15 +61,19 @@ def test_scaling_extends_the_context(scaling: dict[str, Any] | None, expected: i
         ({"hidden_act": "swish2"}, r"'swish2' is not supported; supported are silu"),
         ({"num_key_value_heads": 3}, r"num_attention_heads \(4\) must be a multiple"),
         (
-            {"rope_scaling": {"rope_type": "longrope"}},
-            r"rope_type 'longrope' is not supported; supported are default, linear",
+            {"rope_scaling": {"rope_type": "spiral"}},
+            r"rope_type 'spiral' is not supported; supported are default, linear",
         ),
         (
-            {"rope_scaling": {"rope_type": "yarn", "factor": 2, "truncate": False}},
-            r"unknown field `truncate`",
+            {"rope_scaling": {"rope_type": "yarn", "factor": 2, "twist": False}},
+            r"unknown field `twist`",
+        ),
+        (
+            {"rope_scaling": {"rope_type": "longrope", "short_factor": [1.0]}},
+            r"short_factor has 1 entries, 8 are needed",
         ),
         ({"layer_types": ["full_attention"]}, r"layer_types has 1 entries for 3 layers"),
-        ({"head_dim": 15}, r"partial_rotary_factor is 15; .* even"),
+        ({"head_dim": 15}, r"15 of a head's 15 elements shall rotate .* even"),
         ({"num_hidden_layers": 10**9}, r"num_hidden_layers"),
         ({"layer_types": ["chunked_attention"] * 3}, r"layer_types"),
     ],
@@ -77,7 +87,7 @@ def test_missing_tensor_is_named(tmp_path: Path) -> None:
     make_checkpoint(tmp_path, "LlamaForCausalLM", "plain")
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 4}))
-    with pytest.raises(CheckpointError, match=r"model.layers.3.input_layernorm.weight"):
+    with pytest.raises(CheckpointError, match=r"model.layers.3.self_attn.q_proj.weight"):
         drive(tmp_path)
 
 

@@ -1,4 +1,3 @@
-from functools import partial
 from pathlib import Path
 
 import psutil
@@ -21,10 +20,9 @@ def test_types_default_to_float32_on_the_cpu_and_the_checkpoints_on_cuda() -> No
     assert device.choose_dtype(Settings(dtype="float16"), "bfloat16", CPU) == torch.float16
 
 
-def test_the_cache_is_as_asked_else_narrow_on_the_kernels() -> None:
-    choose = partial(device.choose_kv_dtype, dtype=torch.float32)
-    assert choose(Settings(), is_native=False) == torch.float32
-    assert choose(Settings(), is_native=True) == torch.float16
+def test_the_cache_is_as_asked_else_left_to_the_model() -> None:
+    choose = device.choose_kv_dtype
+    assert choose(Settings(), is_native=True) is None
     assert choose(Settings(kv_cache_dtype="int8"), is_native=True) == torch.int8
     fp8 = Settings(kv_cache_dtype="fp8_e4m3fn")
     assert choose(fp8, is_native=False) == torch.float8_e4m3fn

@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 from headrace.checkpoint.checkpoint import open_checkpoint
 from headrace.checkpoint.gguf import GGUFFile
 from headrace.errors import CheckpointError
-from headrace.weights.gguf import GGUFWeights, unpermute
+from headrace.weights.gguf import (
+    LAYER_NAMES,
+    NAMES,
+    OTHER_LAYER_NAMES,
+    GGUFWeights,
+    gguf_name,
+    unpermute,
+)
 from tests.checkpoint.gguf_files import write_gguf
 from tests.models.gguf_files import permute
 
@@ -36,14 +43,16 @@ def test_unpermute_undoes_the_converter(heads: int, half: int, columns: int) -> 
                        torch.from_numpy(rows))  # fmt: skip
 
 
-def test_every_name_is_llama_cpp_s() -> None:
-    from headrace.weights.gguf import LAYER_NAMES, NAMES, gguf_name
-
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN3, 4)
-    layers = [f"model.layers.3.{inner}" for inner in LAYER_NAMES]
-    for name in [*NAMES, *layers]:
-        assert gguf_name(f"{name}.weight") == names.get_name(f"{name}.weight", (".weight",))
-    assert gguf_name("model.layers.0.rotary_emb.inv_freq") is None
+@pytest.mark.parametrize("architecture", ["qwen3", *OTHER_LAYER_NAMES])
+def test_every_name_is_llama_cpp_s(architecture: str) -> None:
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[architecture.upper()], 4)
+    inner = LAYER_NAMES if architecture == "qwen3" else OTHER_LAYER_NAMES[architecture]
+    for name in [*NAMES, *(f"model.layers.3.{name}" for name in inner)]:
+        parameter = f"{name}.weight"
+        assert gguf_name(parameter, architecture) == (
+            names.get_name(parameter, (".weight",)) or "output.weight"
+        )
+    assert gguf_name("model.layers.0.rotary_emb.inv_freq", architecture) is None
 
 
 def test_raw_blocks_keep_their_bytes_in_restored_order(tmp_path: Path) -> None:

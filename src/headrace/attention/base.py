@@ -45,6 +45,9 @@ class AttentionShape:
     kv_dtype: torch.dtype
     """Of the cache."""
     device: torch.device
+    has_soft_cap: bool = False
+    has_alibi: bool = False
+    """Some layer asks for it (see `AttentionOptions`)."""
     kernels: Kernels | None = None
     """CPU kernels that the model runs on; None: plain torch."""
 
@@ -58,6 +61,8 @@ class AttentionOptions:
     """Each token sees at most so many tokens, itself included; None: all."""
     soft_cap: float | None = None
     """Scores become soft_cap * tanh(score / soft_cap)."""
+    alibi_slopes: Tensor | None = None
+    """[num_heads] float32: scores fall by so much per token of distance (Press et al. 2021)."""
 
 
 class AttentionBackend(Protocol):

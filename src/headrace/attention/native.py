@@ -70,5 +70,6 @@ class NativeBackend:
             scale=options.scale,
             window=options.window,
             soft_cap=options.soft_cap,
+            alibi_slopes=options.alibi_slopes,
         )
         return out

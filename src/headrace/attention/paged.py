@@ -108,10 +108,18 @@ def _groups(contexts: list[int]) -> list[tuple[int, int]]:
     return [*groups, (first, len(contexts))] if contexts else []
 
 
-def _visible(queries: Tensor, keys: Tensor, window: int | None) -> Tensor:
-    """Which key positions [C] each query position [..., 1] sees: [..., C] bool."""
-    mask = keys <= queries
-    return mask if window is None else mask & (keys > queries - window)
+def _mask(
+    queries: Tensor, keys: Tensor, options: AttentionOptions, heads: tuple[int, ...]
+) -> Tensor:
+    """Which key positions [C] each query position [..., 1] sees: bool, or with ALiBi float32, to
+    be added to the scores. `heads`: shape in which its slopes broadcast to the scores."""
+    visible = keys <= queries
+    if options.window is not None:
+        visible = visible & (keys > queries - options.window)
+    if options.alibi_slopes is None:
+        return visible
+    slopes = options.alibi_slopes.view(heads)
+    return torch.where(visible, slopes * (keys - queries), float("-inf"))
 
 
 def _decode(
@@ -123,7 +131,8 @@ def _decode(
     """
     grouped = query.unflatten(1, (keys.shape[2], -1))
     key_positions = torch.arange(keys.shape[1], device=keys.device)
-    mask = _visible(positions.view(-1, 1, 1, 1), key_positions, options.window)
+    heads = (*grouped.shape[1:3], 1)
+    mask = _mask(positions.view(-1, 1, 1, 1), key_positions, options, heads)
     keys, values = keys.transpose(1, 2), values.transpose(1, 2)
     return _attend(grouped, keys, values, mask, options).flatten(1, 2)
 
@@ -136,11 +145,12 @@ def _prefill(
     grouped = query.unflatten(1, (keys.shape[1], -1)).permute(1, 2, 0, 3)
     keys, values = (x.transpose(0, 1).unsqueeze(1) for x in (keys, values))
     positions = torch.arange(context, device=query.device)
+    heads = (*grouped.shape[:2], 1, 1)
     for start in range(0, length, QUERY_TILE):
         stop = min(start + QUERY_TILE, length)
         low, high = context - length + start, context - length + stop
         first = 0 if options.window is None else max(0, low + 1 - options.window)
-        mask = _visible(positions[low:high, None], positions[first:high], options.window)
+        mask = _mask(positions[low:high, None], positions[first:high], options, heads)
         tile = _attend(
             grouped[:, :, start:stop], keys[:, :, first:high], values[:, :, first:high],
             mask, options,
@@ -154,12 +164,14 @@ def _attend(
     """Softmax attention, query [A, B, Q, D], the rest broadcast to it; in the query's dtype."""
     keys, values = keys.to(query.dtype), values.to(query.dtype)
     if options.soft_cap is None:
-        heads = query.shape[:2]
-        keys, values = (x.expand(*heads, -1, -1) for x in (keys, values))
+        keys, values = (x.expand(*query.shape[:2], -1, -1) for x in (keys, values))
+        mask = mask if mask.dtype == torch.bool else mask.to(query.dtype)
         return functional.scaled_dot_product_attention(
             query, keys, values, attn_mask=mask, scale=options.scale
         )
     scores = (query @ keys.transpose(-1, -2)).float() * options.scale
     scores = options.soft_cap * torch.tanh(scores / options.soft_cap)
-    weights = scores.masked_fill(~mask, float("-inf")).softmax(-1)
+    is_bool = mask.dtype == torch.bool
+    scores = scores.masked_fill(~mask, float("-inf")) if is_bool else scores + mask
+    weights = scores.softmax(-1)
     return weights.to(query.dtype) @ values

@@ -41,6 +41,8 @@ class VarlenBackend:
             return f"cannot cache {shape.kv_dtype} while computing in {shape.dtype}"
         if shape.head_size > 256 or shape.head_size % 8:
             return f"takes head sizes up to 256 in steps of 8, not {shape.head_size}"
+        if shape.has_soft_cap or shape.has_alibi:
+            return "its kernel has neither soft cap nor ALiBi"
         return trial(shape)
 
     def bytes_per_block(self) -> int:

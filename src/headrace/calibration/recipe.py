@@ -1,5 +1,6 @@
 """`Recipe`: what shall become of the linear layers. One object says it for all of the package."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -35,21 +36,26 @@ class Recipe:
         """Whether the method needs a text."""
         return self.method == "gptq"
 
-    def check(self, name: str, out_features: int, in_features: int) -> None:
-        """Raises StartupError for a matrix that the format cannot hold in this way."""
+    def checked(
+        self, names: Sequence[str], out_features: Sequence[int], in_features: int
+    ) -> Sequence[str]:
+        """`names` of layers that read the same input. Raises StartupError for a matrix that the
+        format cannot hold in this way."""
         size = in_features if self.group_size == -1 else self.group_size
         if in_features % size:
             fitting = [str(s) for s in GROUP_SIZES if s == -1 or in_features % s == 0]
             raise StartupError(
-                f"--group-size {size} does not divide the {in_features} inputs of {name}; "
+                f"--group-size {size} does not divide the {in_features} inputs of {names[0]}; "
                 f"those that do are {', '.join(fitting)}"
             )
         per_word = 32 // self.bits
-        if in_features % per_word or out_features % per_word:
-            raise StartupError(
-                f"{name} has {in_features} inputs and {out_features} outputs; the format packs "
-                f"{self.bits}-bit numbers by {per_word}"
-            )
+        for name, outputs in zip(names, out_features, strict=True):
+            if in_features % per_word or outputs % per_word:
+                raise StartupError(
+                    f"{name} has {in_features} inputs and {outputs} outputs; the format packs "
+                    f"{self.bits}-bit numbers by {per_word}"
+                )
+        return names
 
     def quantize(self, matrix: Tensor, hessian: Hessian | None) -> QuantizedMatrix:
         """[out_features, in_features] float32; without a Hessian it is rounded to nearest."""

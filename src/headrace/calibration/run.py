@@ -1,6 +1,6 @@
 """From a float checkpoint to a quantized one, one decoder layer after another."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from headrace.calibration.checkpoint import Entry, write_checkpoint
 from headrace.calibration.formats import FORMATS, Tensors
 from headrace.calibration.hessian import Hessian
 from headrace.calibration.linear import CalibrationLinear, CalibrationScheme
+from headrace.calibration.names import StoredNames
 from headrace.calibration.parts import Parts, plan
 from headrace.calibration.recipe import Recipe
 from headrace.calibration.windows import Windows
@@ -49,48 +50,50 @@ def quantize(
     `progress` is told layers done and in all. Without held-out windows there is no perplexity.
     Raises StartupError for a model, recipe or folder that cannot be used.
     """
-    if checkpoint.kind == "gguf" or (checkpoint.config.get("quantization_config")):
+    if checkpoint.kind == "gguf" or checkpoint.config.get("quantization_config"):
         raise StartupError(f"{checkpoint.path} is quantized already: give the model in floats")
-    scheme = CalibrationScheme()
-    decoder, backend = _load(checkpoint, scheme, windows)
-    linears = [scheme.of_layer(layer) for layer in range(len(decoder.layers))]
-    for linear in (linear for layer in linears for linear in layer):
-        for name, size in zip(linear.names, linear.sizes, strict=True):
-            recipe.check(name, size, linear.in_features)
+    stored_names = StoredNames(checkpoint)
+    decoder, backend, linears = _load(checkpoint, windows)
+    names = {
+        name: stored_names.of(name)
+        for linear in (linear for layer in linears for linear in layer)
+        for name in recipe.checked(linear.names, linear.sizes, linear.in_features)
+    }
     parts = Parts(output, plan(checkpoint, recipe, windows))
-    run = _Run(recipe, parts, decoder, backend, windows)
-    for layer in range(len(decoder.layers)):
-        progress(layer, len(decoder.layers))
-        run.quantize_layer(layer, linears[layer])
-    progress(len(decoder.layers), len(decoder.layers))
+    run = _Run(recipe, parts, names, decoder, backend, windows)
+    for layer, of_layer in enumerate(linears):
+        progress(layer, len(linears))
+        run.quantize_layer(layer, of_layer)
+    progress(len(linears), len(linears))
     perplexity = run.perplexity() if windows.held_out else None
-    files = parts.files(len(decoder.layers))
-    write_checkpoint(checkpoint, _kept(checkpoint, linears), files, run.config, output)
+    kept = _kept(checkpoint, set(names.values()))
+    write_checkpoint(checkpoint, kept, parts.files(len(linears)), run.config, output)
     parts.delete()
     return perplexity
 
 
 def _load(
-    checkpoint: Checkpoint, scheme: CalibrationScheme, windows: Windows
-) -> tuple[Decoder, AttentionBackend]:
-    options = LoadOptions(dtype=torch.float32, device=CPU, kv_dtype=torch.float32, scheme=scheme)
-    decoder, backend = load_model(checkpoint, options)
-    if not isinstance(decoder, Decoder):
-        raise StartupError(f"{checkpoint.path}: only native models can be quantized")
-    longest = max(map(len, [*windows.calibration, *windows.held_out]), default=0)
+    checkpoint: Checkpoint, windows: Windows
+) -> tuple[Decoder, AttentionBackend, list[list[CalibrationLinear]]]:
+    """The model with room in its cache for one window, and the linears of each layer."""
+    scheme = CalibrationScheme()
+    decoder, backend = load_model(
+        checkpoint, LoadOptions(dtype=torch.float32, device=CPU, scheme=scheme)
+    )
+    assert isinstance(decoder, Decoder)
+    longest = max(map(len, [*windows.calibration, *windows.held_out]), default=1)
     if longest > decoder.max_position:
         raise StartupError(
-            f"--sequence-length {longest}: the model's longest context is {decoder.max_position}"
+            f"sequences of {longest} tokens: the model's longest context is {decoder.max_position}"
         )
     backend.allocate(-(-longest // backend.block_size))
-    return decoder, backend
+    return decoder, backend, [scheme.of_layer(layer) for layer in range(len(decoder.layers))]
 
 
-def _kept(checkpoint: Checkpoint, linears: list[list[CalibrationLinear]]) -> list[Entry]:
-    """The tensors that nothing is done to."""
+def _kept(checkpoint: Checkpoint, replaced: set[str]) -> list[Entry]:
+    """The tensors of all but these layers, and the layers' biases."""
     weights = open_weights(checkpoint)
-    replaced = {f"{name}.weight" for layer in linears for linear in layer for name in linear.names}
-    names = tensor_names(checkpoint.weight_files) - replaced
+    names = tensor_names(checkpoint.weight_files) - {f"{name}.weight" for name in replaced}
     return [(name, weights) for name in sorted(names) if weights.has(name)]
 
 
@@ -101,12 +104,15 @@ class _Run:
         self,
         recipe: Recipe,
         parts: Parts,
+        names: Mapping[str, str],
         decoder: Decoder,
         backend: AttentionBackend,
         windows: Windows,
     ) -> None:
+        """`names`: from ours to the checkpoint's."""
         self._recipe = recipe
         self._parts = parts
+        self._names = names
         self._decoder = decoder
         self._write, make_config = FORMATS[recipe.method]
         self.config = make_config(recipe)
@@ -129,8 +135,8 @@ class _Run:
         stored = SafetensorsWeights([self._parts.path(number)])
         assert isinstance(self._reader, MatrixScheme)
         for linear in linears:
-            matrices = [to_floats(self._reader.read(stored, name)) for name in linear.names]
-            linear.matrix = torch.cat(matrices)
+            names = [self._names[name] for name in linear.names]
+            linear.matrix = torch.cat([to_floats(self._reader.read(stored, n)) for n in names])
         self._calibration.advance(layer)
         self._held_out.advance(layer)
         for linear in linears:
@@ -148,7 +154,7 @@ class _Run:
             first = 0
             for name, size in zip(linear.names, linear.sizes, strict=True):
                 stored = self._write(quantized.rows(slice(first, first + size)))
-                tensors |= {f"{name}.{suffix}": tensor for suffix, tensor in stored.items()}
+                tensors |= {f"{self._names[name]}.{suffix}": t for suffix, t in stored.items()}
                 first += size
         return tensors
 

@@ -9,12 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from headrace.checkpoint.ggml import GGMLType
 from headrace.checkpoint.gguf import GGUFFile
+from headrace.checkpoint.gguf_families import FAMILY_FIELDS, longrope_scaling
+from headrace.checkpoint.gguf_metadata import GGUFMetadata
 from headrace.errors import CheckpointError
 
 ARCHITECTURES = {
+    "gemma": ("GemmaForCausalLM", "gemma"),
+    "gemma2": ("Gemma2ForCausalLM", "gemma2"),
+    "gemma3": ("Gemma3ForCausalLM", "gemma3_text"),
     "llama": ("LlamaForCausalLM", "llama"),
+    "phi3": ("Phi3ForCausalLM", "phi3"),
     "qwen2": ("Qwen2ForCausalLM", "qwen2"),
     "qwen3": ("Qwen3ForCausalLM", "qwen3"),
 }
@@ -28,32 +33,12 @@ LLAMA3_ROPE = {
 """The constants of every released model with Llama 3.1's scaling."""
 
 
-class _Metadata:
-    """Typed access to the keys of one architecture."""
-
-    def __init__(self, file: GGUFFile) -> None:
-        self.file = file
-        self.architecture = file.metadata.get("general.architecture")
-
-    def get(self, name: str, kind: type, default: Any = None) -> Any:
-        """The value of `<architecture>.<name>`; without a default the key must exist."""
-        key = f"{self.architecture}.{name}"
-        value = self.file.metadata.get(key, default)
-        if kind is float and isinstance(value, int):
-            value = float(value)
-        if not isinstance(value, kind):
-            raise CheckpointError(
-                f"{self.file.path}: {key} must be of type {kind.__name__}, found {value!r:.80}"
-            )
-        return value
-
-
 def config_of(file: GGUFFile) -> dict[str, Any]:
     """The configuration, ready for `model_config.normalize`.
 
     Raises CheckpointError for an unknown architecture, a missing key or one of the wrong type.
     """
-    metadata = _Metadata(file)
+    metadata = GGUFMetadata(file)
     if metadata.architecture not in ARCHITECTURES:
         raise CheckpointError(
             f"{file.path}: GGUF architecture {metadata.architecture!r} is not supported, "
@@ -63,8 +48,7 @@ def config_of(file: GGUFFile) -> dict[str, Any]:
     heads = metadata.get("attention.head_count", int)
     hidden_size = metadata.get("embedding_length", int)
     head_dim = metadata.get("attention.key_length", int, hidden_size // max(heads, 1))
-    _check_rotary_width(metadata, head_dim)
-    return {
+    fields = {
         "architectures": [architecture],
         "model_type": model_type,
         "hidden_act": "silu",
@@ -78,12 +62,16 @@ def config_of(file: GGUFFile) -> dict[str, Any]:
         "max_position_embeddings": metadata.get("context_length", int),
         "rope_theta": metadata.get("rope.freq_base", float, 10_000.0),
         "rope_scaling": _rope_scaling(metadata),
+        "partial_rotary_factor": _rotary_share(metadata, head_dim),
         "attention_bias": "blk.0.attn_q.bias" in file.tensors,
         "vocab_size": _vocab_size(file),
         "bos_token_id": _token_id(file, "bos"),
         "eos_token_id": list(end_token_ids(file)) or None,
         "pad_token_id": _token_id(file, "padding"),
     }
+    if (family_fields := FAMILY_FIELDS.get(metadata.architecture)) is not None:
+        fields |= family_fields(metadata, fields)
+    return fields
 
 
 def end_token_ids(file: GGUFFile) -> tuple[int, ...]:
@@ -106,19 +94,22 @@ def _vocab_size(file: GGUFFile) -> int:
     return file.tensors["token_embd.weight"].shape[0]
 
 
-def _check_rotary_width(metadata: _Metadata, head_dim: int) -> None:
+def _rotary_share(metadata: GGUFMetadata, head_dim: int) -> float:
     width = metadata.get("rope.dimension_count", int, head_dim)
-    if width != head_dim:
+    if not 0 < width <= head_dim or (metadata.architecture == "llama" and width != head_dim):
         raise CheckpointError(
-            f"{metadata.file.path}: partial rotary embeddings are not supported "
-            f"(rope.dimension_count {width}, head size {head_dim})"
+            f"{metadata.file.path}: rope.dimension_count {width} is not supported "
+            f"with head size {head_dim}"
         )
+    return width / head_dim
 
 
-def _rope_scaling(metadata: _Metadata) -> dict[str, Any] | None:
+def _rope_scaling(metadata: GGUFMetadata) -> dict[str, Any] | None:
     """Linear and YaRN from their keys; Llama 3.1's out of the tensor that llama.cpp stores."""
     if "rope_freqs.weight" in metadata.file.tensors:
         return _llama3_scaling(metadata)
+    if "rope_factors_long.weight" in metadata.file.tensors:
+        return longrope_scaling(metadata)
     kind = metadata.get("rope.scaling.type", str, "none")
     if kind == "none":
         return None
@@ -137,15 +128,13 @@ def _rope_scaling(metadata: _Metadata) -> dict[str, Any] | None:
     return scaling
 
 
-def _llama3_scaling(metadata: _Metadata) -> dict[str, Any]:
+def _llama3_scaling(metadata: GGUFMetadata) -> dict[str, Any]:
     """Recover the scaling's parameters from the stored divisors of the frequencies.
 
     The largest divisor is the factor; the others must follow from it and the known constants.
     """
     file = metadata.file
-    if file.tensors["rope_freqs.weight"].type is not GGMLType.F32:
-        raise CheckpointError(f"{file.path}: tensor 'rope_freqs.weight' must be F32")
-    divisors = file.data("rope_freqs.weight").view("<f4")
+    divisors = metadata.floats("rope_freqs.weight")
     scaling = {"rope_type": "llama3", "factor": float(divisors.max()), **LLAMA3_ROPE}
     expected = _llama3_divisors(metadata.get("rope.freq_base", float), len(divisors), scaling)
     if not np.allclose(divisors, expected, rtol=1e-3):

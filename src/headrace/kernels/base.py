@@ -41,6 +41,7 @@ from headrace.kernels.tensors import (
     check_equal,
     check_multiple,
     check_rows,
+    check_strided,
 )
 
 MAX_HEAD_SIZE = 512
@@ -194,12 +195,13 @@ class Kernels(ABC):
         out: Tensor,
         *,
         scale: float = 1.0,
+        accumulate: bool = False,
         rows: Tensor | None = None,
     ) -> None:
-        """out[r] = table[ids[r]] * scale. ids [T] int32, out [T, H]."""
+        """out[r] = table[ids[r]] * scale, or added to out. ids [T] int32, out [T, H]."""
         check(out, "out", torch.float32, None, table.in_features)
         check(ids, "ids", torch.int32, out.shape[0])
-        self._embedding(self._rows(rows, out.shape[0]), ids, table, scale, out)
+        self._embedding(self._rows(rows, out.shape[0]), ids, table, scale, out, accumulate)
 
     def norm(
         self,
@@ -211,21 +213,26 @@ class Kernels(ABC):
         kind: NormKind = "rms",
         bias: Tensor | None = None,
         index: Tensor | None = None,
+        accumulate: bool = False,
         rows: Tensor | None = None,
     ) -> None:
-        """out[r] = norm(x[index[r]]) * weight + bias (index None: x[r]).
+        """out[r] = norm(x[index[r]]) * weight + bias (index None: x[r]), or added to out.
 
-        x [X, H], weight and bias [H], index [R] int32, out [R, H] quantized or float32.
+        x [X, H], weight and bias [H], index [R] int32, out [R, H] quantized or float32. Rows of x
+        and of a float32 out may be strided; out may be x. Only float32 accumulates.
         """
         check_choice(kind, "norm kind", NORM_KINDS)
-        num_rows, features = check_activation(out, "out")
-        check(x, "x", torch.float32, num_rows if index is None else None, features)
+        num_rows, features = check_activation(out, "out", is_strided=True)
+        if accumulate and isinstance(out, QuantizedActivation):
+            raise ValueError("out: quantized activations cannot accumulate")
+        check_strided(x, "x", num_rows if index is None else None, features)
         check(weight, "weight", torch.float32, features)
         if bias is not None:
             check(bias, "bias", torch.float32, features)
         if index is not None:
             check(index, "index", torch.int32, num_rows)
-        self._norm(self._rows(rows, num_rows), x, index, kind, weight, bias, eps, out)
+        rows_ = self._rows(rows, num_rows)
+        self._norm(rows_, x, index, kind, weight, bias, eps, out, accumulate)
 
     def linear(
         self,
@@ -271,6 +278,23 @@ class Kernels(ABC):
         check(x, "x", torch.float32, None, None)
         self._check_gate(kind, out, x.shape[0], x.shape[1])
         self._gate(self._rows(rows, x.shape[0]), x, kind, out)
+
+    def activate(
+        self, x: Tensor, out: Activation, *, kind: GateKind, rows: Tensor | None = None
+    ) -> None:
+        """out = act(x). x and out [T, F], F a multiple of 32."""
+        check_choice(kind, "gate kind", GATE_KINDS)
+        num_rows, features = check_activation(out, "out")
+        check(x, "x", torch.float32, num_rows, features)
+        check_multiple("out: features", features, GROUP_SIZE)
+        self._activate(self._rows(rows, num_rows), x, kind, out)
+
+    def soft_cap(self, x: Tensor, *, cap: float, rows: Tensor | None = None) -> None:
+        """x = cap * tanh(x / cap), in place. x [R, F]."""
+        check(x, "x", torch.float32, None, None)
+        if cap <= 0:
+            raise ValueError("cap: must be positive")
+        self._soft_cap(self._rows(rows, x.shape[0]), x, cap)
 
     def quantize(self, x: Tensor, out: QuantizedActivation, *, rows: Tensor | None = None) -> None:
         """out = x as int8, scale = max|x| / 127 for each 32 features. x [T, F]."""
@@ -402,13 +426,15 @@ class Kernels(ABC):
         scale: float,
         window: int | None = None,
         soft_cap: float | None = None,
+        alibi_slopes: Tensor | None = None,
         rows: Tensor | None = None,
     ) -> None:
         """Causal attention of each token over its sequence's context, which ends with it.
 
         The first num_heads * D columns of qkv [T, any] are the queries; out [T, num_heads * D];
         query_start [S + 1], context_lens [S], block_table [S, B] int32. `rows` counts sequences.
-        window: each token sees at most so many tokens, itself included.
+        window: each token sees at most so many tokens, itself included. alibi_slopes [num_heads]:
+        scores fall by so much per token of distance.
         """
         self._check_cache(cache, num_heads)
         width = num_heads * cache.head_size
@@ -424,8 +450,10 @@ class Kernels(ABC):
             raise ValueError("window: must be at least 1")
         if soft_cap is not None and soft_cap <= 0:
             raise ValueError("soft_cap: must be positive")
+        if alibi_slopes is not None:
+            check(alibi_slopes, "alibi_slopes", torch.float32, num_heads)
         batch = (query_start, context_lens, block_table)
-        options = (scale, window, soft_cap)
+        options = (scale, window, soft_cap, alibi_slopes)
         rows_ = self._rows(rows, num_sequences)
         self._attention(rows_, qkv, cache, batch, num_heads, options, out)
 
@@ -500,7 +528,13 @@ class Kernels(ABC):
 
     @abstractmethod
     def _embedding(
-        self, rows: Rows, ids: Tensor, table: PackedWeight, scale: float, out: Tensor
+        self,
+        rows: Rows,
+        ids: Tensor,
+        table: PackedWeight,
+        scale: float,
+        out: Tensor,
+        accumulate: bool,
     ) -> None: ...
 
     @abstractmethod
@@ -514,6 +548,7 @@ class Kernels(ABC):
         bias: Tensor | None,
         eps: float,
         out: Activation,
+        accumulate: bool,
     ) -> None: ...
 
     @abstractmethod
@@ -534,6 +569,12 @@ class Kernels(ABC):
 
     @abstractmethod
     def _gate(self, rows: Rows, x: Tensor, kind: GateKind, out: Activation) -> None: ...
+
+    @abstractmethod
+    def _activate(self, rows: Rows, x: Tensor, kind: GateKind, out: Activation) -> None: ...
+
+    @abstractmethod
+    def _soft_cap(self, rows: Rows, x: Tensor, cap: float) -> None: ...
 
     @abstractmethod
     def _quantize(self, rows: Rows, x: Tensor, out: QuantizedActivation) -> None: ...
@@ -581,6 +622,6 @@ class Kernels(ABC):
         cache: LayerCache,
         batch: tuple[Tensor, Tensor, Tensor],
         num_heads: int,
-        options: tuple[float, int | None, float | None],
+        options: tuple[float, int | None, float | None, Tensor | None],
         out: Tensor,
     ) -> None: ...

@@ -158,12 +158,22 @@ class NativeKernels(Kernels):
     # Ops
 
     def _embedding(
-        self, rows: Rows, ids: Tensor, table: PackedWeight, scale: float, out: Tensor
+        self,
+        rows: Rows,
+        ids: Tensor,
+        table: PackedWeight,
+        scale: float,
+        out: Tensor,
+        accumulate: bool,
     ) -> None:
-        table_words = self._weight_words(table)
-        ids_address, out_address = self._address(ids), self._address(out)
         self._call(
-            "embedding", *self._rows_words(rows), ids_address, *table_words, scale, out_address
+            "embedding",
+            *self._rows_words(rows),
+            self._address(ids),
+            *self._weight_words(table),
+            scale,
+            self._address(out),
+            accumulate,
         )
 
     def _norm(
@@ -176,18 +186,23 @@ class NativeKernels(Kernels):
         bias: Tensor | None,
         eps: float,
         out: Activation,
+        accumulate: bool,
     ) -> None:
+        out_stride = out.stride(0) if isinstance(out, Tensor) else 0
         self._call(
             "norm",
             *self._rows_words(rows),
             self._address(x),
             x.shape[0],
+            x.stride(0),
             self._address(index),
             NORM_KINDS.index(kind),
             self._address(weight),
             self._address(bias),
             eps,
             *self._activation_words(out),
+            out_stride,
+            accumulate,
         )
 
     def _linear(
@@ -225,6 +240,14 @@ class NativeKernels(Kernels):
         words = self._rows_words(rows)
         kind_index = GATE_KINDS.index(kind)
         self._call("gate", *words, self._address(x), kind_index, *self._activation_words(out))
+
+    def _activate(self, rows: Rows, x: Tensor, kind: GateKind, out: Activation) -> None:
+        words = self._rows_words(rows)
+        kind_index = GATE_KINDS.index(kind)
+        self._call("activate", *words, self._address(x), kind_index, *self._activation_words(out))
+
+    def _soft_cap(self, rows: Rows, x: Tensor, cap: float) -> None:
+        self._call("soft_cap", *self._rows_words(rows), self._address(x), x.shape[1], cap)
 
     def _quantize(self, rows: Rows, x: Tensor, out: QuantizedActivation) -> None:
         words = self._rows_words(rows)
@@ -310,10 +333,10 @@ class NativeKernels(Kernels):
         cache: LayerCache,
         batch: tuple[Tensor, Tensor, Tensor],
         num_heads: int,
-        options: tuple[float, int | None, float | None],
+        options: tuple[float, int | None, float | None, Tensor | None],
         out: Tensor,
     ) -> None:
-        scale, window, soft_cap = options
+        scale, window, soft_cap, alibi_slopes = options
         self._call(
             "attention",
             *self._rows_words(rows),
@@ -327,5 +350,6 @@ class NativeKernels(Kernels):
             scale,
             window or 0,
             soft_cap or 0.0,
+            self._address(alibi_slopes),
             self._address(out),
         )

@@ -19,7 +19,7 @@ BLOCK_SIZE = 32
 WeightKind = Literal[
     "int4", "int8", "nf4", "fp4", "float8", "float16", "bfloat16", "float32"
 ]  # fmt: skip
-GateKind = Literal["silu", "gelu", "gelu_tanh"]
+GateKind = Literal["silu", "gelu", "gelu_tanh", "relu"]
 NormKind = Literal["rms", "layer"]
 
 WEIGHT_KINDS: tuple[WeightKind, ...] = (
@@ -28,7 +28,7 @@ WEIGHT_KINDS: tuple[WeightKind, ...] = (
 """In the order of `Kind` in csrc/layout.h. The first five are in groups that share a scale; nf4,
 fp4 and float8 (E4M3) are codes of a codebook."""
 NIBBLE_KINDS: tuple[WeightKind, ...] = ("int4", "nf4", "fp4")
-GATE_KINDS: tuple[GateKind, ...] = ("silu", "gelu", "gelu_tanh")
+GATE_KINDS: tuple[GateKind, ...] = ("silu", "gelu", "gelu_tanh", "relu")
 NORM_KINDS: tuple[NormKind, ...] = ("rms", "layer")
 FLOAT_DTYPES: dict[WeightKind, torch.dtype] = {
     "float16": torch.float16,
@@ -203,11 +203,22 @@ def check_choice(value: object, name: str, choices: tuple[object, ...]) -> None:
         raise ValueError(f"{name}: {value!r} is none of {', '.join(map(str, choices))}")
 
 
-def check_activation(x: Activation, name: str) -> tuple[int, int]:
+def check_strided(x: Tensor, name: str, num_rows: int | None, features: int | None) -> None:
+    """Raise ValueError unless `x` is a float32 CPU matrix of this shape with contiguous rows."""
+    check_rows(x, name)
+    check(x[:, :0], name, torch.float32, num_rows, 0)
+    if features is not None:
+        check_equal(f"{name}: features", x.shape[1], features)
+
+
+def check_activation(x: Activation, name: str, *, is_strided: bool = False) -> tuple[int, int]:
     """Return (rows, features); raise ValueError if it is neither quantized nor float32."""
     if isinstance(x, QuantizedActivation):
         return x.rows, x.features
-    check(x, name, torch.float32, None, None)
+    if is_strided:
+        check_strided(x, name, None, None)
+    else:
+        check(x, name, torch.float32, None, None)
     return x.shape[0], x.shape[1]
 
 

@@ -36,6 +36,7 @@ GATES: dict[GateKind, Callable[[Tensor], Tensor]] = {
     "silu": functional.silu,
     "gelu": functional.gelu,
     "gelu_tanh": lambda x: functional.gelu(x, approximate="tanh"),
+    "relu": functional.relu,
 }
 
 
@@ -89,6 +90,10 @@ def put(x: Tensor, out: Activation) -> None:
         out.storage[: x.shape[0]] = fake_quantize(x)
     else:
         out[: x.shape[0]] = x
+
+
+def floats(x: Activation) -> Tensor:
+    return x.storage if isinstance(x, QuantizedActivation) else x
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -173,12 +178,19 @@ class TorchKernels(Kernels):
     # Ops
 
     def _embedding(
-        self, rows: Rows, ids: Tensor, table: PackedWeight, scale: float, out: Tensor
+        self,
+        rows: Rows,
+        ids: Tensor,
+        table: PackedWeight,
+        scale: float,
+        out: Tensor,
+        accumulate: bool,
     ) -> None:
         def op() -> None:
             count = rows.count()
             check_range(ids[:count], table.out_features, "a token id is outside the embedding")
-            out[:count] = values_of(table, ids[:count].long()) * scale
+            result = values_of(table, ids[:count].long()) * scale
+            out[:count] = out[:count] + result if accumulate else result
 
         self._do(op)
 
@@ -192,6 +204,7 @@ class TorchKernels(Kernels):
         bias: Tensor | None,
         eps: float,
         out: Activation,
+        accumulate: bool,
     ) -> None:
         def op() -> None:
             count = rows.count()
@@ -199,10 +212,11 @@ class TorchKernels(Kernels):
                 check_range(index[:count], x.shape[0], "a row index is outside the norm's input")
             values = x[:count] if index is None else x[index[:count].long()]
             if kind == "layer":
-                put(functional.layer_norm(values, weight.shape, weight, bias, eps), out)
+                result = functional.layer_norm(values, weight.shape, weight, bias, eps)
             else:
                 result = rms_norm(values, weight, eps)
-                put(result if bias is None else result + bias, out)
+                result = result if bias is None else result + bias
+            put(result + floats(out)[:count] if accumulate else result, out)
 
         self._do(op)
 
@@ -237,6 +251,16 @@ class TorchKernels(Kernels):
         def op() -> None:
             gate, up = x[: rows.count()].chunk(2, -1)
             put(GATES[kind](gate) * up, out)
+
+        self._do(op)
+
+    def _activate(self, rows: Rows, x: Tensor, kind: GateKind, out: Activation) -> None:
+        self._do(lambda: put(GATES[kind](x[: rows.count()]), out))
+
+    def _soft_cap(self, rows: Rows, x: Tensor, cap: float) -> None:
+        def op() -> None:
+            count = rows.count()
+            x[:count] = cap * torch.tanh(x[:count] / cap)
 
         self._do(op)
 
@@ -345,7 +369,7 @@ class TorchKernels(Kernels):
         cache: LayerCache,
         batch: tuple[Tensor, Tensor, Tensor],
         num_heads: int,
-        options: tuple[float, int | None, float | None],
+        options: tuple[float, int | None, float | None, Tensor | None],
         out: Tensor,
     ) -> None:
         query_start, context_lens, block_table = batch
@@ -380,10 +404,10 @@ def attend(
     query: Tensor,
     keys: Tensor,
     values: Tensor,
-    options: tuple[float, int | None, float | None],
+    options: tuple[float, int | None, float | None, Tensor | None],
 ) -> Tensor:
     """query [heads, T, D], keys and values [kv heads, context, D]; returns [heads, T, D]."""
-    scale, window, soft_cap = options
+    scale, window, soft_cap, alibi_slopes = options
     group = query.shape[0] // keys.shape[0]
     keys, values = keys.repeat_interleave(group, 0), values.repeat_interleave(group, 0)
     scores = query @ keys.transpose(1, 2) * scale
@@ -392,5 +416,7 @@ def attend(
     num_tokens, context = scores.shape[1:]
     positions = torch.arange(context - num_tokens, context)[:, None]
     distance = positions - torch.arange(context)
+    if alibi_slopes is not None:
+        scores = scores - alibi_slopes.view(-1, 1, 1) * distance
     hidden = (distance < 0) if window is None else (distance < 0) | (distance >= window)
     return scores.masked_fill(hidden, -torch.inf).softmax(-1) @ values

@@ -1,4 +1,4 @@
-"""Activations of gated MLPs by their Hugging Face names."""
+"""Activations of MLPs by their Hugging Face names."""
 
 from collections.abc import Callable
 from functools import partial
@@ -10,5 +10,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": functional.silu,
     "gelu": functional.gelu,
     "gelu_pytorch_tanh": partial(functional.gelu, approximate="tanh"),
+    "gelu_new": partial(functional.gelu, approximate="tanh"),
+    "gelu_fast": partial(functional.gelu, approximate="tanh"),
     "relu": functional.relu,
 }

@@ -2,33 +2,52 @@
 
 from dataclasses import dataclass
 
-from torch import Tensor
+import torch
 
 from headrace.attention.base import AttentionBatch, AttentionOptions
 from headrace.layers.linear import Linear
+from headrace.layers.norm import NormSpec, load_norm
 from headrace.layers.operations import Activation, Angles, AttentionLayout, HeadNorm
 from headrace.layers.parameters import ParameterLoader
+from headrace.layers.rope import RopeSpec
 from headrace.quantization import LinearWeight
 
 
 @dataclass(frozen=True, kw_only=True)
+class HeadNormSpec:
+    """How queries and keys are normalised before they rotate."""
+
+    norm: NormSpec
+    is_joint: bool = False
+    """Over all heads together (OLMo 2); otherwise each head by itself."""
+    has_weight_per_head: bool = False
+    """Heads have weights of their own (Cohere); otherwise they share them."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class AttentionSpec:
-    """The sizes of one attention layer."""
+    """One attention layer."""
 
     hidden_size: int
     num_heads: int
     num_kv_heads: int
     head_size: int
-    qkv_bias: bool
-    output_bias: bool
-    qk_norm_epsilon: float | None
-    """Queries and keys are normalised per head (Qwen3); None: they are not."""
-    window: int | None
-    """See `AttentionOptions`."""
+    scale: float
+    """Multiplies the scores; usually head_size^-0.5."""
+    qkv_bias: bool = False
+    output_bias: bool = False
+    head_norm: HeadNormSpec | None = None
+    rope: RopeSpec | None = None
+    alibi_slopes: tuple[float, ...] | None = None
+    """See `AttentionOptions`; one per head."""
+    window: int | None = None
+    soft_cap: float | None = None
+    clip: float | None = None
+    """Queries, keys and values are clamped to so much either side of 0 (OLMo, MPT)."""
 
 
 class Attention:
-    """[T, hidden_size] to [T, hidden_size], added to the residual stream."""
+    """[T, hidden_size] to [T, num_heads * head_size], and `output` back."""
 
     def __init__(self, load: ParameterLoader, prefix: str, layer: int, spec: AttentionSpec) -> None:
         query, key_value = (n * spec.head_size for n in (spec.num_heads, spec.num_kv_heads))
@@ -48,8 +67,9 @@ class Attention:
             num_heads=spec.num_heads,
             num_kv_heads=spec.num_kv_heads,
             head_size=spec.head_size,
-            options=AttentionOptions(scale=spec.head_size**-0.5, window=spec.window),
+            options=_options(load, spec),
             head_norm=_head_norm(load, prefix, spec),
+            clip=spec.clip,
         )
 
     @property
@@ -57,17 +77,33 @@ class Attention:
         """The weight that reads the layer's input."""
         return self.qkv.weight
 
-    def __call__(
-        self, x: Activation, residual: Tensor, angles: Angles, batch: AttentionBatch
-    ) -> Tensor:
-        attended = self.operations.attend(
-            self.qkv(x), angles, batch, self.layout, self.output.weight
-        )
-        return self.output(attended, residual)
+    def __call__(self, x: Activation, angles: Angles, batch: AttentionBatch) -> Activation:
+        """`angles`: None in a layer without rotary embedding. The result is `output`'s input."""
+        return self.operations.attend(self.qkv(x), angles, batch, self.layout, self.output.weight)
+
+
+def _options(load: ParameterLoader, spec: AttentionSpec) -> AttentionOptions:
+    slopes = spec.alibi_slopes
+    return AttentionOptions(
+        scale=spec.scale,
+        window=spec.window,
+        soft_cap=spec.soft_cap,
+        alibi_slopes=None if slopes is None else torch.tensor(slopes, device=load.device),
+    )
+
+
+def _norm_shape(norm: HeadNormSpec, num_heads: int, head_size: int) -> tuple[int, ...]:
+    if norm.is_joint:
+        return (num_heads * head_size,)
+    return (num_heads, head_size) if norm.has_weight_per_head else (head_size,)
 
 
 def _head_norm(load: ParameterLoader, prefix: str, spec: AttentionSpec) -> HeadNorm | None:
-    if spec.qk_norm_epsilon is None:
+    norm, size = spec.head_norm, spec.head_size
+    if norm is None:
         return None
-    query, key = (load.tensor(f"{prefix}.{name}_norm.weight", (spec.head_size,)) for name in "qk")
-    return HeadNorm(query, key, spec.qk_norm_epsilon)
+    query, key = (
+        load_norm(load, f"{prefix}.{name}_norm", _norm_shape(norm, num_heads, size), norm.norm)
+        for name, num_heads in (("q", spec.num_heads), ("k", spec.num_kv_heads))
+    )
+    return HeadNorm(query, key, norm.is_joint)

@@ -1,4 +1,6 @@
-"""The gated MLP (Shazeer 2020): down(activation(gate(x)) * up(x))."""
+"""The MLP: down(activation(up(x))), or gated (Shazeer 2020): down(activation(gate(x)) * up(x))."""
+
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -8,39 +10,41 @@ from headrace.layers.parameters import ParameterLoader
 from headrace.quantization import LinearWeight
 
 
-class GatedMLP:
-    """[T, hidden_size] to [T, hidden_size], added to the residual stream."""
+@dataclass(frozen=True, kw_only=True)
+class MLPSpec:
+    """The sizes of one MLP."""
 
-    def __init__(
-        self,
-        load: ParameterLoader,
-        prefix: str,
-        hidden_size: int,
-        intermediate_size: int,
-        activation: str,
-        *,
-        bias: bool,
-    ) -> None:
-        self.activation = activation
+    intermediate_size: int
+    activation: str
+    is_gated: bool = True
+    bias: bool = False
+
+
+class MLP:
+    """[T, hidden_size] to [T, hidden_size]."""
+
+    def __init__(self, load: ParameterLoader, prefix: str, hidden_size: int, spec: MLPSpec) -> None:
+        names, inner = ["gate_proj", "up_proj"], spec.intermediate_size
+        if not spec.is_gated:
+            names = ["up_proj"]
+        self.spec = spec
         self.operations = load.operations
-        self.gate_up = Linear(
+        self.up = Linear(
             load,
-            [f"{prefix}.gate_proj", f"{prefix}.up_proj"],
+            [f"{prefix}.{name}" for name in names],
             hidden_size,
-            [intermediate_size] * 2,
-            bias=bias,
+            [inner] * len(names),
+            bias=spec.bias,
         )
-        self.down = Linear(
-            load, [f"{prefix}.down_proj"], intermediate_size, [hidden_size], bias=bias
-        )
+        self.down = Linear(load, [f"{prefix}.down_proj"], inner, [hidden_size], bias=spec.bias)
 
     @property
     def input_weight(self) -> LinearWeight:
         """The weight that reads the layer's input."""
-        return self.gate_up.weight
+        return self.up.weight
 
-    def __call__(self, x: Activation, residual: Tensor) -> Tensor:
-        gated = self.operations.gated(
-            x, self.gate_up.weight, self.gate_up.bias, self.activation, self.down.weight
-        )
-        return self.down(gated, residual)
+    def __call__(self, x: Activation, residual: Tensor | None) -> Tensor:
+        """Added to the residual stream if one is given, in its memory."""
+        activate = self.operations.gated if self.spec.is_gated else self.operations.activated
+        inner = activate(x, self.up.weight, self.up.bias, self.spec.activation, self.down.weight)
+        return self.down(inner, residual)

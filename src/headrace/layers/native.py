@@ -15,21 +15,36 @@ from headrace.attention.base import AttentionBatch
 from headrace.attention.native import NativeBackend
 from headrace.kernels import Activation, Kernels, QuantizedActivation, Rotary
 from headrace.kernels.tensors import GROUP_SIZE, GateKind
-from headrace.layers.operations import AttentionLayout
+from headrace.layers.attention import AttentionSpec
+from headrace.layers.mlp import MLPSpec
+from headrace.layers.operations import AttentionLayout, HeadNorm, NormParameters
 from headrace.layers.rope import RotaryEmbedding
 from headrace.quantization import LinearWeight
 from headrace.quantization.packed import PackedLinear
 
-GATES: dict[str, GateKind] = {"silu": "silu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
+GATES: dict[str, GateKind] = {
+    "silu": "silu",
+    "gelu": "gelu",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "relu": "relu",
+}
 
 
-def unsupported(activation: str, hidden_size: int, intermediate_size: int) -> str | None:
-    """What of a gated decoder the kernels cannot do; None: nothing."""
-    if activation not in GATES:
-        return f"activation {activation}"
-    for name, size in (("hidden", hidden_size), ("intermediate", intermediate_size)):
+def unsupported(hidden_size: int, attention: AttentionSpec, mlp: MLPSpec) -> str | None:
+    """What of a layer the kernels cannot do; None: nothing."""
+    if mlp.activation not in GATES:
+        return f"activation {mlp.activation}"
+    for name, size in (("hidden", hidden_size), ("intermediate", mlp.intermediate_size)):
         if size % GROUP_SIZE:
             return f"{name} size {size} is no multiple of {GROUP_SIZE}"
+    if attention.clip is not None:
+        return "clamped queries, keys and values"
+    if head_norm := attention.head_norm:
+        spec = head_norm.norm
+        if head_norm.has_weight_per_head or (spec.kind == "layer" and not head_norm.is_joint):
+            return "norms of each query and key head other than RMS norms that share their weight"
     return None
 
 
@@ -90,16 +105,61 @@ class NativeOperations:
         self.kernels.permute(x, consumer.permutation.index, out, rows=self._counts.tokens)
         return out
 
-    def embedding(self, token_ids: Tensor, table: LinearWeight) -> Tensor:
+    def embedding(
+        self,
+        ids: Tensor,
+        table: LinearWeight,
+        scale: float = 1.0,
+        residual: Tensor | None = None,
+    ) -> Tensor:
         assert isinstance(table, PackedLinear)
-        out = self._floats("embedding", table.in_features)
-        self.kernels.embedding(token_ids, table.packed, out, rows=self._counts.tokens)
+        out = self._floats("embedding", table.in_features) if residual is None else residual
+        self.kernels.embedding(
+            ids,
+            table.packed,
+            out,
+            scale=scale,
+            accumulate=residual is not None,
+            rows=self._counts.tokens,
+        )
         return out
 
-    def norm(self, x: Tensor, weight: Tensor, epsilon: float, consumer: LinearWeight) -> Activation:
+    def norm(self, x: Tensor, norm: NormParameters, consumer: LinearWeight) -> Activation:
         out = self._input_of(consumer, "norm")
-        self.kernels.norm(x, weight, out, eps=epsilon, rows=self._counts.tokens)
+        self._norm(x, norm, out)
         return self._ordered(out, consumer, "norm")
+
+    def residual_norm(self, x: Tensor, norm: NormParameters, residual: Tensor | None) -> Tensor:
+        out = self._floats("stream", x.shape[1]) if residual is None else residual
+        self._norm(x, norm, out, accumulate=residual is not None)
+        return out
+
+    def _normalize_jointly(self, qkv: Tensor, norm: HeadNorm, layout: AttentionLayout) -> None:
+        query, key = (n * layout.head_size for n in (layout.num_heads, layout.num_kv_heads))
+        queries, keys, _ = qkv.split([query, key, key], dim=1)
+        self._norm(queries, norm.query, queries)
+        self._norm(keys, norm.key, keys)
+
+    def _norm(
+        self, x: Tensor, norm: NormParameters, out: Activation, *, accumulate: bool = False
+    ) -> None:
+        self.kernels.norm(
+            x,
+            norm.weight,
+            out,
+            eps=norm.epsilon,
+            kind=norm.kind,
+            bias=norm.bias,
+            accumulate=accumulate,
+            rows=self._counts.tokens,
+        )
+
+    def convert(self, x: Tensor, consumer: LinearWeight) -> Activation:
+        out = self._input_of(consumer, "norm")
+        if not isinstance(out, QuantizedActivation):
+            return self._ordered(x, consumer, "norm")
+        self.kernels.quantize(x, out, rows=self._counts.tokens)
+        return out
 
     def linear(
         self,
@@ -136,6 +196,22 @@ class NativeOperations:
             self.kernels.gate(self.linear(x, gate_up, bias), out, kind=kind, rows=rows)
         return self._ordered(out, consumer, "gated")
 
+    def activated(
+        self,
+        x: Activation,
+        up: LinearWeight,
+        bias: Tensor | None,
+        activation: str,
+        consumer: LinearWeight,
+    ) -> Activation:
+        out, rows = self._input_of(consumer, "gated"), self._counts.tokens
+        self.kernels.activate(self.linear(x, up, bias), out, kind=GATES[activation], rows=rows)
+        return self._ordered(out, consumer, "gated")
+
+    def soft_cap(self, x: Tensor, cap: float) -> Tensor:
+        self.kernels.soft_cap(x, cap=cap, rows=self._counts.tokens)
+        return x
+
     def angles(self, rotary: RotaryEmbedding, positions: Tensor) -> Rotary:
         """Tables for all positions; the kernel looks each token's up."""
         tables = rotary(torch.arange(self._max_positions, dtype=torch.int32))
@@ -144,12 +220,15 @@ class NativeOperations:
     def attend(
         self,
         qkv: Tensor,
-        angles: Rotary,
+        angles: Rotary | None,
         batch: AttentionBatch,
         layout: AttentionLayout,
         consumer: LinearWeight,
     ) -> Activation:
         cache, norm, counts = self._backend.caches[layout.layer], layout.head_norm, self._counts
+        if norm is not None and norm.is_joint:
+            self._normalize_jointly(qkv, norm, layout)
+            norm = None
         self.kernels.rope_write(
             qkv,
             batch.positions,
@@ -157,9 +236,9 @@ class NativeOperations:
             cache,
             num_heads=layout.num_heads,
             rotary=angles,
-            query_norm=norm.query if norm else None,
-            key_norm=norm.key if norm else None,
-            eps=norm.epsilon if norm else 0.0,
+            query_norm=norm.query.weight if norm else None,
+            key_norm=norm.key.weight if norm else None,
+            eps=norm.query.epsilon if norm else 0.0,
             rows=counts.tokens,
         )
         attended = self._floats("attended", layout.num_heads * layout.head_size)
@@ -174,6 +253,7 @@ class NativeOperations:
             scale=layout.options.scale,
             window=layout.options.window,
             soft_cap=layout.options.soft_cap,
+            alibi_slopes=layout.options.alibi_slopes,
             rows=counts.sequences,
         )
         out = self._input_of(consumer, "attended")

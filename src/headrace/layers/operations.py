@@ -6,10 +6,10 @@ The layers are written once against `Operations`. `TorchOperations` computes at 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
-import torch
 from torch import Tensor
+from torch.nn import functional
 
 from headrace.attention.base import AttentionBackend, AttentionBatch, AttentionOptions
 from headrace.layers.activation import ACTIVATIONS
@@ -23,12 +23,22 @@ Angles = Any
 
 
 @dataclass(frozen=True, slots=True)
-class HeadNorm:
-    """RMS norm of each query and key head (Qwen3); weights [head_size]."""
+class NormParameters:
+    """A norm over the last dimension; weight and bias have that size, or one row per head."""
 
-    query: Tensor
-    key: Tensor
+    kind: Literal["rms", "layer"]
     epsilon: float
+    weight: Tensor
+    bias: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HeadNorm:
+    """Norms of queries and keys, of each head (Qwen3), or joint: over all heads (OLMo 2)."""
+
+    query: NormParameters
+    key: NormParameters
+    is_joint: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,17 +51,35 @@ class AttentionLayout:
     head_size: int
     options: AttentionOptions
     head_norm: HeadNorm | None = None
+    clip: float | None = None
+    """Queries, keys and values are clamped to so much either side of 0."""
 
 
 class Operations(Protocol):
     """T is the number of the batch's tokens. `consumer` is the weight that reads the result."""
 
-    def embedding(self, token_ids: Tensor, table: LinearWeight) -> Tensor:
-        """token_ids [T] to the residual stream [T, hidden_size]."""
+    def embedding(
+        self,
+        ids: Tensor,
+        table: LinearWeight,
+        scale: float = 1.0,
+        residual: Tensor | None = None,
+    ) -> Tensor:
+        """Rows ids [T] of the table, times `scale`, [T, hidden_size]; with `residual` added to it,
+        in its memory."""
         ...
 
-    def norm(self, x: Tensor, weight: Tensor, epsilon: float, consumer: LinearWeight) -> Activation:
-        """x [T, H] / rms(x) * weight [H]."""
+    def norm(self, x: Tensor, norm: NormParameters, consumer: LinearWeight) -> Activation:
+        """x [T, H], normalised."""
+        ...
+
+    def residual_norm(self, x: Tensor, norm: NormParameters, residual: Tensor | None) -> Tensor:
+        """x [T, H], normalised, in the residual stream's form; with `residual` added to it, in its
+        memory."""
+        ...
+
+    def convert(self, x: Tensor, consumer: LinearWeight) -> Activation:
+        """x [T, H] as it is, for a linear layer that reads the residual stream itself."""
         ...
 
     def linear(
@@ -75,6 +103,17 @@ class Operations(Protocol):
         """activation(gate(x)) * up(x), both halves of one weight: [T, out_features / 2]."""
         ...
 
+    def activated(
+        self,
+        x: Activation,
+        up: LinearWeight,
+        bias: Tensor | None,
+        activation: str,
+        consumer: LinearWeight,
+    ) -> Activation:
+        """activation(up(x)), [T, out_features]."""
+        ...
+
     def angles(self, rotary: RotaryEmbedding, positions: Tensor) -> Angles:
         """Computed once per pass, for all layers."""
         ...
@@ -82,21 +121,29 @@ class Operations(Protocol):
     def attend(
         self,
         qkv: Tensor,
-        angles: Angles,
+        angles: Angles | None,
         batch: AttentionBatch,
         layout: AttentionLayout,
         consumer: LinearWeight,
     ) -> Activation:
         """Packed queries, keys, values [T, (heads + 2 kv heads) * head_size] to the attention's
-        result [T, heads * head_size]; keys and values go to the cache."""
+        result [T, heads * head_size]; keys and values go to the cache. Without angles nothing
+        rotates."""
+        ...
+
+    def soft_cap(self, x: Tensor, cap: float) -> Tensor:
+        """cap * tanh(x / cap), in x's memory."""
         ...
 
 
-def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-    """Zhang and Sennrich 2019, over the last dimension; in float32, given back in x's dtype."""
-    wide = x.float()
-    scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + epsilon)
-    return weight * (wide * scale).to(x.dtype)
+def normalize(x: Tensor, norm: NormParameters) -> Tensor:
+    """Over the last dimension, in float32; the weight applies in its own dtype."""
+    function = functional.rms_norm if norm.kind == "rms" else functional.layer_norm
+    normed = function(x.float(), x.shape[-1:], eps=norm.epsilon)
+    normed = norm.weight * normed.to(norm.weight.dtype)
+    if norm.bias is not None:
+        normed = normed + norm.bias
+    return normed.to(x.dtype)
 
 
 class TorchOperations:
@@ -105,11 +152,26 @@ class TorchOperations:
     def __init__(self, backend: AttentionBackend) -> None:
         self._backend = backend
 
-    def embedding(self, token_ids: Tensor, table: LinearWeight) -> Tensor:
-        return table.lookup(token_ids)
+    def embedding(
+        self,
+        ids: Tensor,
+        table: LinearWeight,
+        scale: float = 1.0,
+        residual: Tensor | None = None,
+    ) -> Tensor:
+        embedded = table.lookup(ids)
+        embedded = embedded if scale == 1 else embedded * scale
+        return embedded if residual is None else residual.add_(embedded)
 
-    def norm(self, x: Tensor, weight: Tensor, epsilon: float, consumer: LinearWeight) -> Tensor:
-        return rms_norm(x, weight, epsilon)
+    def norm(self, x: Tensor, norm: NormParameters, consumer: LinearWeight) -> Tensor:
+        return normalize(x, norm)
+
+    def residual_norm(self, x: Tensor, norm: NormParameters, residual: Tensor | None) -> Tensor:
+        normed = normalize(x, norm)
+        return normed if residual is None else residual.add_(normed)
+
+    def convert(self, x: Tensor, consumer: LinearWeight) -> Tensor:
+        return x
 
     def linear(
         self,
@@ -132,22 +194,45 @@ class TorchOperations:
         function: Callable[[Tensor], Tensor] = ACTIVATIONS[activation]
         return function(gate) * up
 
+    def activated(
+        self,
+        x: Tensor,
+        up: LinearWeight,
+        bias: Tensor | None,
+        activation: str,
+        consumer: LinearWeight,
+    ) -> Tensor:
+        return ACTIVATIONS[activation](up.apply(x, bias, None))
+
     def angles(self, rotary: RotaryEmbedding, positions: Tensor) -> tuple[Tensor, Tensor]:
         return rotary(positions)
 
     def attend(
         self,
         qkv: Tensor,
-        angles: tuple[Tensor, Tensor],
+        angles: tuple[Tensor, Tensor] | None,
         batch: AttentionBatch,
         layout: AttentionLayout,
         consumer: LinearWeight,
     ) -> Tensor:
+        if layout.clip is not None:
+            qkv = qkv.clamp_(-layout.clip, layout.clip)
         heads, kv_heads = layout.num_heads, layout.num_kv_heads
         states = qkv.view(len(qkv), -1, layout.head_size)
         query, key, value = states.split([heads, kv_heads, kv_heads], dim=1)
         if norm := layout.head_norm:
-            query = rms_norm(query, norm.query, norm.epsilon)
-            key = rms_norm(key, norm.key, norm.epsilon)
-        query, key = rotate(query, *angles), rotate(key, *angles)
+            query = _normalize_heads(query, norm.query, is_joint=norm.is_joint)
+            key = _normalize_heads(key, norm.key, is_joint=norm.is_joint)
+        if angles is not None:
+            query, key = rotate(query, *angles), rotate(key, *angles)
         return self._backend.forward(layout.layer, query, key, value, batch, layout.options)
+
+    def soft_cap(self, x: Tensor, cap: float) -> Tensor:
+        return x.div_(cap).tanh_().mul_(cap)
+
+
+def _normalize_heads(states: Tensor, norm: NormParameters, *, is_joint: bool) -> Tensor:
+    """states [T, heads, head_size]."""
+    if is_joint:
+        return normalize(states.flatten(1), norm).view(states.shape)
+    return normalize(states, norm)

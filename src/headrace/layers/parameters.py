@@ -8,7 +8,7 @@ from torch import Tensor
 from headrace.errors import CheckpointError
 from headrace.layers.operations import Operations
 from headrace.quantization import LinearWeight, Scheme
-from headrace.weights import Weights
+from headrace.weights import DummyWeights, Weights
 
 
 class ParameterLoader:
@@ -31,17 +31,15 @@ class ParameterLoader:
         self._dtype = dtype
         self.device = device
 
-    def has(self, name: str) -> bool:
-        return self._weights.has(name)
-
-    def tensor(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        """One parameter in the model's dtype. Raises CheckpointError if its shape differs."""
+    def tensor(self, name: str, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> Tensor:
+        """One parameter; without `dtype` in the model's. Raises CheckpointError if its shape
+        differs."""
         stored = self._weights.get(name)
         if stored.shape != shape:
             raise CheckpointError(
                 f"tensor {name}: expected shape {list(shape)}, found {list(stored.shape)}"
             )
-        tensor = stored.to(device=self.device, dtype=self._dtype)
+        tensor = stored.to(device=self.device, dtype=dtype or self._dtype)
         self.nbytes += tensor.nbytes
         return tensor
 
@@ -58,3 +56,30 @@ class ParameterLoader:
             )
         self.nbytes += weight.nbytes
         return weight
+
+
+class DummyLoader(ParameterLoader):
+    """Random parameters, of whatever names and shapes the layers ask for."""
+
+    def __init__(
+        self,
+        weights: DummyWeights,
+        scheme: Scheme,
+        operations: Operations,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        super().__init__(weights, scheme, operations, dtype=dtype, device=device)
+        self._shapes = weights.shapes
+
+    def tensor(self, name: str, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> Tensor:
+        self._shapes[name] = shape
+        return super().tensor(name, shape, dtype)
+
+    def linear(
+        self, names: Sequence[str], in_features: int, out_features: Sequence[int]
+    ) -> LinearWeight:
+        for name, size in zip(names, out_features, strict=True):
+            self._shapes[f"{name}.weight"] = (size, in_features)
+        return super().linear(names, in_features, out_features)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-ROPE_TYPES = ("default", "linear", "dynamic", "llama3", "yarn")
+ROPE_TYPES = ("default", "linear", "dynamic", "llama3", "yarn", "longrope")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +30,13 @@ class RopeSpec:
     beta_fast: float = 32.0
     beta_slow: float = 1.0
     """yarn: turns within the original positions above and below which to keep and to divide."""
+    is_truncated: bool = True
+    """yarn: the dimensions between which to blend are rounded outwards."""
+    short_factors: tuple[float, ...] = ()
+    long_factors: tuple[float, ...] = ()
+    """longrope: divisors of the frequencies, for contexts up to the original and longer ones."""
     attention_factor: float = 1.0
-    """Multiplies cosines and sines (yarn)."""
+    """Multiplies cosines and sines (yarn, longrope)."""
 
 
 def llama3_scaling(frequencies: Tensor, spec: RopeSpec) -> Tensor:
@@ -49,8 +54,10 @@ def yarn_scaling(frequencies: Tensor, spec: RopeSpec) -> Tensor:
         wavelength = spec.original_max_position / (2 * math.pi * turns)
         return spec.rotary_size * math.log(wavelength) / (2 * math.log(spec.theta))
 
-    low = max(math.floor(dimension(spec.beta_fast)), 0)
-    high = min(math.ceil(dimension(spec.beta_slow)), spec.rotary_size - 1)
+    low, high = dimension(spec.beta_fast), dimension(spec.beta_slow)
+    if spec.is_truncated:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, spec.rotary_size - 1)
     index = torch.arange(len(frequencies), device=frequencies.device)
     divided = ((index - low) / max(high - low, 1e-3)).clamp(0, 1)
     return divided * frequencies / spec.factor + (1 - divided) * frequencies
@@ -59,7 +66,9 @@ def yarn_scaling(frequencies: Tensor, spec: RopeSpec) -> Tensor:
 class RotaryEmbedding:
     """Angles for positions; the layers apply them with `rotate`."""
 
-    def __init__(self, spec: RopeSpec, device: torch.device) -> None:
+    def __init__(self, spec: RopeSpec, device: torch.device, max_position: int) -> None:
+        """`max_position`: the longest context there can be. It alone decides on longrope's
+        factors, so that all keys in the cache agree, whatever their sequence's length."""
         self.spec = spec
         self._exponents = (
             torch.arange(0, spec.rotary_size, 2, dtype=torch.float32, device=device)
@@ -72,6 +81,10 @@ class RotaryEmbedding:
             frequencies = llama3_scaling(frequencies, spec)
         elif spec.type == "yarn":
             frequencies = yarn_scaling(frequencies, spec)
+        elif spec.type == "longrope":
+            is_long = max_position > spec.original_max_position
+            divisors = spec.long_factors if is_long else spec.short_factors
+            frequencies = frequencies / torch.tensor(divisors, device=device)
         self._frequencies = frequencies
 
     def __call__(self, positions: Tensor) -> tuple[Tensor, Tensor]:

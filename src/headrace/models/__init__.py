@@ -8,12 +8,37 @@ from headrace.errors import StartupError
 from headrace.models.spec import DecoderSpec
 
 ARCHITECTURES = {
+    "BloomForCausalLM": "headrace.models.bloom:spec",
+    "CohereForCausalLM": "headrace.models.cohere:spec",
+    "Cohere2ForCausalLM": "headrace.models.cohere2:spec",
+    "FalconForCausalLM": "headrace.models.falcon:spec",
+    "GPT2LMHeadModel": "headrace.models.gpt2:spec",
+    "GPTBigCodeForCausalLM": "headrace.models.gpt_bigcode:spec",
+    "GPTJForCausalLM": "headrace.models.gptj:spec",
+    "GPTNeoXForCausalLM": "headrace.models.gpt_neox:spec",
+    "Gemma2ForCausalLM": "headrace.models.gemma2:spec",
+    "Gemma3ForCausalLM": "headrace.models.gemma3:spec",
+    "GemmaForCausalLM": "headrace.models.gemma:spec",
+    "Glm4ForCausalLM": "headrace.models.glm4:spec",
+    "GraniteForCausalLM": "headrace.models.granite:spec",
     "LlamaForCausalLM": "headrace.models.llama:spec",
     "MistralForCausalLM": "headrace.models.mistral:spec",
+    "MptForCausalLM": "headrace.models.mpt:spec",
+    "OPTForCausalLM": "headrace.models.opt:spec",
+    "Olmo2ForCausalLM": "headrace.models.olmo2:spec",
+    "OlmoForCausalLM": "headrace.models.olmo:spec",
+    "Phi3ForCausalLM": "headrace.models.phi3:spec",
+    "PhiForCausalLM": "headrace.models.phi:spec",
     "Qwen2ForCausalLM": "headrace.models.qwen2:spec",
     "Qwen3ForCausalLM": "headrace.models.qwen3:spec",
+    "SmolLM3ForCausalLM": "headrace.models.smollm3:spec",
+    "StableLmForCausalLM": "headrace.models.stablelm:spec",
+    "Starcoder2ForCausalLM": "headrace.models.starcoder2:spec",
 }
 """`architectures` of config.json to the function that turns the config into a spec."""
+
+FORMER_NAMES = {"MPTForCausalLM": "MptForCausalLM"}
+"""Of architectures that were on the hub before they were in transformers."""
 
 
 ENTRY_POINTS = "headrace.architectures"
@@ -27,7 +52,8 @@ def find_architecture(config: dict[str, Any]) -> Any | None:
     Raises StartupError for an entry point that cannot be loaded.
     """
     named = config.get("architectures") or []
-    for architecture in named:
+    for name in named:
+        architecture = FORMER_NAMES.get(name, name)
         if architecture in ARCHITECTURES:
             module, function = ARCHITECTURES[architecture].split(":")
             return getattr(import_module(module), function)

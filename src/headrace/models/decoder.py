@@ -1,52 +1,75 @@
 """The one decoder. Which model it is stands in its spec; where keys lie is the backend's.
 
-Common path only: what one family needs goes into the spec and the layers.
+Common path only: what one family needs goes into the spec and the layers. The names of parameters
+are Llama's; `Naming` tells where a checkpoint has others.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
 from headrace.attention.base import AttentionBatch
-from headrace.layers.attention import Attention, AttentionSpec
+from headrace.layers.attention import Attention
 from headrace.layers.embedding import Embedding, Head
-from headrace.layers.mlp import GatedMLP
-from headrace.layers.norm import RMSNorm
-from headrace.layers.operations import Angles
+from headrace.layers.linear import Linear
+from headrace.layers.mlp import MLP
+from headrace.layers.norm import Norm
+from headrace.layers.operations import Activation, Angles
 from headrace.layers.parameters import ParameterLoader
-from headrace.layers.rope import RotaryEmbedding
-from headrace.models.spec import DecoderSpec
+from headrace.layers.rope import RopeSpec, RotaryEmbedding
+from headrace.models.spec import DecoderSpec, LayerSpec
+from headrace.quantization import LinearWeight
 
 
 class DecoderLayer:
-    """Attention and MLP, each normalised before and added to the residual stream after."""
+    """Attention and MLP, each added to the residual stream. See `LayerSpec` for the norms."""
 
     def __init__(
-        self,
-        load: ParameterLoader,
-        layer: int,
-        spec: DecoderSpec,
-        attention: AttentionSpec,
+        self, load: ParameterLoader, layer: int, hidden_size: int, spec: LayerSpec
     ) -> None:
         prefix = f"model.layers.{layer}"
-        norm = (spec.hidden_size, spec.norm_epsilon)
-        self.attention_norm = RMSNorm(load, f"{prefix}.input_layernorm", *norm)
-        self.attention = Attention(load, f"{prefix}.self_attn", layer, attention)
-        self.mlp_norm = RMSNorm(load, f"{prefix}.post_attention_layernorm", *norm)
-        self.mlp = GatedMLP(
-            load,
-            f"{prefix}.mlp",
-            spec.hidden_size,
-            spec.intermediate_size,
-            spec.activation,
-            bias=spec.mlp_bias,
-        )
+        self.spec = spec
+        self.operations = load.operations
+        self.attention = Attention(load, f"{prefix}.self_attn", layer, spec.attention)
+        self.mlp = MLP(load, f"{prefix}.mlp", hidden_size, spec.mlp)
 
-    def __call__(self, hidden: Tensor, angles: Angles, batch: AttentionBatch) -> Tensor:
-        normed = self.attention_norm(hidden, self.attention.input_weight)
-        hidden = self.attention(normed, hidden, angles, batch)
-        normed = self.mlp_norm(hidden, self.mlp.input_weight)
-        return self.mlp(normed, hidden)
+        def norm(name: str, *placements: str) -> Norm | None:
+            if spec.placement not in placements:
+                return None
+            return Norm(load, f"{prefix}.{name}", hidden_size, spec.norm)
+
+        self.attention_norm = norm("input_layernorm", "before", "both")
+        self.mlp_norm = norm("post_attention_layernorm", "before", "both")
+        self.attention_output_norm = norm("attention_output_norm", "after", "both", "sum")
+        self.mlp_output_norm = norm("mlp_output_norm", "after", "both", "sum")
+
+    def __call__(
+        self, hidden: Tensor, angles: Mapping[RopeSpec, Angles], batch: AttentionBatch
+    ) -> Tensor:
+        rope, weight = self.spec.attention.rope, self.attention.input_weight
+        rotation = None if rope is None else angles[rope]
+        read = self._input(hidden, self.attention_norm, weight)
+        attended = self.attention(read, rotation, batch)
+        if self.spec.is_parallel:
+            read = self._input(hidden, self.mlp_norm, self.mlp.input_weight)
+        hidden = self._add(self.attention.output, attended, hidden, self.attention_output_norm)
+        if not self.spec.is_parallel:
+            read = self._input(hidden, self.mlp_norm, self.mlp.input_weight)
+        return self._add(self.mlp, read, hidden, self.mlp_output_norm)
+
+    def _input(self, hidden: Tensor, norm: Norm | None, consumer: LinearWeight) -> Activation:
+        if norm is None:
+            return self.operations.convert(hidden, consumer)
+        return norm(hidden, consumer)
+
+    def _add(
+        self, layer: Linear | MLP, read: Activation, hidden: Tensor, norm: Norm | None
+    ) -> Tensor:
+        if norm is None:
+            return layer(read, hidden)
+        if self.spec.placement == "sum":
+            return norm.residual(layer(read, hidden))
+        return norm.residual(layer(read, None), hidden)
 
 
 class Decoder:
@@ -60,16 +83,21 @@ class Decoder:
     ) -> None:
         """Loads all parameters; `progress` is told how many layers of how many are loaded."""
         self.spec = spec
-        self.embedding = Embedding(load, "model.embed_tokens", spec.vocab_size, spec.hidden_size)
         self.operations = load.operations
-        self.rotary = RotaryEmbedding(spec.rope, load.device)
+        self.embedding = Embedding(load, spec.vocab_size, spec.hidden_size, spec.embedding)
+        ropes = {layer.attention.rope for layer in spec.layers}
+        self.rotary = {
+            rope: RotaryEmbedding(rope, load.device, spec.max_position) for rope in ropes if rope
+        }
         self.layers: list[DecoderLayer] = []
-        for layer, attention in enumerate(spec.attention):
-            progress(layer, len(spec.attention))
-            self.layers.append(DecoderLayer(load, layer, spec, attention))
-        self.norm = RMSNorm(load, "model.norm", spec.hidden_size, spec.norm_epsilon)
-        self.head = Head(load, "lm_head", self.embedding, tied=spec.tied_embeddings)
-        progress(len(spec.attention), len(spec.attention))
+        for layer, layer_spec in enumerate(spec.layers):
+            progress(layer, len(spec.layers))
+            self.layers.append(DecoderLayer(load, layer, spec.hidden_size, layer_spec))
+        self.norm: Norm | None = None
+        if spec.norm is not None:
+            self.norm = Norm(load, "model.norm", spec.hidden_size, spec.norm)
+        self.head = Head(load, self.embedding, spec.head)
+        progress(len(spec.layers), len(spec.layers))
         self.weight_bytes = load.nbytes
         self.vocab_size = spec.vocab_size
         self.max_position = spec.max_position
@@ -79,12 +107,18 @@ class Decoder:
 
         Writes the tokens' keys and values to the backend's cache.
         """
-        angles = self.operations.angles(self.rotary, batch.positions)
-        hidden = self.embedding(token_ids)
+        angles = {
+            rope: self.operations.angles(rotary, batch.positions)
+            for rope, rotary in self.rotary.items()
+        }
+        hidden = self.embedding(token_ids, batch.positions)
         for layer in self.layers:
             hidden = layer(hidden, angles, batch)
         return hidden
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Rows of `forward`'s result [R, hidden_size] to logits [R, vocab_size] float32."""
-        return self.head(self.norm(hidden, self.head.weight))
+        consumer = self.head.input_weight
+        if self.norm is None:
+            return self.head(self.operations.convert(hidden, consumer))
+        return self.head(self.norm(hidden, consumer))

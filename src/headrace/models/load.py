@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -16,12 +16,12 @@ from headrace.errors import StartupError
 from headrace.kernels import Kernels
 from headrace.layers.native import NativeOperations, unsupported
 from headrace.layers.operations import Operations, TorchOperations
-from headrace.layers.parameters import ParameterLoader
+from headrace.layers.parameters import DummyLoader, ParameterLoader
 from headrace.models import ARCHITECTURES, find_architecture
 from headrace.models.decoder import Decoder
 from headrace.models.spec import DecoderSpec
 from headrace.quantization import Scheme, Target, open_scheme
-from headrace.weights import open_weights
+from headrace.weights import DummyWeights, RenamedWeights, open_weights
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,8 @@ class LoadOptions:
     dtype: torch.dtype
     """Of arithmetic, and in plain torch of parameters."""
     device: torch.device
-    kv_dtype: torch.dtype
+    kv_dtype: torch.dtype | None = None
+    """Of the cache; None: float16 on the kernels, and in plain torch `dtype`."""
     kernels: Kernels | None = None
     """CPU kernels to run on; None: plain torch."""
     weight_dtype: torch.dtype | None = None
@@ -46,6 +47,8 @@ class LoadOptions:
     """Instead of the one that the checkpoint's config and `quantize` name."""
     load_format: str = "auto"
     """"dummy": random weights."""
+    max_total_tokens: int | None = None
+    """The longest request there will be, where that is less than the model's longest context."""
     trust_remote_code: bool = False
     """Code that comes with a checkpoint may run."""
 
@@ -100,6 +103,8 @@ def _load_decoder(
     checkpoint: Checkpoint, options: LoadOptions, progress: Progress, spec: DecoderSpec
 ) -> tuple[LanguageModel, AttentionBackend]:
     config = checkpoint.config
+    if options.max_total_tokens is not None:
+        spec = replace(spec, max_position=min(spec.max_position, options.max_total_tokens))
     kernels = options.kernels if _runs_on_kernels(spec, options) else None
     backend = choose_backend(_attention_shape(spec, options, kernels))
     operations: Operations = TorchOperations(backend)
@@ -115,23 +120,40 @@ def _load_decoder(
     if options.quantize is not None and checkpoint.kind == "gguf":
         raise StartupError(f"--quantize {options.quantize}: a GGUF file keeps what it is stored in")
     scheme = options.scheme or open_scheme(config, target, options.quantize)
-    weights = open_weights(checkpoint, options.load_format)
-    load = ParameterLoader(weights, scheme, operations, dtype=options.dtype, device=options.device)
+    load = _loader(checkpoint, spec, options, scheme, operations)
     return Decoder(spec, load, progress), backend
+
+
+def _loader(
+    checkpoint: Checkpoint,
+    spec: DecoderSpec,
+    options: LoadOptions,
+    scheme: Scheme,
+    operations: Operations,
+) -> ParameterLoader:
+    dtype, device = options.dtype, options.device
+    if options.load_format == "dummy":
+        random = DummyWeights(getattr(torch, checkpoint.config["dtype"] or "float32"))
+        return DummyLoader(random, scheme, operations, dtype=dtype, device=device)
+    weights = RenamedWeights(open_weights(checkpoint), spec.naming)
+    return ParameterLoader(weights, scheme, operations, dtype=dtype, device=device)
 
 
 def _attention_shape(
     spec: DecoderSpec, options: LoadOptions, kernels: Kernels | None
 ) -> AttentionShape:
-    attention = spec.attention[0]
+    layers = [layer.attention for layer in spec.layers]
+    by_default = options.dtype if kernels is None else torch.float16
     return AttentionShape(
-        num_layers=len(spec.attention),
-        num_heads=attention.num_heads,
-        num_kv_heads=attention.num_kv_heads,
-        head_size=attention.head_size,
+        num_layers=len(layers),
+        num_heads=layers[0].num_heads,
+        num_kv_heads=layers[0].num_kv_heads,
+        head_size=layers[0].head_size,
         dtype=options.dtype,
-        kv_dtype=options.kv_dtype,
+        kv_dtype=options.kv_dtype or by_default,
         device=options.device,
+        has_soft_cap=any(layer.soft_cap is not None for layer in layers),
+        has_alibi=any(layer.alibi_slopes is not None for layer in layers),
         kernels=kernels,
     )
 
@@ -140,10 +162,12 @@ def _runs_on_kernels(spec: DecoderSpec, options: LoadOptions) -> bool:
     """Whether the kernels have all that the model needs; the log says what they lack."""
     if options.kernels is None:
         return False
-    reasons = unsupported(spec.activation, spec.hidden_size, spec.intermediate_size)
-    if reason := reasons or NativeBackend.unsupported(
-        _attention_shape(spec, options, options.kernels)
-    ):
+    shape = _attention_shape(spec, options, options.kernels)
+    reasons = [NativeBackend.unsupported(shape)]
+    reasons += [
+        unsupported(spec.hidden_size, layer.attention, layer.mlp) for layer in set(spec.layers)
+    ]
+    if reason := next(filter(None, reasons), None):
         logger.warning("plain torch instead of the CPU kernels: %s", reason)
         return False
     return True

@@ -2,11 +2,17 @@
 
 from typing import Any
 
-from headrace.models.spec import DecoderSpec, FamilyConfig, Positive, decoder_spec, read_config
+from headrace.models.family import (
+    decoder_spec,
+    read_config,
+)
+from headrace.models.fields import Positive
+from headrace.models.llama import LlamaConfig, layer_spec
+from headrace.models.spec import DecoderSpec, with_windows
 
 
-class MistralConfig(FamilyConfig, kw_only=True):
-    """What Mistral adds to the shared fields."""
+class MistralConfig(LlamaConfig, kw_only=True):
+    """What Mistral adds to Llama's fields."""
 
     sliding_window: Positive | None = None
 
@@ -14,4 +20,5 @@ class MistralConfig(FamilyConfig, kw_only=True):
 def spec(config: dict[str, Any]) -> DecoderSpec:
     """Describe the model. Raises StartupError naming the field that cannot be used."""
     mistral = read_config(MistralConfig, config)
-    return decoder_spec(mistral, windows=[mistral.sliding_window] * mistral.num_hidden_layers)
+    layers = [layer_spec(mistral)] * mistral.num_hidden_layers
+    return decoder_spec(mistral, with_windows(layers, [mistral.sliding_window] * len(layers)))

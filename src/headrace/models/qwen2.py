@@ -1,9 +1,19 @@
 """Qwen2 and Qwen2.5: biases on query, key and value; a window in the later layers on demand."""
 
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
-from headrace.errors import StartupError
-from headrace.models.spec import DecoderSpec, FamilyConfig, Positive, decoder_spec, read_config
+from headrace.models.family import (
+    FamilyConfig,
+    attention_spec,
+    decoder_spec,
+    layer_windows,
+    mlp_spec,
+    read_config,
+    rms_norm,
+)
+from headrace.models.fields import LayerTypes, Positive
+from headrace.models.spec import DecoderSpec, LayerSpec, with_windows
 
 
 class Qwen2Config(FamilyConfig, kw_only=True):
@@ -12,25 +22,25 @@ class Qwen2Config(FamilyConfig, kw_only=True):
     use_sliding_window: bool = False
     sliding_window: Positive | None = None
     max_window_layers: int = 28
-    layer_types: list[Literal["full_attention", "sliding_attention"]] | None = None
+    layer_types: LayerTypes | None = None
 
 
-def layer_windows(config: Qwen2Config) -> list[int | None]:
+def qwen_windows(config: Qwen2Config) -> list[int | None]:
     """One window per layer: by `layer_types`, or from layer `max_window_layers` on."""
-    num_layers = config.num_hidden_layers
     window = config.sliding_window if config.use_sliding_window else None
-    types = config.layer_types
-    if types is None:
-        first = config.max_window_layers
-        return [window if layer >= first else None for layer in range(num_layers)]
-    if len(types) != num_layers:
-        raise StartupError(
-            f"config.json: layer_types has {len(types)} entries for {num_layers} layers"
-        )
-    return [window if kind == "sliding_attention" else None for kind in types]
+    if config.layer_types is not None:
+        return layer_windows(config, config.layer_types, window)
+    first = config.max_window_layers
+    return [window if layer >= first else None for layer in range(config.num_hidden_layers)]
 
 
 def spec(config: dict[str, Any]) -> DecoderSpec:
     """Describe the model. Raises StartupError naming the field that cannot be used."""
     qwen = read_config(Qwen2Config, config)
-    return decoder_spec(qwen, windows=layer_windows(qwen), qkv_bias=True)
+    layer = LayerSpec(
+        attention=replace(attention_spec(qwen), qkv_bias=True),
+        mlp=mlp_spec(qwen),
+        norm=rms_norm(qwen),
+    )
+    layers = [layer] * qwen.num_hidden_layers
+    return decoder_spec(qwen, with_windows(layers, qwen_windows(qwen)))

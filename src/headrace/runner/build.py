@@ -46,13 +46,14 @@ def build_executor(
     options = LoadOptions(
         dtype=dtype,
         device=device,
-        kv_dtype=devices.choose_kv_dtype(settings, dtype, is_native=is_native),
+        kv_dtype=devices.choose_kv_dtype(settings, is_native=is_native),
         kernels=kernels if is_native else None,
         weight_dtype=dtype if settings.dtype else None,
         exact_activations=settings.activations == "float32",
         quantize=settings.quantize,
         load_format=settings.load_format,
         trust_remote_code=settings.trust_remote_code,
+        max_total_tokens=settings.max_total_tokens,
     )
     model, backend = load_model(
         checkpoint, options, lambda done, total: progress("load weights", done, total)

@@ -50,11 +50,13 @@ def choose_kernels(settings: Settings, device: torch.device) -> Kernels:
         raise StartupError(f"--kernels {choice}: {error}") from None
 
 
-def choose_kv_dtype(settings: Settings, dtype: torch.dtype, *, is_native: bool) -> torch.dtype:
-    """Of the cached keys and values: as asked, else float16 with the CPU kernels and otherwise
-    that of the arithmetic. Raises StartupError for 8-bit floats with the CPU kernels."""
+def choose_kv_dtype(settings: Settings, *, is_native: bool) -> torch.dtype | None:
+    """Of the cached keys and values; None leaves it to what the model runs on.
+
+    Raises StartupError for 8-bit floats with the CPU kernels.
+    """
     if settings.kv_cache_dtype == "auto":
-        return torch.float16 if is_native else dtype
+        return None
     if is_native and settings.kv_cache_dtype.startswith("fp8"):
         raise StartupError(
             f"--kv-cache-dtype {settings.kv_cache_dtype}: the CPU kernels cache float32, float16, "

@@ -4,7 +4,7 @@ import argparse
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,12 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         default=argparse.SUPPRESS,
         help="inputs that share a scale, -1: all (default: 128, for int4 32)")  # fmt: skip
     add("--act-order", action="store_true", help="gptq: round the most active inputs first")
-    add("--asymmetric", action="store_true", help="zero points of their own for each group")
+    add(
+        "--symmetric",
+        action=argparse.BooleanOptionalAction,
+        default=argparse.SUPPRESS,
+        help="no zero points, as most kernels for GPUs want it (default: for gptq, not for int4)",
+    )
     add("--damping", "--percdamp", type=float, default=0.01,
         help="gptq: share of the mean diagonal added to the Hessian's")  # fmt: skip
     add("--sequences", type=int, default=128, help="of the text, to calibrate on")
@@ -65,15 +70,12 @@ def _quantize(checkpoint: Checkpoint, given: argparse.Namespace) -> None:
     # Seconds of imports that a mistyped flag need not wait for.
     from headrace.calibration import Recipe, Windows, cut_windows, quantize
 
-    if not given.damping > 0:
-        raise StartupError(f"--damping {given.damping}: must be greater than 0")
-    if given.calibration is None and given.method == "gptq":
-        raise StartupError("--method gptq needs a text: --calibration FILE")
+    _check(given)
     recipe = Recipe(
         method=given.method,
         bits=given.bits,
         group_size=getattr(given, "group_size", DEFAULT_GROUP_SIZE[given.method]),
-        is_symmetric=not given.asymmetric,
+        is_symmetric=getattr(given, "symmetric", given.method == "gptq"),
         is_act_order=given.act_order,
         damping=given.damping,
     )
@@ -97,6 +99,16 @@ def _quantize(checkpoint: Checkpoint, given: argparse.Namespace) -> None:
     print(given.output)
 
 
+def _check(given: argparse.Namespace) -> None:
+    if given.method == "gptq" and given.calibration is None:
+        raise StartupError("--method gptq needs a text: --calibration FILE")
+    if not given.damping > 0:
+        raise StartupError(f"--damping {given.damping}: must be greater than 0")
+    for name, least in {"sequences": 1, "sequence_length": 8}.items():
+        if (value := getattr(given, name)) < least:
+            raise StartupError(f"--{name.replace('_', '-')} {value}: must be at least {least}")
+
+
 def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
@@ -107,9 +119,9 @@ def _read(path: Path) -> str:
 class LayerDisplay:
     """Layers done and time left: a bar on a terminal, a log line for each layer elsewhere."""
 
-    def __init__(self) -> None:
-        self._began = 0.0
-        self._first = 0
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._began: float | None = None
         self._bar: Any = None
 
     def __enter__(self) -> "LayerDisplay":
@@ -121,15 +133,15 @@ class LayerDisplay:
 
     def update(self, done: int, total: int) -> None:
         """`done` layers of `total` are quantized."""
-        if not self._began:
-            self._began, self._first = time.monotonic(), done
+        if self._began is None:
+            self._began = self._clock()
             self._bar = _bar(total) if sys.stderr.isatty() else None
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=done)
             return
-        spent = time.monotonic() - self._began
-        left = spent / done * (total - done) if done else 0.0
-        log.info("layer %d of %d%s", done, total, f", {left:.0f} s left" if left else "")
+        left = (self._clock() - self._began) / max(done, 1) * (total - done)
+        is_under_way = 0 < done < total
+        log.info("layer %d of %d%s", done, total, f", {left:.0f} s left" if is_under_way else "")
 
 
 def _bar(total: int) -> Any:

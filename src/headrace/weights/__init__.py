@@ -1,21 +1,19 @@
-"""Tensors by their Hugging Face names, whatever they are stored in."""
+"""Tensors by name, whatever they are stored in."""
 
 from headrace.checkpoint.checkpoint import Checkpoint
 from headrace.weights.base import Weights
 from headrace.weights.dummy import DummyWeights
 from headrace.weights.gguf import GGUFWeights
 from headrace.weights.lora import LoraWeights
+from headrace.weights.naming import Naming, RenamedWeights
 from headrace.weights.pytorch import PytorchWeights
 from headrace.weights.safetensors import SafetensorsWeights
 
-__all__ = ["Weights", "open_weights"]
+__all__ = ["DummyWeights", "Naming", "RenamedWeights", "Weights", "open_weights"]
 
 
-def open_weights(checkpoint: Checkpoint, load_format: str = "auto") -> Weights:
-    """The checkpoint's tensors, with its adapter merged; random ones of the same shapes for
-    `load_format` "dummy"."""
-    if load_format == "dummy":
-        return DummyWeights(checkpoint.config)
+def open_weights(checkpoint: Checkpoint) -> Weights:
+    """The checkpoint's tensors with its adapter merged, by their names in Hugging Face's format."""
     base = _open_files(checkpoint)
     return base if checkpoint.adapter is None else LoraWeights(base, checkpoint.adapter)
 

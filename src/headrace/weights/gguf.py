@@ -1,7 +1,7 @@
-"""Weights in a GGUF file, under the Hugging Face names of Llama-like models.
+"""Weights in a GGUF file, under the Hugging Face names of the model.
 
-Knows how llama.cpp names tensors and permutes Llama's query and key rows; the container itself
-is `checkpoint.gguf`'s.
+Knows how llama.cpp names tensors, permutes Llama's query and key rows and shifts Gemma's norms; the
+container itself is `checkpoint.gguf`'s.
 """
 
 import re
@@ -32,14 +32,26 @@ LAYER_NAMES = {
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
 }
+GEMMA_NORMS = {
+    "post_attention_layernorm": "post_attention_norm",
+    "pre_feedforward_layernorm": "ffn_norm",
+    "post_feedforward_layernorm": "post_ffw_norm",
+}
+OTHER_LAYER_NAMES = {
+    "gemma2": GEMMA_NORMS,
+    "gemma3": GEMMA_NORMS,
+    "phi3": {"self_attn.qkv_proj": "attn_qkv", "mlp.gate_up_proj": "ffn_up"},
+}
+"""By architecture: where its names differ from LAYER_NAMES, or add to them."""
 LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)")
 
 
-def gguf_name(name: str) -> str | None:
+def gguf_name(name: str, architecture: str) -> str | None:
     """llama.cpp's name of a Hugging Face parameter; None if it has none."""
     prefix, _, suffix = name.rpartition(".")
     if layer := LAYER.fullmatch(prefix):
-        inner = LAYER_NAMES.get(layer[2])
+        names = LAYER_NAMES | OTHER_LAYER_NAMES.get(architecture, {})
+        inner = names.get(layer[2])
         return inner and f"blk.{layer[1]}.{inner}.{suffix}"
     outer = NAMES.get(prefix)
     return outer and f"{outer}.{suffix}"
@@ -53,19 +65,23 @@ class GGUFWeights:
 
     def __init__(self, file: GGUFFile) -> None:
         self._file = file
+        self._architecture: str = file.metadata["general.architecture"]
         self._mapped = [MappedFile(path) for path in file.paths]
         self._rotary_heads: dict[str, int] = {}
-        if file.metadata["general.architecture"] == "llama":
+        if self._architecture == "llama":
             heads = file.metadata["llama.attention.head_count"]
             kv_heads = file.metadata.get("llama.attention.head_count_kv", heads)
             self._rotary_heads = {"q_proj": heads, "k_proj": kv_heads}
 
     def has(self, name: str) -> bool:
-        return gguf_name(name) in self._file.tensors
+        return gguf_name(name, self._architecture) in self._file.tensors
 
     def get(self, name: str) -> Tensor:
         raw = self.raw(name)
-        return dequantize(raw.type, raw.data).view(raw.shape)
+        values = dequantize(raw.type, raw.data).view(raw.shape)
+        # Gemma's norms are differences from 1 in Hugging Face's format, and not in this one.
+        is_shifted = self._architecture.startswith("gemma") and name.endswith("norm.weight")
+        return values - 1 if is_shifted else values
 
     def raw(self, name: str) -> RawTensor:
         """The tensor's blocks without unpacking them, rows in Hugging Face order."""
@@ -85,7 +101,7 @@ class GGUFWeights:
         return RawTensor(tensor.type, data, tensor.shape)
 
     def _find(self, name: str) -> GGUFTensor:
-        stored = gguf_name(name)
+        stored = gguf_name(name, self._architecture)
         if stored is None or stored not in self._file.tensors:
             raise CheckpointError(f"{self._file.path}: no tensor {stored or name!r} (for {name})")
         tensor = self._file.tensors[stored]

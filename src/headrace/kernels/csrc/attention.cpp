@@ -138,6 +138,22 @@ void AttentionOp::for_each_unit(Team& team, int64_t parts, Function function) co
     });
 }
 
+// Adds slope * (key's position - query's) to the scores of tokens start..start + end.
+void AttentionOp::add_distances(const Unit& unit, int64_t start, int64_t end,
+                                float* scores) const {
+    float distances[kSplit];
+    for (int64_t r = 0; r < unit.rows(); ++r) {
+        const int64_t position = unit.position + r / unit.heads;
+        const float slope = options_.alibi_slopes[unit.first_head + r % unit.heads];
+        for (int64_t i = 0; i < end; ++i) distances[i] = static_cast<float>(start + i - position);
+        float* row = scores + r * kSplit;
+        for (int64_t i = 0; i < end; i += kLanes) {
+            fma(F32x16::load(distances + i), F32x16::broadcast(slope), F32x16::load(row + i))
+                .store(row + i);
+        }
+    }
+}
+
 // Scores, weights and weighted sum of one split.
 template <typename Type>
 void AttentionOp::attend_split(const Unit& unit, int64_t split, const float* q, float* part) const {
@@ -189,6 +205,7 @@ void AttentionOp::attend_split(const Unit& unit, int64_t split, const float* q, 
             (tanh(F32x16::load(scores + i) * inverse) * cap).store(scores + i);
         }
     }
+    if (options_.alibi_slopes) add_distances(unit, start, end, scores);
     clear(part, size);
     for (int64_t r = 0; r < rows; ++r) {
         const int64_t position = unit.position + r / unit.heads - start;

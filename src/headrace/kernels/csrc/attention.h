@@ -22,6 +22,7 @@ struct AttentionOptions {
     float scale;
     int64_t window;  // 0: none
     float soft_cap;  // 0: none
+    const float* alibi_slopes;  // [heads], or null
 };
 
 // out [T, heads * head size] from q [T, q_stride], the queries first in each row. `rows` counts
@@ -44,6 +45,7 @@ class AttentionOp : public Op {
     int64_t count_units() const;
     int64_t count_splits() const;
     bool splits_apart() const;
+    void add_distances(const Unit& unit, int64_t start, int64_t end, float* scores) const;
     template <typename Type>
     void attend_split(const Unit& unit, int64_t split, const float* q, float* part) const;
     void attend(const Team& team, const Unit& unit, int64_t first, int64_t last, float* part) const;

@@ -47,7 +47,7 @@ inline F32x16 erfc_abs(F32x16 x) {
     return sum * t * exp(F32x16::zero() - x * x);
 }
 
-enum class Gate { kSilu, kGelu, kGeluTanh };
+enum class Gate { kSilu, kGelu, kGeluTanh, kRelu };
 
 inline F32x16 gelu(F32x16 x) {
     // x * (1 + erf(x / sqrt 2)) / 2, with erf from its complement on the positive side.
@@ -64,6 +64,7 @@ inline F32x16 activate(Gate kind, F32x16 x) {
     switch (kind) {
         case Gate::kSilu: return x * sigmoid(x);
         case Gate::kGelu: return gelu(x);
+        case Gate::kRelu: return max(x, F32x16::zero());
         default: return gelu_tanh(x);
     }
 }

@@ -126,7 +126,8 @@ PyObject* embedding(PyObject*, PyObject* const* values, Py_ssize_t count) {
     const auto* ids = a.address<int32_t>();
     const Weight table = a.weight();
     const float scale = a.number();
-    return finish_one(a, program, EmbeddingOp(rows, ids, table, scale, a.address<float>()));
+    auto* out = a.address<float>();
+    return finish_one(a, program, EmbeddingOp(rows, ids, table, scale, out, a.flag()));
 }
 
 PyObject* norm(PyObject*, PyObject* const* values, Py_ssize_t count) {
@@ -134,14 +135,17 @@ PyObject* norm(PyObject*, PyObject* const* values, Py_ssize_t count) {
     Program* program = a.program();
     const Rows rows = a.rows();
     const auto* x = a.address<float>();
-    const int64_t x_rows = a.integer();
+    const int64_t x_rows = a.integer(), x_stride = a.integer();
     const auto* index = a.address<int32_t>();
     const Norm kind = static_cast<Norm>(a.size());
     const auto* weight = a.address<float>();
     const auto* bias = a.address<float>();
     const float eps = a.number();
+    const Activation out = a.activation();
+    const int64_t out_stride = a.integer();
     return finish_one(a, program,
-                      NormOp(rows, x, x_rows, index, kind, weight, bias, eps, a.activation()));
+                      NormOp(rows, x, x_rows, x_stride, index, kind, weight, bias, eps, out,
+                             out_stride, a.flag()));
 }
 
 PyObject* linear(PyObject*, PyObject* const* values, Py_ssize_t count) {
@@ -172,6 +176,24 @@ PyObject* gate(PyObject*, PyObject* const* values, Py_ssize_t count) {
     const auto* x = a.address<float>();
     const Gate kind = static_cast<Gate>(a.size());
     return finish_one(a, program, GateOp(rows, x, kind, a.activation()));
+}
+
+PyObject* activate(PyObject*, PyObject* const* values, Py_ssize_t count) {
+    Arguments a(values, count);
+    Program* program = a.program();
+    const Rows rows = a.rows();
+    const auto* x = a.address<float>();
+    const Gate kind = static_cast<Gate>(a.size());
+    return finish_one(a, program, ActivateOp(rows, x, kind, a.activation()));
+}
+
+PyObject* soft_cap(PyObject*, PyObject* const* values, Py_ssize_t count) {
+    Arguments a(values, count);
+    Program* program = a.program();
+    const Rows rows = a.rows();
+    auto* x = a.address<float>();
+    const int64_t features = a.integer();
+    return finish_one(a, program, SoftCapOp(rows, x, features, a.number()));
 }
 
 PyObject* quantize(PyObject*, PyObject* const* values, Py_ssize_t count) {
@@ -265,6 +287,7 @@ PyObject* attention(PyObject*, PyObject* const* values, Py_ssize_t count) {
     options.scale = a.number();
     options.window = a.integer();
     options.soft_cap = a.number();
+    options.alibi_slopes = a.address<float>();
     auto* out = a.address<float>();
     if (!a.complete()) return nullptr;
     auto op = std::make_unique<AttentionOp>(rows, q, q_stride, heads, cache, batch, options, out);
@@ -337,6 +360,8 @@ PyMethodDef methods[] = {
     {"linear", fast(linear), METH_FASTCALL, nullptr},
     {"linear_gate", fast(linear_gate), METH_FASTCALL, nullptr},
     {"gate", fast(gate), METH_FASTCALL, nullptr},
+    {"activate", fast(activate), METH_FASTCALL, nullptr},
+    {"soft_cap", fast(soft_cap), METH_FASTCALL, nullptr},
     {"quantize", fast(quantize), METH_FASTCALL, nullptr},
     {"permute", fast(permute), METH_FASTCALL, nullptr},
     {"argmax", fast(argmax), METH_FASTCALL, nullptr},

@@ -86,16 +86,19 @@ void EmbeddingOp::run(Team& team) const {
     team.share(rows_.count(), [&](int64_t row) {
         const int64_t id = ids_[row];
         if (id < 0 || id >= table_.out) return team.fail("a token id is outside the embedding");
-        float* to = out_ + row * table_.in;
-        if (is_grouped(table_.kind)) {
-            for (int64_t group = 0; group < table_.in / kGroup; ++group) {
-                row_group(table_, id, group, to + group * kGroup);
+        float* out = out_ + row * table_.in;
+        for (int64_t first = 0; first < table_.in; first += kGroup) {
+            const int64_t count = std::min<int64_t>(kGroup, table_.in - first);
+            float values[kGroup];
+            if (is_grouped(table_.kind)) {
+                row_group(table_, id, first / kGroup, values);
+            } else {
+                for (int64_t k = 0; k < count; ++k) values[k] = weight_at(table_, id, first + k);
             }
-        } else {
-            for (int64_t k = 0; k < table_.in; ++k) to[k] = weight_at(table_, id, k);
-        }
-        if (scale_ != 1.0f) {
-            for (int64_t k = 0; k < table_.in; ++k) to[k] *= scale_;
+            for (int64_t k = 0; k < count; ++k) {
+                const float before = accumulate_ ? out[first + k] : 0.0f;
+                out[first + k] = before + values[k] * scale_;
+            }
         }
     });
 }
@@ -103,7 +106,7 @@ void EmbeddingOp::run(Team& team) const {
 // Features first..last of output row `row`. Each thread that shares a row sums it whole.
 void NormOp::normalize(int64_t row, int64_t first, int64_t last) const {
     const int64_t count = out_.features;
-    const float* x = x_ + (index_ ? index_[row] : row) * count;
+    const float* x = x_ + (index_ ? index_[row] : row) * x_stride_;
     const float mean =
         kind_ == Norm::kLayer
             ? sum_lanes(x, count, [](F32x16 a) { return a; }) / static_cast<float>(count)
@@ -119,9 +122,11 @@ void NormOp::normalize(int64_t row, int64_t first, int64_t last) const {
         return bias_ ? value + load_partial(bias_ + i, lanes) : value;
     };
     if (!out_.quantized) {
+        float* out = out_.row(0) + row * out_stride_;
         for (int64_t i = first; i < last; i += kLanes) {
             const int64_t lanes = std::min<int64_t>(kLanes, last - i);
-            store_partial(apply(i, lanes), out_.row(row) + i, lanes);
+            const F32x16 value = apply(i, lanes);
+            store_partial(accumulate_ ? load_partial(out + i, lanes) + value : value, out + i, lanes);
         }
         return;
     }
@@ -142,6 +147,10 @@ void NormOp::run(Team& team) const {
             }
         }
     }
+    if (!out_.quantized && out_.row(0) == x_) {
+        // In place a row is one thread's: no other may read it meanwhile.
+        return team.share(rows, [&](int64_t row) { normalize(row, 0, out_.features); });
+    }
     const int64_t groups = (out_.features + kGroup - 1) / kGroup;
     for_each_cell_range(team, rows, groups, [&](int64_t row, int64_t first, int64_t last) {
         normalize(row, first * kGroup, std::min(last * kGroup, out_.features));
@@ -159,6 +168,34 @@ void GateOp::run(Team& team) const {
         }
     };
     for_each_cell_range(team, rows_.count(), out_.groups(), gate);
+}
+
+void ActivateOp::run(Team& team) const {
+    const int64_t features = out_.features;
+    const auto activate_groups = [&](int64_t row, int64_t first, int64_t last) {
+        float values[kGroup];
+        for (int64_t group = first; group < last; ++group) {
+            const float* from = x_ + row * features + group * kGroup;
+            for (int i = 0; i < kGroup; i += kLanes) {
+                activate(kind_, F32x16::load(from + i)).store(values + i);
+            }
+            store_groups(out_, row, group, group + 1, values);
+        }
+    };
+    for_each_cell_range(team, rows_.count(), out_.groups(), activate_groups);
+}
+
+void SoftCapOp::run(Team& team) const {
+    const F32x16 cap = F32x16::broadcast(cap_);
+    const int64_t groups = (features_ + kGroup - 1) / kGroup;
+    for_each_cell_range(team, rows_.count(), groups, [&](int64_t row, int64_t first, int64_t last) {
+        float* x = x_ + row * features_;
+        const int64_t end = std::min(last * kGroup, features_);
+        for (int64_t i = first * kGroup; i < end; i += kLanes) {
+            const int64_t lanes = std::min<int64_t>(kLanes, end - i);
+            store_partial(cap * tanh(load_partial(x + i, lanes) / cap), x + i, lanes);
+        }
+    });
 }
 
 void QuantizeOp::run(Team& team) const {

@@ -1,4 +1,5 @@
-// Ops whose rows need little arithmetic: embedding, norm, gate, quantize, permute, argmax.
+// Ops whose rows need little arithmetic: embedding, norm, gate, activate, quantize, permute, soft
+// cap, argmax.
 #pragma once
 
 #include "math.h"
@@ -14,11 +15,12 @@ inline void gate_rows(Gate kind, const float* gate, const float* up, int64_t cou
     }
 }
 
-// out[r] = table[ids[r]] * scale.
+// out[r] = table[ids[r]] * scale, or added to out[r].
 class EmbeddingOp : public Op {
    public:
-    EmbeddingOp(Rows rows, const int32_t* ids, Weight table, float scale, float* out)
-        : Op(rows), ids_(ids), table_(table), scale_(scale), out_(out) {}
+    EmbeddingOp(Rows rows, const int32_t* ids, Weight table, float scale, float* out,
+                bool accumulate)
+        : Op(rows), ids_(ids), table_(table), scale_(scale), out_(out), accumulate_(accumulate) {}
     void run(Team& team) const override;
 
    private:
@@ -26,29 +28,35 @@ class EmbeddingOp : public Op {
     Weight table_;
     float scale_;
     float* out_;
+    bool accumulate_;
 };
 
 enum class Norm { kRms, kLayer };
 
-// out[r] = norm(x[index ? index[r] : r]) * weight (+ bias).
+// out[r] = norm(x[index ? index[r] : r]) * weight (+ bias), or added to out[r], which is float then.
+// Strides are those of rows; out may be x.
 class NormOp : public Op {
    public:
-    NormOp(Rows rows, const float* x, int64_t x_rows, const int32_t* index, Norm kind,
-           const float* weight, const float* bias, float eps, Activation out)
-        : Op(rows), x_(x), x_rows_(x_rows), index_(index), kind_(kind), weight_(weight),
-          bias_(bias), eps_(eps), out_(out) {}
+    NormOp(Rows rows, const float* x, int64_t x_rows, int64_t x_stride, const int32_t* index,
+           Norm kind, const float* weight, const float* bias, float eps, Activation out,
+           int64_t out_stride, bool accumulate)
+        : Op(rows), x_(x), x_rows_(x_rows), x_stride_(x_stride), index_(index), kind_(kind),
+          weight_(weight), bias_(bias), eps_(eps), out_(out), out_stride_(out_stride),
+          accumulate_(accumulate) {}
     void run(Team& team) const override;
 
    private:
     void normalize(int64_t row, int64_t first, int64_t last) const;
 
     const float* x_;
-    int64_t x_rows_;
+    int64_t x_rows_, x_stride_;
     const int32_t* index_;
     Norm kind_;
     const float *weight_, *bias_;
     float eps_;
     Activation out_;
+    int64_t out_stride_;
+    bool accumulate_;
 };
 
 // out[r][f] = activate(x[r][f]) * x[r][features + f].
@@ -62,6 +70,32 @@ class GateOp : public Op {
     const float* x_;
     Gate kind_;
     Activation out_;
+};
+
+// out[r][f] = activate(x[r][f]).
+class ActivateOp : public Op {
+   public:
+    ActivateOp(Rows rows, const float* x, Gate kind, Activation out)
+        : Op(rows), x_(x), kind_(kind), out_(out) {}
+    void run(Team& team) const override;
+
+   private:
+    const float* x_;
+    Gate kind_;
+    Activation out_;
+};
+
+// x[r][f] = cap * tanh(x[r][f] / cap).
+class SoftCapOp : public Op {
+   public:
+    SoftCapOp(Rows rows, float* x, int64_t features, float cap)
+        : Op(rows), x_(x), features_(features), cap_(cap) {}
+    void run(Team& team) const override;
+
+   private:
+    float* x_;
+    int64_t features_;
+    float cap_;
 };
 
 // out = x, quantized.

@@ -67,7 +67,7 @@ def _load(
     progress(0, 1)
     model = _load_model(checkpoint, options, model_class)
     layers, vocab_size = take_survey(model)
-    shape = _attention_shape(check_uniform(layers), len(layers), options)
+    shape = _attention_shape(layers, options)
     config = model.config.get_text_config(decoder=True)
     check_windows(config, layers)
     sizes = {
@@ -129,16 +129,18 @@ def _scheme(options: LoadOptions) -> Scheme:
     return open_scheme({}, target, options.quantize)
 
 
-def _attention_shape(
-    layer: LayerAttention, num_layers: int, options: LoadOptions
-) -> AttentionShape:
+def _attention_shape(layers: list[LayerAttention], options: LoadOptions) -> AttentionShape:
+    layer = check_uniform(layers)
+    on_kernels = options.kernels is not None
+    by_default = torch.float16 if on_kernels else options.dtype
     return AttentionShape(
-        num_layers=num_layers,
+        num_layers=len(layers),
         num_heads=layer.num_heads,
         num_kv_heads=layer.num_kv_heads,
         head_size=layer.head_size,
-        dtype=options.dtype if options.kernels is None else torch.float32,
-        kv_dtype=options.kv_dtype,
+        dtype=torch.float32 if on_kernels else options.dtype,
+        kv_dtype=options.kv_dtype or by_default,
         device=options.device,
+        has_soft_cap=any(layer.options.soft_cap is not None for layer in layers),
         kernels=options.kernels,
     )

@@ -1,0 +1,78 @@
+"""MPT: ALiBi, no biases at all."""
+
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+
+from headrace.layers.norm import NormSpec
+from headrace.models.family import (
+    FamilyConfig,
+    attention_spec,
+    decoder_spec,
+    mlp_spec,
+    read_config,
+    refuse,
+)
+from headrace.models.fields import Positive, PositiveFloat
+from headrace.models.sources import stacked_qkv
+from headrace.models.spec import DecoderSpec, LayerSpec
+from headrace.weights import Naming
+
+
+class MPTAttention(msgspec.Struct, kw_only=True):
+    """The fields of `attn_config` that change what is computed."""
+
+    alibi_bias_max: Positive = 8
+    clip_qkv: PositiveFloat | None = None
+    softmax_scale: PositiveFloat | None = None
+
+
+class MPTConfig(FamilyConfig, kw_only=True):
+    """What MPT adds to the shared fields."""
+
+    hidden_act: str = "gelu"
+    attn_config: MPTAttention = msgspec.field(default_factory=MPTAttention)
+
+
+def alibi_slopes(num_heads: int, largest: int) -> tuple[float, ...]:
+    """As in the paper, but from the next power of two on, its odd members first."""
+    count = 1 << (num_heads - 1).bit_length()
+    slopes = [2 ** (-largest * (head + 1) / count) for head in range(count)]
+    if count != num_heads:
+        slopes = slopes[1::2] + slopes[::2]
+    return tuple(slopes[:num_heads])
+
+
+def spec(config: dict[str, Any]) -> DecoderSpec:
+    """Describe the model. Raises StartupError naming the field that cannot be used."""
+    refuse(config, "logit_scale")
+    refuse(config.get("attn_config") or {}, "qk_ln", "prefix_lm")
+    mpt = read_config(MPTConfig, config)
+    options, base = mpt.attn_config, attention_spec(mpt)
+    attention = replace(
+        base,
+        rope=None,
+        alibi_slopes=alibi_slopes(base.num_heads, options.alibi_bias_max),
+        clip=options.clip_qkv,
+        scale=options.softmax_scale or base.scale,
+    )
+    layer = LayerSpec(
+        attention=attention,
+        mlp=replace(mlp_spec(mpt), is_gated=False),
+        norm=NormSpec(epsilon=mpt.layer_norm_eps, kind="layer"),
+    )
+    naming = Naming(
+        base="transformer.",
+        layers="blocks.",
+        inner={
+            **stacked_qkv("attn.Wqkv", attention),
+            "self_attn.o_proj": "attn.out_proj",
+            "mlp.up_proj": "ffn.up_proj",
+            "mlp.down_proj": "ffn.down_proj",
+            "input_layernorm": "norm_1",
+            "post_attention_layernorm": "norm_2",
+        },
+        outer={"embed_tokens": "wte", "norm": "norm_f"},
+    )
+    return replace(decoder_spec(mpt, layer), naming=naming)

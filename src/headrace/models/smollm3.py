@@ -1,0 +1,42 @@
+"""SmolLM3: Llama where every fourth layer does not rotate."""
+
+from typing import Any
+
+from headrace.errors import StartupError
+from headrace.models.family import (
+    decoder_spec,
+    layer_windows,
+    read_config,
+)
+from headrace.models.fields import LayerTypes, Positive
+from headrace.models.llama import LlamaConfig, layer_spec
+from headrace.models.spec import DecoderSpec, with_ropes, with_windows
+
+
+class SmolLM3Config(LlamaConfig, kw_only=True):
+    """What SmolLM3 adds to Llama's fields."""
+
+    no_rope_layers: list[int] | None = None
+    """1 for each layer that rotates, 0 for one that does not."""
+    no_rope_layer_interval: Positive = 4
+    use_sliding_window: bool = False
+    sliding_window: Positive | None = None
+    layer_types: LayerTypes | None = None
+
+
+def spec(config: dict[str, Any]) -> DecoderSpec:
+    """Describe the model. Raises StartupError naming the field that cannot be used."""
+    smol = read_config(SmolLM3Config, config)
+    layer, count = layer_spec(smol), smol.num_hidden_layers
+    rotates = smol.no_rope_layers
+    if rotates is None:
+        rotates = [(number + 1) % smol.no_rope_layer_interval for number in range(count)]
+    if len(rotates) != count:
+        raise StartupError(
+            f"config.json: no_rope_layers has {len(rotates)} entries for {count} layers"
+        )
+    layers = with_ropes([layer] * count, [layer.attention.rope if r else None for r in rotates])
+    if smol.use_sliding_window and smol.layer_types is not None:
+        windows = layer_windows(smol, smol.layer_types, smol.sliding_window)
+        layers = with_windows(layers, windows)
+    return decoder_spec(smol, layers)

@@ -1,0 +1,147 @@
+"""From our names of parameters to a checkpoint's: other names, fused layers, reordered rows.
+
+Our names are Llama's in Hugging Face's format (`models.decoder` lists them). Knows no model.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from headrace.errors import CheckpointError
+from headrace.weights.base import RawTensor, Weights
+
+Rows = Callable[[Tensor], Tensor]
+"""Picks and reorders rows: a function of tensors [rows, ...] that leaves each row as it is."""
+LAYERS = "model.layers."
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the checkpoint keeps a layer's parameters."""
+
+    name: str
+    """Of the checkpoint's layer; "{}" in it stands for the part's number."""
+    rows: Rows | None = None
+    """Which rows of weight and bias are ours; None: all, as they are."""
+    is_transposed: bool = False
+    """The weight is stored as [in_features, out_features] (GPT-2's Conv1D)."""
+    num_parts: int | None = None
+    """Stored in so many tensors, to be stacked; None: in one."""
+
+
+@dataclass(frozen=True)
+class Naming:
+    """Our names (without ".weight" or ".bias") to the checkpoint's; what is missing is equal."""
+
+    base: str = "model."
+    """Prefix of all but the head; files written without the head lack it."""
+    layers: str = "layers."
+    """Prefix of the layers, after `base`."""
+    inner: Mapping[str, str | Source] = field(default_factory=dict)
+    """Within a layer: "self_attn.q_proj"."""
+    outer: Mapping[str, str | Source] = field(default_factory=dict)
+    """Outside the layers: "model.norm", without `base`: "norm"."""
+    head: str = "lm_head"
+
+    def source(self, name: str) -> Source:
+        """`name`: a layer's, such as "model.layers.3.mlp.up_proj"."""
+        if name.startswith(LAYERS):
+            number, _, inner = name.removeprefix(LAYERS).partition(".")
+            return _prefixed(f"{self.base}{self.layers}{number}.", self.inner.get(inner, inner))
+        if not name.startswith("model."):
+            return Source(self.head)
+        outer = name.removeprefix("model.")
+        return _prefixed(self.base, self.outer.get(outer, outer))
+
+
+def _prefixed(prefix: str, source: str | Source) -> Source:
+    if isinstance(source, str):
+        return Source(prefix + source)
+    return replace(source, name=prefix + source.name)
+
+
+class RenamedWeights:
+    """`Weights` by our names over those of a checkpoint."""
+
+    def __init__(self, weights: Weights, naming: Naming) -> None:
+        self._weights = weights
+        self._naming = naming
+
+    def has(self, name: str) -> bool:
+        source, kind = self._find(name)
+        return all(self._weights.has(f"{part}.{kind}") for part in _parts(source))
+
+    def get(self, name: str) -> Tensor:
+        source, kind = self._find(name)
+        tensors = [self._weights.get(f"{part}.{kind}") for part in _parts(source)]
+        tensor = torch.stack(tensors) if source.num_parts is not None else tensors[0]
+        if source.is_transposed and tensor.dim() == 2:
+            tensor = tensor.t()
+        ours = tensor if source.rows is None else _rows(source.rows, tensor, source.name)
+        return ours.contiguous() if source.is_transposed else ours
+
+    def raw(self, name: str) -> RawTensor | None:
+        source, kind = self._find(name)
+        if source.is_transposed or source.num_parts is not None:
+            return None
+        raw = self._weights.raw(f"{source.name}.{kind}")
+        if raw is None or source.rows is None:
+            return raw
+        data = _rows(source.rows, raw.data, source.name)
+        return RawTensor(raw.type, data, (len(data), *raw.shape[1:]))
+
+    def _find(self, name: str) -> tuple[Source, str]:
+        """The source of a parameter, and the part of its name after the last dot."""
+        layer, _, kind = name.rpartition(".")
+        source = self._naming.source(layer)
+        if source.rows is not None and kind not in ("weight", "bias"):
+            raise CheckpointError(
+                f"tensor {source.name}.{kind}: rows of a quantized fused layer cannot be picked"
+            )
+        if not self._weights.has(f"{next(_parts(source))}.{kind}"):
+            short = replace(source, name=source.name.removeprefix(self._naming.base))
+            if self._weights.has(f"{next(_parts(short))}.{kind}"):
+                return short, kind
+        return source, kind
+
+
+def _parts(source: Source) -> Iterator[str]:
+    for part in range(source.num_parts or 1):
+        yield source.name.format(part) if source.num_parts is not None else source.name
+
+
+def _rows(rows: Rows, tensor: Tensor, name: str) -> Tensor:
+    try:
+        return rows(tensor)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"tensor {name}: shape {list(tensor.shape)} does not fit the config: {error}"
+        ) from None
+
+
+def part(start: int, count: int) -> Rows:
+    """`count` rows from `start`."""
+    return lambda rows: rows.narrow(0, start, count)
+
+
+def grouped_heads(num_groups: int, group_size: int, first: int, count: int) -> Rows:
+    """Heads `first` to `first + count` of each group of `group_size` heads."""
+
+    def pick(rows: Tensor) -> Tensor:
+        heads = rows.unflatten(0, (num_groups, group_size, -1))
+        return heads.narrow(1, first, count).flatten(0, 2)
+
+    return pick
+
+
+def deinterleaved(num_heads: int, rotary_size: int) -> Rows:
+    """Rows of rotary pairs (2i, 2i + 1) to (i, i + rotary_size / 2), within each head."""
+
+    def reorder(rows: Tensor) -> Tensor:
+        heads = rows.unflatten(0, (num_heads, -1))
+        pairs = heads[:, :rotary_size].unflatten(1, (-1, 2)).transpose(1, 2).flatten(1, 2)
+        return torch.cat((pairs, heads[:, rotary_size:]), dim=1).flatten(0, 1)
+
+    return reorder

@@ -1,0 +1,63 @@
+"""What a model runs on, and what follows from that."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from headrace.attention.native import NativeBackend
+from headrace.attention.paged import PagedBackend
+from headrace.checkpoint.checkpoint import open_checkpoint
+from headrace.kernels import load as load_kernels
+from headrace.models import ARCHITECTURES
+from headrace.models.load import LoadOptions, load_model
+from tests.models.checkpoints import CASES, make_checkpoint
+from tests.models.driver import Driver
+
+CPU = torch.device("cpu")
+
+
+def options(**changes: object) -> LoadOptions:
+    return LoadOptions(**{"dtype": torch.float32, "device": CPU, **changes})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("case", "backend_class", "kv_dtype"),
+    [("plain", NativeBackend, torch.float16), ("odd-heads", PagedBackend, torch.float32)],
+)
+def test_cache_is_narrow_on_the_kernels_only(
+    tmp_path: Path, case: str, backend_class: type, kv_dtype: torch.dtype
+) -> None:
+    """Heads of 24 elements are not for the kernels: the cache must not be as narrow as theirs."""
+    make_checkpoint(tmp_path, "LlamaForCausalLM", case)
+    _, backend = load_model(open_checkpoint(tmp_path), options(kernels=load_kernels()))
+    assert isinstance(backend, backend_class)
+    assert backend.shape.kv_dtype == kv_dtype
+
+
+def test_a_cache_that_is_asked_for_is_kept(tmp_path: Path) -> None:
+    make_checkpoint(tmp_path, "LlamaForCausalLM", "plain")
+    asked = options(kernels=load_kernels(), kv_dtype=torch.int8)
+    _, backend = load_model(open_checkpoint(tmp_path), asked)
+    assert isinstance(backend, NativeBackend) and backend.shape.kv_dtype == torch.int8
+
+
+@pytest.mark.parametrize(("asked", "expected"), [(None, 512), (100, 100), (9999, 512)])
+def test_the_longest_request_bounds_the_context(
+    tmp_path: Path, asked: int | None, expected: int
+) -> None:
+    make_checkpoint(tmp_path, "LlamaForCausalLM", "plain")
+    decoder, _ = load_model(open_checkpoint(tmp_path), options(max_total_tokens=asked))
+    assert decoder.spec.max_position == expected
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_dummy_weights_have_the_sizes_of_real_ones(tmp_path: Path, architecture: str) -> None:
+    make_checkpoint(tmp_path, architecture, next(iter(CASES[architecture])))
+    checkpoint = open_checkpoint(tmp_path)
+    real, _ = load_model(checkpoint, options())
+    dummy, backend = load_model(checkpoint, options(load_format="dummy"))
+    assert dummy.weight_bytes == real.weight_bytes
+    driver = Driver(dummy, backend)
+    (logits,) = driver.step([(driver.start([1, 2, 3]), 3)])
+    assert logits.shape == (3, 199) and torch.isfinite(logits).all()
