@@ -146,7 +146,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
     assert contents(output) == contents(tmp_path / "whole")
 
 
-def test_parts_of_another_run_are_not_mixed_in(floats: tuple[Path, Any], tmp_path: Path) -> None:
+def test_layers_of_another_run_are_not_mixed_in(floats: tuple[Path, Any], tmp_path: Path) -> None:
     def kill(done: int, total: int) -> None:
         if done:
             raise Killed

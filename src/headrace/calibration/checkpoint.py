@@ -12,7 +12,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from headrace.calibration.parts import write_whole
+from headrace.calibration.finished import write_whole
 from headrace.checkpoint.checkpoint import Checkpoint
 from headrace.checkpoint.safetensors import read_json
 from headrace.weights import Weights
@@ -30,12 +30,12 @@ Entry = tuple[str, Weights]
 def write_checkpoint(
     source: Checkpoint,
     kept: Sequence[Entry],
-    parts: Sequence[Path],
+    layers: Sequence[Path],
     quantization_config: dict[str, Any],
     output: Path,
 ) -> None:
-    """`kept`: the tensors that stay as they are. `parts`: files with those that are new."""
-    new = SafetensorsWeights(parts)
+    """`kept`: the tensors that stay as they are. `layers`: files with those that are new."""
+    new = SafetensorsWeights(layers)
     entries = [*kept, *((name, new) for name in sorted(new.names))]
     shards = list(_shards(entries))
     files = [_shard_name(i, len(shards)) for i in range(len(shards))]

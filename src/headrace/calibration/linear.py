@@ -12,7 +12,7 @@ from torch.nn import functional
 from headrace.calibration.hessian import Hessian
 from headrace.quantization.dense import DenseWeight
 from headrace.quantization.place import read_floats
-from headrace.weights.base import Weights
+from headrace.weights import Part, Weights
 
 
 class CalibrationLinear:
@@ -64,7 +64,10 @@ class CalibrationScheme:
     def __init__(self) -> None:
         self.linears: list[CalibrationLinear] = []
 
-    def load(self, weights: Weights, names: Sequence[str]) -> CalibrationLinear:
+    def load(
+        self, weights: Weights, names: Sequence[str], parts: Sequence[Part]
+    ) -> CalibrationLinear:
+        """All of them: the model is not split."""
         self.linears.append(CalibrationLinear(weights, names))
         return self.linears[-1]
 

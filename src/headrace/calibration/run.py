@@ -9,11 +9,11 @@ import torch
 from headrace.attention.base import AttentionBackend
 from headrace.calibration.activations import Activations
 from headrace.calibration.checkpoint import Entry, write_checkpoint
+from headrace.calibration.finished import FinishedLayers, plan
 from headrace.calibration.formats import FORMATS, Tensors
 from headrace.calibration.hessian import Hessian
 from headrace.calibration.linear import CalibrationLinear, CalibrationScheme
 from headrace.calibration.names import StoredNames
-from headrace.calibration.parts import Parts, plan
 from headrace.calibration.recipe import Recipe
 from headrace.calibration.windows import Windows
 from headrace.checkpoint.checkpoint import Checkpoint
@@ -59,16 +59,16 @@ def quantize(
         for linear in (linear for layer in linears for linear in layer)
         for name in recipe.checked(linear.names, linear.sizes, linear.in_features)
     }
-    parts = Parts(output, plan(checkpoint, recipe, windows))
-    run = _Run(recipe, parts, names, decoder, backend, windows)
+    finished = FinishedLayers(output, plan(checkpoint, recipe, windows))
+    run = _Run(recipe, finished, names, decoder, backend, windows)
     for layer, of_layer in enumerate(linears):
         progress(layer, len(linears))
         run.quantize_layer(layer, of_layer)
     progress(len(linears), len(linears))
     perplexity = run.perplexity() if windows.held_out else None
     kept = _kept(checkpoint, set(names.values()))
-    write_checkpoint(checkpoint, kept, parts.files(len(linears)), run.config, output)
-    parts.delete()
+    write_checkpoint(checkpoint, kept, finished.files(len(linears)), run.config, output)
+    finished.delete()
     return perplexity
 
 
@@ -103,7 +103,7 @@ class _Run:
     def __init__(
         self,
         recipe: Recipe,
-        parts: Parts,
+        finished: FinishedLayers,
         names: Mapping[str, str],
         decoder: Decoder,
         backend: AttentionBackend,
@@ -111,7 +111,7 @@ class _Run:
     ) -> None:
         """`names`: from ours to the checkpoint's."""
         self._recipe = recipe
-        self._parts = parts
+        self._finished = finished
         self._names = names
         self._decoder = decoder
         self._write, make_config = FORMATS[recipe.method]
@@ -126,13 +126,13 @@ class _Run:
         self._held_out = Activations(decoder, backend, windows.held_out)
 
     def quantize_layer(self, number: int, linears: list[CalibrationLinear]) -> None:
-        """Make the layer's part unless there is one, and take all windows through the layer."""
+        """Quantize the layer unless a run before did, and take all windows through the layer."""
         layer = self._decoder.layers[number]
         self._exact.advance(layer)
-        if not self._parts.has(number):
-            self._parts.save(number, self._quantized(layer, linears))
+        if not self._finished.has(number):
+            self._finished.save(number, self._quantized(layer, linears))
         # What was stored is what the next layers will get: new or from a run before.
-        stored = SafetensorsWeights([self._parts.path(number)])
+        stored = SafetensorsWeights([self._finished.path(number)])
         assert isinstance(self._reader, MatrixScheme)
         for linear in linears:
             names = [self._names[name] for name in linear.names]

@@ -3,7 +3,7 @@
 Our names are Llama's in Hugging Face's format (`models.decoder` lists them). Knows no model.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -15,6 +15,8 @@ from headrace.weights.base import RawTensor, Weights
 Rows = Callable[[Tensor], Tensor]
 """Picks and reorders rows: a function of tensors [rows, ...] that leaves each row as it is."""
 LAYERS = "model.layers."
+QUANTIZED = ("weight", "qweight", "weight_packed")
+"""What a linear layer's matrix is called, quantized or not."""
 
 
 @dataclass(frozen=True)
@@ -77,10 +79,23 @@ class RenamedWeights:
         source, kind = self._find(name)
         tensors = [self._weights.get(f"{part}.{kind}") for part in _parts(source)]
         tensor = torch.stack(tensors) if source.num_parts is not None else tensors[0]
-        if source.is_transposed and tensor.dim() == 2:
+        if source.is_transposed and kind == "weight":
             tensor = tensor.t()
         ours = tensor if source.rows is None else _rows(source.rows, tensor, source.name)
         return ours.contiguous() if source.is_transposed else ours
+
+    def stored(self, layer: str) -> "StoredLayer | None":
+        """See `stored_layer`."""
+        source = self._naming.source(layer)
+        if source.num_parts is not None or (source.is_transposed and self.has(f"{layer}.weight")):
+            return None
+        name = self._prefixed_as_stored(source, QUANTIZED).name
+
+        def rows(matrix: Tensor) -> Tensor:
+            assert source.rows is not None
+            return _rows(source.rows, matrix, name)
+
+        return StoredLayer(self._weights, name, None if source.rows is None else rows)
 
     def raw(self, name: str) -> RawTensor | None:
         source, kind = self._find(name)
@@ -98,13 +113,35 @@ class RenamedWeights:
         source = self._naming.source(layer)
         if source.rows is not None and kind not in ("weight", "bias"):
             raise CheckpointError(
-                f"tensor {source.name}.{kind}: rows of a quantized fused layer cannot be picked"
+                f"tensor {source.name}.{kind}: rows of packed numbers cannot be picked"
             )
-        if not self._weights.has(f"{next(_parts(source))}.{kind}"):
-            short = replace(source, name=source.name.removeprefix(self._naming.base))
-            if self._weights.has(f"{next(_parts(short))}.{kind}"):
-                return short, kind
-        return source, kind
+        return self._prefixed_as_stored(source, (kind,)), kind
+
+    def _prefixed_as_stored(self, source: Source, kinds: Sequence[str]) -> Source:
+        """With the naming's base, or without it where the checkpoint's names lack it."""
+        short = replace(source, name=source.name.removeprefix(self._naming.base))
+        for candidate in (source, short):
+            if any(self._weights.has(f"{next(_parts(candidate))}.{kind}") for kind in kinds):
+                return candidate
+        return source
+
+
+@dataclass(frozen=True)
+class StoredLayer:
+    """A layer under the checkpoint's own name."""
+
+    weights: Weights
+    name: str
+    rows: Rows | None
+    """Which rows of the matrix are ours. Raises CheckpointError if it has too few."""
+
+
+def stored_layer(weights: Weights, layer: str) -> StoredLayer | None:
+    """Where a linear layer lies, for who reads all its tensors; None: where `weights` says.
+
+    For quantized layers, whose rows can be picked when all tensors are read only.
+    """
+    return weights.stored(layer) if isinstance(weights, RenamedWeights) else None
 
 
 def _parts(source: Source) -> Iterator[str]:

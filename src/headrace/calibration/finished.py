@@ -1,7 +1,7 @@
 """What is done already, in the output folder: one file per layer, so that a killed run goes on.
 
 A file gets its name when all of it is on the disk; one without is never read. plan.json says what
-the parts were made of and how, and parts of another plan are not mixed in.
+the layers were made of and how, and layers of another plan are not mixed in.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
 
 
 def plan(checkpoint: Checkpoint, recipe: Recipe, windows: Windows) -> dict[str, str]:
-    """What must be equal for parts of one run to serve another."""
+    """What must be equal for the layers of one run to serve another."""
     files = [f"{file.name}: {file.stat().st_size}" for file in checkpoint.weight_files]
     tokens = json.dumps(windows.calibration).encode()
     return {
@@ -44,11 +44,11 @@ def plan(checkpoint: Checkpoint, recipe: Recipe, windows: Windows) -> dict[str, 
     }
 
 
-class Parts:
-    """The folder of parts within an output folder."""
+class FinishedLayers:
+    """The folder of finished layers within an output folder."""
 
     def __init__(self, output: Path, plan: dict[str, str]) -> None:
-        """Raises StartupError if `output` holds anything but parts of the same plan."""
+        """Raises StartupError if `output` holds anything but layers of the same plan."""
         self.folder = output / FOLDER
         found = sorted(path.name for path in output.iterdir()) if output.exists() else []
         if (output / "config.json").exists() or (found and FOLDER not in found):
