@@ -46,6 +46,8 @@ class LoadOptions:
     """On the kernels, float32 activations with all weights, not int8 or bfloat16."""
     quantize: str | None = None
     """--quantize."""
+    scheme: Scheme | None = None
+    """Instead of the one that the checkpoint's config and `quantize` name."""
     load_format: str = "auto"
     """"dummy": random weights."""
     backend: AttentionBackend | None = None
@@ -130,7 +132,7 @@ def _load_decoder(
     )
     if options.quantize is not None and checkpoint.kind == "gguf":
         raise StartupError(f"--quantize {options.quantize}: a GGUF file keeps what it is stored in")
-    scheme = open_scheme(config, target, options.quantize)
+    scheme = options.scheme or open_scheme(config, target, options.quantize)
     load = _loader(checkpoint, spec, options, scheme, operations)
     return Decoder(spec, load, progress), backend
 
