@@ -42,6 +42,8 @@ LONGROPE = {
     "long_factor": [2.0 + i for i in range(8)],
 }
 QWEN_WINDOW = {"use_sliding_window": True, "sliding_window": 9, "max_window_layers": 1}
+EXPERTS = {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+LOCAL_EXPERTS = {"num_local_experts": 6, "num_experts_per_tok": 2}
 CASES: dict[str, dict[str, dict[str, Any]]] = {
     "LlamaForCausalLM": {
         "plain": {},
@@ -60,6 +62,54 @@ CASES: dict[str, dict[str, dict[str, Any]]] = {
         "window": QWEN_WINDOW,
         "bias": {"attention_bias": True},
         "yarn": {"rope_parameters": YARN_ROPE},
+    },
+    "MixtralForCausalLM": {
+        "plain": {"num_local_experts": 5, "num_experts_per_tok": 2},
+        "window": {"num_local_experts": 4, "sliding_window": 7},
+    },
+    "Qwen2MoeForCausalLM": {
+        "plain": EXPERTS | {"shared_expert_intermediate_size": 64},
+        "window": EXPERTS
+        | QWEN_WINDOW
+        | {
+            "shared_expert_intermediate_size": 32,
+            "norm_topk_prob": True,
+            "mlp_only_layers": [1],
+            "qkv_bias": False,
+        },
+    },
+    "Qwen3MoeForCausalLM": {
+        "plain": EXPERTS | {"norm_topk_prob": True},
+        "window": EXPERTS | QWEN_WINDOW | {"decoder_sparse_step": 2},
+    },
+    "GraniteMoeForCausalLM": {
+        "plain": LOCAL_EXPERTS | {"attention_multiplier": 0.25},
+        "multipliers": LOCAL_EXPERTS
+        | {
+            "embedding_multiplier": 12.0,
+            "attention_multiplier": 0.1,
+            "residual_multiplier": 0.22,
+            "logits_scaling": 8.0,
+        },
+    },
+    "GraniteMoeSharedForCausalLM": {"shared": LOCAL_EXPERTS | {"shared_intermediate_size": 64}},
+    "OlmoeForCausalLM": {
+        "plain": {"num_experts": 6, "num_experts_per_tok": 2}
+        | {"eos_token_id": None, "pad_token_id": 0},
+        "normalized": {"num_experts": 6, "num_experts_per_tok": 2}
+        | {"eos_token_id": None, "pad_token_id": 0, "norm_topk_prob": True},
+    },
+    "GptOssForCausalLM": {
+        "window": LOCAL_EXPERTS
+        | {
+            "sliding_window": 8,
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+        },
+        "plain": LOCAL_EXPERTS
+        | {
+            "layer_types": ["full_attention"] * 3,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
+        },
     },
     "GemmaForCausalLM": {"plain": {"head_dim": 32}},
     "Gemma2ForCausalLM": {

@@ -41,6 +41,10 @@ class AttentionSpec:
     alibi_slopes: tuple[float, ...] | None = None
     """See `AttentionOptions`; one per head."""
     window: int | None = None
+    chunk: int | None = None
+    """See `AttentionOptions`."""
+    has_sinks: bool = False
+    """Each head has a learned sink (see `AttentionOptions`)."""
     soft_cap: float | None = None
     clip: float | None = None
     """Queries, keys and values are clamped to so much either side of 0 (OLMo, MPT)."""
@@ -67,7 +71,7 @@ class Attention:
             num_heads=spec.num_heads,
             num_kv_heads=spec.num_kv_heads,
             head_size=spec.head_size,
-            options=_options(load, spec),
+            options=_options(load, prefix, spec),
             head_norm=_head_norm(load, prefix, spec),
             clip=spec.clip,
         )
@@ -82,13 +86,17 @@ class Attention:
         return self.operations.attend(self.qkv(x), angles, batch, self.layout, self.output.weight)
 
 
-def _options(load: ParameterLoader, spec: AttentionSpec) -> AttentionOptions:
-    slopes = spec.alibi_slopes
+def _options(load: ParameterLoader, prefix: str, spec: AttentionSpec) -> AttentionOptions:
+    slopes, sinks = spec.alibi_slopes, None
+    if spec.has_sinks:
+        sinks = load.tensor(f"{prefix}.sinks", (spec.num_heads,), torch.float32)
     return AttentionOptions(
         scale=spec.scale,
         window=spec.window,
         soft_cap=spec.soft_cap,
         alibi_slopes=None if slopes is None else torch.tensor(slopes, device=load.device),
+        sinks=sinks,
+        chunk=spec.chunk,
     )
 
 

@@ -17,6 +17,7 @@ from headrace.kernels import Activation, Kernels, QuantizedActivation, Rotary
 from headrace.kernels.tensors import GROUP_SIZE, GateKind
 from headrace.layers.attention import AttentionSpec
 from headrace.layers.mlp import MLPSpec
+from headrace.layers.moe import MoESpec
 from headrace.layers.operations import AttentionLayout, HeadNorm, NormParameters
 from headrace.layers.rope import RotaryEmbedding
 from headrace.quantization import LinearWeight
@@ -32,8 +33,10 @@ GATES: dict[str, GateKind] = {
 }
 
 
-def unsupported(hidden_size: int, attention: AttentionSpec, mlp: MLPSpec) -> str | None:
+def unsupported(hidden_size: int, attention: AttentionSpec, mlp: MLPSpec | MoESpec) -> str | None:
     """What of a layer the kernels cannot do; None: nothing."""
+    if isinstance(mlp, MoESpec):
+        return "mixture of experts"
     if mlp.activation not in GATES:
         return f"activation {mlp.activation}"
     for name, size in (("hidden", hidden_size), ("intermediate", mlp.intermediate_size)):
@@ -111,8 +114,9 @@ class NativeOperations:
         )
         return out
 
-    def norm(self, x: Tensor, norm: NormParameters, consumer: LinearWeight) -> Activation:
-        out = self._input_of(consumer, "norm")
+    def norm(self, x: Tensor, norm: NormParameters, consumer: LinearWeight | None) -> Activation:
+        width = x.shape[1]
+        out = self._floats("norm", width) if consumer is None else self._input_of(consumer, "norm")
         self._norm(x, norm, out)
         return out
 
@@ -141,7 +145,9 @@ class NativeOperations:
             rows=self._counts.tokens,
         )
 
-    def convert(self, x: Tensor, consumer: LinearWeight) -> Activation:
+    def convert(self, x: Tensor, consumer: LinearWeight | None) -> Activation:
+        if consumer is None:
+            return x
         out = self._input_of(consumer, "norm")
         if not isinstance(out, QuantizedActivation):
             return x

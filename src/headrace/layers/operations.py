@@ -4,16 +4,18 @@ The layers are written once against `Operations`. `TorchOperations` computes at 
 `layers.native` does the same with the CPU kernels, which fuse more and quantize activations.
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
 from headrace.attention.base import AttentionBackend, AttentionBatch, AttentionOptions
-from headrace.layers.activation import ACTIVATIONS
+from headrace.layers.activation import ACTIVATIONS, gate
 from headrace.layers.rope import RotaryEmbedding, rotate
+from headrace.layers.routing import Router, route
 from headrace.quantization import LinearWeight
 
 Activation = Any
@@ -55,8 +57,20 @@ class AttentionLayout:
     """Queries, keys and values are clamped to so much either side of 0."""
 
 
+@dataclass(frozen=True, slots=True)
+class Expert:
+    """The parameters of one gated MLP of a mixture."""
+
+    gate_up: LinearWeight
+    gate_up_bias: Tensor | None
+    activation: str
+    down: LinearWeight
+    down_bias: Tensor | None
+
+
 class Operations(Protocol):
-    """T is the number of the batch's tokens. `consumer` is the weight that reads the result."""
+    """T is the number of the batch's tokens. `consumer` is the weight that reads the result; None
+    where it is read as it is."""
 
     def embedding(
         self,
@@ -69,7 +83,7 @@ class Operations(Protocol):
         in its memory."""
         ...
 
-    def norm(self, x: Tensor, norm: NormParameters, consumer: LinearWeight) -> Activation:
+    def norm(self, x: Tensor, norm: NormParameters, consumer: LinearWeight | None) -> Activation:
         """x [T, H], normalised."""
         ...
 
@@ -78,7 +92,7 @@ class Operations(Protocol):
         memory."""
         ...
 
-    def convert(self, x: Tensor, consumer: LinearWeight) -> Activation:
+    def convert(self, x: Tensor, consumer: LinearWeight | None) -> Activation:
         """x [T, H] as it is, for a linear layer that reads the residual stream itself."""
         ...
 
@@ -112,6 +126,13 @@ class Operations(Protocol):
         consumer: LinearWeight,
     ) -> Activation:
         """activation(up(x)), [T, out_features]."""
+        ...
+
+    def experts(
+        self, x: Activation, router: Router, experts: Sequence[Expert], residual: Tensor | None
+    ) -> Tensor:
+        """Each row of x [T, H] through the experts that the router chooses for it, weighted and
+        summed in the order of their numbers, plus residual, in its memory: [T, H]."""
         ...
 
     def angles(self, rotary: RotaryEmbedding, positions: Tensor) -> Angles:
@@ -163,14 +184,14 @@ class TorchOperations:
         embedded = embedded if scale == 1 else embedded * scale
         return embedded if residual is None else residual.add_(embedded)
 
-    def norm(self, x: Tensor, norm: NormParameters, consumer: LinearWeight) -> Tensor:
+    def norm(self, x: Tensor, norm: NormParameters, consumer: LinearWeight | None) -> Tensor:
         return normalize(x, norm)
 
     def residual_norm(self, x: Tensor, norm: NormParameters, residual: Tensor | None) -> Tensor:
         normed = normalize(x, norm)
         return normed if residual is None else residual.add_(normed)
 
-    def convert(self, x: Tensor, consumer: LinearWeight) -> Tensor:
+    def convert(self, x: Tensor, consumer: LinearWeight | None) -> Tensor:
         return x
 
     def linear(
@@ -190,9 +211,7 @@ class TorchOperations:
         activation: str,
         consumer: LinearWeight,
     ) -> Tensor:
-        gate, up = gate_up.apply(x, bias, None).chunk(2, dim=-1)
-        function: Callable[[Tensor], Tensor] = ACTIVATIONS[activation]
-        return function(gate) * up
+        return gate(activation, *gate_up.apply(x, bias, None).chunk(2, dim=-1))
 
     def activated(
         self,
@@ -203,6 +222,28 @@ class TorchOperations:
         consumer: LinearWeight,
     ) -> Tensor:
         return ACTIVATIONS[activation](up.apply(x, bias, None))
+
+    def experts(
+        self, x: Tensor, router: Router, experts: Sequence[Expert], residual: Tensor | None
+    ) -> Tensor:
+        chosen, weights = route(x, router)
+        order = chosen.flatten().argsort(stable=True)
+        counts = chosen.flatten().bincount(minlength=len(experts)).tolist()
+        total = torch.zeros_like(x, dtype=torch.float32)
+        for expert, places in zip(experts, order.split(counts), strict=True):
+            if len(places) == 0:
+                continue
+            rows = places // chosen.shape[1]
+            own = weights.flatten()[places].unsqueeze(1)
+            if router.spec.weighs_inputs:
+                total.index_add_(0, rows, self._expert((x[rows] * own).to(x.dtype), expert).float())
+            else:
+                total.index_add_(0, rows, self._expert(x[rows], expert) * own)
+        return total.to(x.dtype) if residual is None else residual.add_(total)
+
+    def _expert(self, x: Tensor, expert: Expert) -> Tensor:
+        inner = self.gated(x, expert.gate_up, expert.gate_up_bias, expert.activation, expert.down)
+        return self.linear(inner, expert.down, expert.down_bias)
 
     def angles(self, rotary: RotaryEmbedding, positions: Tensor) -> tuple[Tensor, Tensor]:
         return rotary(positions)

@@ -105,6 +105,8 @@ def _attention_shape(
         device=options.device,
         has_soft_cap=any(layer.soft_cap is not None for layer in layers),
         has_alibi=any(layer.alibi_slopes is not None for layer in layers),
+        has_sinks=any(layer.has_sinks for layer in layers),
+        has_chunks=any(layer.chunk is not None for layer in layers),
         kernels=kernels,
     )
 

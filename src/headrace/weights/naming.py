@@ -15,6 +15,8 @@ from headrace.weights.base import RawTensor, Weights
 Rows = Callable[[Tensor], Tensor]
 """Picks and reorders rows: a function of tensors [rows, ...] that leaves each row as it is."""
 LAYERS = "model.layers."
+ROW_KINDS = ("weight", "bias", "blocks", "scales")
+"""Parameters that have a row for each output (the last two are MXFP4's)."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,16 @@ class Source:
     """The weight is stored as [in_features, out_features] (GPT-2's Conv1D)."""
     num_parts: int | None = None
     """Stored in so many tensors, to be stacked; None: in one."""
+    expert: int | None = None
+    """Stored with those of other experts, of which ours has this number."""
+    is_parameter: bool = False
+    """Named as a parameter, not as a layer that has some: "down_proj" and "down_proj_bias"."""
+
+    def parameter(self, kind: str) -> str:
+        """Its name for "weight", "bias" and what else the layer has."""
+        if not self.is_parameter:
+            return f"{self.name}.{kind}"
+        return self.name if kind == "weight" else f"{self.name}_{kind}"
 
 
 @dataclass(frozen=True)
@@ -71,59 +83,76 @@ class RenamedWeights:
 
     def has(self, name: str) -> bool:
         source, kind = self._find(name)
-        return all(self._weights.has(f"{part}.{kind}") for part in _parts(source))
+        return all(self._weights.has(part) for part in _parts(source, kind))
 
     def get(self, name: str) -> Tensor:
         source, kind = self._find(name)
-        tensors = [self._weights.get(f"{part}.{kind}") for part in _parts(source)]
+        if source.rows is not None and kind not in ROW_KINDS:
+            raise CheckpointError(
+                f"tensor {source.parameter(kind)}: rows of a quantized fused layer cannot be picked"
+            )
+        tensors = [self._weights.get(part) for part in _parts(source, kind)]
         tensor = torch.stack(tensors) if source.num_parts is not None else tensors[0]
-        if source.is_transposed and tensor.dim() == 2:
-            tensor = tensor.t()
-        ours = tensor if source.rows is None else _rows(source.rows, tensor, source.name)
-        return ours.contiguous() if source.is_transposed else ours
+        try:
+            return _own(tensor, source, is_matrix=kind == "weight")
+        except (RuntimeError, IndexError) as error:
+            raise _misfit(tensor, source, error) from None
 
     def raw(self, name: str) -> RawTensor | None:
         source, kind = self._find(name)
-        if source.is_transposed or source.num_parts is not None:
+        if source.is_transposed or source.num_parts is not None or source.expert is not None:
             return None
-        raw = self._weights.raw(f"{source.name}.{kind}")
+        raw = self._weights.raw(source.parameter(kind))
         if raw is None or source.rows is None:
             return raw
-        data = _rows(source.rows, raw.data, source.name)
+        try:
+            data = source.rows(raw.data)
+        except RuntimeError as error:
+            raise _misfit(raw.data, source, error) from None
         return RawTensor(raw.type, data, (len(data), *raw.shape[1:]))
 
     def _find(self, name: str) -> tuple[Source, str]:
         """The source of a parameter, and the part of its name after the last dot."""
         layer, _, kind = name.rpartition(".")
         source = self._naming.source(layer)
-        if source.rows is not None and kind not in ("weight", "bias"):
-            raise CheckpointError(
-                f"tensor {source.name}.{kind}: rows of a quantized fused layer cannot be picked"
-            )
-        if not self._weights.has(f"{next(_parts(source))}.{kind}"):
+        if not self._weights.has(next(_parts(source, kind))):
             short = replace(source, name=source.name.removeprefix(self._naming.base))
-            if self._weights.has(f"{next(_parts(short))}.{kind}"):
+            if self._weights.has(next(_parts(short, kind))):
                 return short, kind
         return source, kind
 
 
-def _parts(source: Source) -> Iterator[str]:
+def _parts(source: Source, kind: str) -> Iterator[str]:
+    name = source.parameter(kind)
     for part in range(source.num_parts or 1):
-        yield source.name.format(part) if source.num_parts is not None else source.name
+        yield name.format(part) if source.num_parts is not None else name
 
 
-def _rows(rows: Rows, tensor: Tensor, name: str) -> Tensor:
-    try:
-        return rows(tensor)
-    except RuntimeError as error:
-        raise CheckpointError(
-            f"tensor {name}: shape {list(tensor.shape)} does not fit the config: {error}"
-        ) from None
+def _own(tensor: Tensor, source: Source, *, is_matrix: bool) -> Tensor:
+    """What of a stored tensor is ours."""
+    if source.expert is not None:
+        tensor = tensor[source.expert]
+    is_transposed = source.is_transposed and is_matrix
+    if is_transposed:
+        tensor = tensor.t()
+    ours = tensor if source.rows is None else source.rows(tensor)
+    return ours.contiguous() if is_transposed else ours
+
+
+def _misfit(tensor: Tensor, source: Source, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"tensor {source.name}: shape {list(tensor.shape)} does not fit the config: {error}"
+    )
 
 
 def part(start: int, count: int) -> Rows:
     """`count` rows from `start`."""
     return lambda rows: rows.narrow(0, start, count)
+
+
+def every_other(first: int) -> Rows:
+    """Even rows from 0 on, or odd ones from 1 on."""
+    return lambda rows: rows[first::2]
 
 
 def grouped_heads(num_groups: int, group_size: int, first: int, count: int) -> Rows:
