@@ -7,7 +7,7 @@ import torch
 from headrace.attention.base import AttentionBatch, AttentionOptions
 from headrace.layers.linear import Linear
 from headrace.layers.norm import NormSpec, load_norm
-from headrace.layers.operations import Activation, Angles, AttentionLayout, HeadNorm
+from headrace.layers.operations import Activation, Angles, AttentionLayout, HeadNorm, Temperature
 from headrace.layers.parameters import ParameterLoader
 from headrace.layers.rope import RopeSpec
 from headrace.quantization import LinearWeight
@@ -32,6 +32,8 @@ class AttentionSpec:
     num_heads: int
     num_kv_heads: int
     head_size: int
+    value_size: int | None = None
+    """See `AttentionShape`."""
     scale: float
     """Multiplies the scores; usually head_size^-0.5."""
     qkv_bias: bool = False
@@ -48,6 +50,7 @@ class AttentionSpec:
     soft_cap: float | None = None
     clip: float | None = None
     """Queries, keys and values are clamped to so much either side of 0 (OLMo, MPT)."""
+    temperature: Temperature | None = None
 
 
 class Attention:
@@ -74,6 +77,7 @@ class Attention:
             options=_options(load, prefix, spec),
             head_norm=_head_norm(load, prefix, spec),
             clip=spec.clip,
+            temperature=spec.temperature,
         )
 
     @property

@@ -44,6 +44,8 @@ def unsupported(hidden_size: int, attention: AttentionSpec, mlp: MLPSpec | MoESp
             return f"{name} size {size} is no multiple of {GROUP_SIZE}"
     if attention.clip is not None:
         return "clamped queries, keys and values"
+    if attention.temperature is not None:
+        return "a temperature of attention"
     if head_norm := attention.head_norm:
         spec = head_norm.norm
         if head_norm.has_weight_per_head or (spec.kind == "layer" and not head_norm.is_joint):

@@ -43,6 +43,20 @@ class HeadNorm:
     is_joint: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Temperature:
+    """Queries grow with their position: by log(1 + floor((position + 1) / interval)) * growth
+    (Nakanishi 2025)."""
+
+    interval: float
+    growth: float
+
+    def __call__(self, positions: Tensor) -> Tensor:
+        """positions [T] to factors [T] float32."""
+        steps = ((positions.float() + 1) / self.interval).floor()
+        return steps.log1p() * self.growth + 1
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttentionLayout:
     """One layer's attention: where it stands and what a packed query-key-value row holds."""
@@ -55,6 +69,7 @@ class AttentionLayout:
     head_norm: HeadNorm | None = None
     clip: float | None = None
     """Queries, keys and values are clamped to so much either side of 0."""
+    temperature: Temperature | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +186,7 @@ class TorchOperations:
     """Plain torch, at once; `consumer` does not matter to it."""
 
     def __init__(self, backend: AttentionBackend) -> None:
-        self._backend = backend
+        self.backend = backend
 
     def embedding(
         self,
@@ -266,7 +281,10 @@ class TorchOperations:
             key = _normalize_heads(key, norm.key, is_joint=norm.is_joint)
         if angles is not None:
             query, key = rotate(query, *angles), rotate(key, *angles)
-        return self._backend.forward(layout.layer, query, key, value, batch, layout.options)
+        if layout.temperature is not None:
+            factors = layout.temperature(batch.positions).view(-1, 1, 1)
+            query = (query * factors).to(query.dtype)
+        return self.backend.forward(layout.layer, query, key, value, batch, layout.options)
 
     def soft_cap(self, x: Tensor, cap: float) -> Tensor:
         return x.div_(cap).tanh_().mul_(cap)

@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping
 from torch import Tensor
 
 from headrace.attention.base import AttentionBatch
-from headrace.layers.attention import Attention
+from headrace.layers.attention import Attention, AttentionSpec
 from headrace.layers.embedding import Embedding, Head
+from headrace.layers.latent import LatentAttention, LatentAttentionSpec
 from headrace.layers.linear import Linear
 from headrace.layers.mlp import MLP, MLPSpec
 from headrace.layers.moe import MoE, MoESpec
@@ -31,7 +32,7 @@ class DecoderLayer:
         prefix = f"model.layers.{layer}"
         self.spec = spec
         self.operations = load.operations
-        self.attention = Attention(load, f"{prefix}.self_attn", layer, spec.attention)
+        self.attention = _attention(load, f"{prefix}.self_attn", layer, spec.attention)
         self.mlp = _mlp(load, f"{prefix}.mlp", hidden_size, spec.mlp)
 
         def norm(name: str, *placements: str) -> Norm | None:
@@ -73,6 +74,14 @@ class DecoderLayer:
         if self.spec.placement == "sum":
             return norm.residual(layer(read, hidden))
         return norm.residual(layer(read, None), hidden)
+
+
+def _attention(
+    load: ParameterLoader, prefix: str, layer: int, spec: AttentionSpec
+) -> Attention | LatentAttention:
+    if isinstance(spec, LatentAttentionSpec):
+        return LatentAttention(load, prefix, layer, spec)
+    return Attention(load, prefix, layer, spec)
 
 
 def _mlp(

@@ -100,6 +100,7 @@ def _attention_shape(
         num_heads=layers[0].num_heads,
         num_kv_heads=layers[0].num_kv_heads,
         head_size=layers[0].head_size,
+        value_size=layers[0].value_size,
         dtype=options.dtype,
         kv_dtype=options.kv_dtype or by_default,
         device=options.device,

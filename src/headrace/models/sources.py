@@ -6,6 +6,7 @@ from headrace.layers.attention import AttentionSpec
 from headrace.weights.naming import Rows, Source, deinterleaved, grouped_heads, part
 
 Experts = dict[str, str | Source]
+MLP_PARTS = ("gate_proj", "up_proj", "down_proj")
 QUERY, KEY, VALUE = "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"
 
 
