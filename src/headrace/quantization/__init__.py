@@ -4,12 +4,14 @@ from typing import Any
 
 from headrace.errors import StartupError
 from headrace.quantization.base import LinearWeight, Scheme, Target
+from headrace.quantization.mxfp4 import MXFP4
 from headrace.quantization.none import Unquantized
 
 __all__ = ["SCHEMES", "LinearWeight", "Scheme", "Target", "detect"]
 
 SCHEMES: dict[str, type[Scheme]] = {
     "none": Unquantized,
+    "mxfp4": MXFP4,
 }
 
 
