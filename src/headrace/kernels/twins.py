@@ -3,7 +3,7 @@
 Quantized activations are held as the float values that the integers stand for.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -12,6 +12,8 @@ from torch.nn import functional
 
 from headrace.kernels.base import Kernels
 from headrace.kernels.block_formats import decode
+from headrace.kernels.routing import RoutingRule
+from headrace.kernels.routing import choose as choose_experts
 from headrace.kernels.sampling.choice import choose
 from headrace.kernels.sampling.ranking import leading
 from headrace.kernels.sampling.truncation import row_sum
@@ -21,12 +23,15 @@ from headrace.kernels.tensors import (
     GROUP_SIZE,
     Activation,
     Draws,
+    ExpertBuffers,
+    ExpertWeights,
     GateKind,
     LayerCache,
     NormKind,
     PackedWeight,
     QuantizedActivation,
     Rotary,
+    Routing,
     Rows,
     WeightKind,
 )
@@ -242,6 +247,58 @@ class TorchKernels(Kernels):
 
     def _activate(self, rows: Rows, x: Tensor, kind: GateKind, out: Activation) -> None:
         self._do(lambda: put(GATES[kind](x[: rows.count()]), out))
+
+    def _route(
+        self,
+        rows: Rows,
+        logits: Tensor,
+        routing: Routing,
+        rule: RoutingRule,
+        choice_bias: Tensor | None,
+        has_shared: bool,
+        shared: Tensor | None,
+    ) -> None:
+        def op() -> None:
+            count, width = rows.count(), rule.experts_per_token
+            experts, weights = choose_experts(logits[:count], rule, choice_bias)
+            routing.experts[:count, :width] = experts
+            routing.weights[:count, :width] = weights
+            if has_shared:
+                routing.experts[:count, width] = rule.num_experts
+                routing.weights[:count, width] = (
+                    1 if shared is None else shared[:count, 0].sigmoid()
+                )
+
+        self._do(op)
+
+    def _experts(
+        self,
+        rows: Rows,
+        x: Tensor,
+        routing: Routing,
+        experts: Sequence[ExpertWeights],
+        out: Tensor,
+        buffers: ExpertBuffers,
+        kind: GateKind,
+        weighs_inputs: bool,
+        accumulate: bool,
+    ) -> None:
+        rounded = fake_quantize if isinstance(buffers.inputs, QuantizedActivation) else torch.clone
+
+        def op() -> None:
+            count = rows.count()
+            total = torch.zeros_like(out[:count])
+            for number, expert in enumerate(experts):
+                index, place = torch.where(routing.experts[:count] == number)
+                weights = routing.weights[index, place, None]
+                inputs = rounded(x[index] * weights if weighs_inputs else x[index])
+                gate, up = functional.linear(inputs, values_of(expert.gate_up)).chunk(2, -1)
+                inner = rounded(GATES[kind](gate) * up)
+                result = functional.linear(inner, values_of(expert.down))
+                total.index_add_(0, index, result if weighs_inputs else result * weights)
+            out[:count] = out[:count] + total if accumulate else total
+
+        self._do(op)
 
     def _soft_cap(self, rows: Rows, x: Tensor, cap: float) -> None:
         def op() -> None:

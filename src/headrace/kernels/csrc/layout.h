@@ -31,6 +31,11 @@ struct Activation {
     int64_t groups() const { return features / kGroup; }
     float* row(int64_t row) const { return static_cast<float*>(data) + row * features; }
     Cell* cells(int64_t block) const { return static_cast<Cell*>(data) + block * groups(); }
+    // What begins at row `first`, a multiple of 16, with rows of no more features.
+    Activation from(int64_t first, int64_t narrow) const {
+        void* start = quantized ? static_cast<void*>(cells(first / kBlockRows)) : row(first);
+        return {start, narrow, quantized};
+    }
 };
 
 enum class Kind : int { kInt4, kInt8, kFloat16, kBFloat16, kFloat32 };
