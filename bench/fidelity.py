@@ -10,9 +10,12 @@ llama-perplexity; OpenVINO GenAI gives log-probabilities of the prompt's tokens 
 
 import argparse
 import json
+import math
 import re
+import statistics
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -38,38 +41,80 @@ def text() -> str:
     return "\n\n".join(topics.topics[name] for name in sorted(topics.topics))
 
 
-def window_logits(windows: list[list[int]], options: LoadOptions) -> Iterator[torch.Tensor]:
-    """Logits [512, V] of each window, computed as the server would."""
-    decoder, backend = load_model(open_checkpoint(embedded_model()), options)
-    backend.allocate(BLOCKS + 1)
-    buffers = BatchBuffers(WINDOW, 1, BLOCKS, 32, torch.device("cpu"), is_fixed=True)
-    model = RecordedDecoder(decoder, buffers, WINDOW) if options.kernels else decoder
-    token_ids, batch = buffers.everything()
-    batch.positions[:] = torch.arange(WINDOW)
-    batch.slot_mapping[:] = torch.arange(32, WINDOW + 32)
-    batch.query_start[1] = batch.context_lens[0] = WINDOW
-    batch.block_table[0] = torch.arange(1, BLOCKS + 1)
-    batch.max_query_len = batch.max_context_len = WINDOW
-    with torch.inference_mode():
+class Probe:
+    """One way to run a model, as the server would."""
+
+    def __init__(self, path: Path, options: LoadOptions) -> None:
+        decoder, self._backend = load_model(open_checkpoint(path), options)
+        self._backend.allocate(BLOCKS + 1)
+        buffers = BatchBuffers(WINDOW, 1, BLOCKS, 32, torch.device("cpu"), is_fixed=True)
+        self.model = RecordedDecoder(decoder, buffers, WINDOW) if options.kernels else decoder
+        self.weight_bytes = decoder.weight_bytes
+        self._token_ids, self._batch = buffers.everything()
+
+    def logits(self, windows: list[list[int]]) -> Iterator[torch.Tensor]:
+        """[512, V] of each window."""
         for window in windows:
-            token_ids[:] = torch.tensor(window)
-            yield model.logits(model.forward(token_ids, batch)).clone()
+            self._token_ids[:] = torch.tensor(window)
+            yield self._run(0, WINDOW).clone()
+
+    def tokens_per_second(self, context: int = 150, repeats: int = 40) -> float:
+        """Of one sequence's decode, head included; the median."""
+        samples = []
+        for _ in range(repeats):
+            begin = time.perf_counter()
+            self._run(context, 1)
+            samples.append(time.perf_counter() - begin)
+        return 1 / statistics.median(samples)
+
+    @torch.inference_mode()
+    def _run(self, first: int, count: int) -> torch.Tensor:
+        batch = self._batch
+        batch.positions[:count] = torch.arange(first, first + count)
+        batch.slot_mapping[:count] = torch.arange(32 + first, 32 + first + count)
+        batch.query_start[1], batch.context_lens[0] = count, first + count
+        batch.block_table[0] = torch.arange(1, BLOCKS + 1)
+        part = replace(
+            batch, positions=batch.positions[:count], slot_mapping=batch.slot_mapping[:count],
+            max_query_len=count, max_context_len=first + count,
+        )  # fmt: skip
+        return self.model.logits(self.model.forward(self._token_ids[:count], part))
 
 
-def compare(windows: list[list[int]], options: LoadOptions) -> dict[str, float]:
+def scored(logits: torch.Tensor) -> torch.Tensor:
+    """Those of a window's second half that have a next token, [255, V]."""
+    return logits[WINDOW // 2 : -1]
+
+
+def reference_logits(path: Path, windows: list[list[int]]) -> list[torch.Tensor]:
+    """What `compare` compares with: the model in float32."""
+    return [scored(logits).clone() for logits in Probe(path, FLOAT32).logits(windows)]
+
+
+def compare(
+    windows: list[list[int]], ours: Probe, reference: list[torch.Tensor]
+) -> dict[str, float]:
+    """Over the second half of each window."""
     half = WINDOW // 2
-    sums = torch.zeros(3, dtype=torch.float64)
-    pairs = zip(
-        windows, window_logits(windows, options), window_logits(windows, FLOAT32), strict=True
-    )
-    for window, ours, exact in pairs:
-        got, wanted = (x[half:-1].double().log_softmax(-1) for x in (ours, exact))
+    sums = torch.zeros(4, dtype=torch.float64)
+    for window, logits, exact in zip(windows, ours.logits(windows), reference, strict=True):
+        got, wanted = (x.double().log_softmax(-1) for x in (scored(logits), exact))
         following = torch.tensor(window[half + 1 :])[:, None]
         sums[0] += (wanted.exp() * (wanted - got)).sum()
         sums[1] += (wanted.argmax(-1) == got.argmax(-1)).sum()
         sums[2] += (wanted.gather(1, following) - got.gather(1, following)).abs().sum()
-    kl, same, difference = (sums / (len(windows) * (half - 1))).tolist()
-    return {"kl": kl, "same_top": same, "logprob_difference": difference}
+        sums[3] -= got.gather(1, following).sum()
+    kl, same, difference, loss = (sums / (len(windows) * (half - 1))).tolist()
+    return {
+        "kl": kl, "same_top": same, "logprob_difference": difference, "perplexity": math.exp(loss),
+    }  # fmt: skip
+
+
+def text_windows(tokens: int) -> list[list[int]]:
+    """Token ids of `text`, cut into windows."""
+    tokenizer = load_tokenizer(open_checkpoint(embedded_model()))
+    ids = tokenizer.encode(text()[: 8 * tokens], False).ids[:tokens]
+    return [ids[i : i + WINDOW] for i in range(0, len(ids) - WINDOW + 1, WINDOW)]
 
 
 def llama_perplexity(folder: Path, source: Path, length: int) -> dict[str, float]:
@@ -118,9 +163,8 @@ def openvino(python: str, windows: list[list[int]]) -> dict[str, float]:
     )  # fmt: skip
     theirs = json.loads(result.stdout.splitlines()[-1])
     half, total, count = WINDOW // 2, 0.0, 0
-    for window, values, logits in zip(
-        windows, theirs, window_logits(windows, FLOAT32), strict=True
-    ):
+    reference = Probe(embedded_model(), FLOAT32).logits(windows)
+    for window, values, logits in zip(windows, theirs, reference, strict=True):
         wanted = logits[:-1].double().log_softmax(-1)
         wanted = wanted.gather(1, torch.tensor(window[1:])[:, None])[half:, 0]
         # One value per prompt token (the first token's means nothing), then the new token's.
@@ -138,9 +182,8 @@ def main() -> None:
     options = parser.parse_args()
     kernels = load_kernels("native")
     kernels.set_num_threads(2)
-    tokenizer = load_tokenizer(open_checkpoint(embedded_model()))
-    ids = tokenizer.encode(text()[: 8 * options.tokens], False).ids[: options.tokens]
-    windows = [ids[i : i + WINDOW] for i in range(0, len(ids) - WINDOW + 1, WINDOW)]
+    windows = text_windows(options.tokens)
+    reference = reference_logits(embedded_model(), windows)
     native = replace(FLOAT32, kernels=kernels)
     for name, variant in {
         "int8 activations, float16 cache": replace(native, kv_dtype=torch.float16),
@@ -149,7 +192,8 @@ def main() -> None:
             native, kv_dtype=torch.float16, exact_activations=True
         ),
     }.items():
-        print(f"headrace, {name}: {compare(windows, variant)}", flush=True)
+        ours = Probe(embedded_model(), variant)
+        print(f"headrace, {name}: {compare(windows, ours, reference)}", flush=True)
     if options.llama_folder:
         with tempfile.NamedTemporaryFile("w", suffix=".txt") as source:
             source.write(text()[: 8 * options.tokens])

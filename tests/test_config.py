@@ -83,6 +83,15 @@ def test_wrong_choice_is_named(capsys: pytest.CaptureFixture[str]) -> None:
         config.resolve({}, {"DTYPE": "int3"})
 
 
+def test_speculate() -> None:
+    assert config.resolve({}, {})[0].max_num_drafts == config.DEFAULT_DRAFTS
+    assert config.resolve({}, {"SPECULATE": "3"})[0].max_num_drafts == 3
+    assert config.resolve({"speculate": 0}, {})[0].max_num_drafts == 0
+    for value in (-1, config.MAX_DRAFTS + 1):
+        with pytest.raises(StartupError, match="--speculate must be 0 to"):
+            config.resolve({"speculate": value}, {})
+
+
 @pytest.mark.parametrize("gamma", ["0", "1", "-0.5"])
 def test_a_watermark_has_a_share(gamma: str) -> None:
     with pytest.raises(StartupError, match="--watermark-gamma"):

@@ -11,6 +11,14 @@ from headrace import __version__, config
 from headrace.errors import StartupError
 
 SERVE_DEFAULTS = {"port": 8080}
+DOWNLOAD_SETTINGS = {
+    "revision",
+    "huggingface_hub_cache",
+    "trust_remote_code",
+    "tokenizer_config_path",
+    "json_output",
+    "log_level",
+}
 
 
 def _serve(argv: Sequence[str], prog: str, defaults: Mapping[str, object]) -> int:
@@ -39,30 +47,48 @@ def bench(argv: Sequence[str]) -> int:
     return main(argv)
 
 
+def download(argv: Sequence[str]) -> int:
+    """Fetch a model from the hub, as a server would, and print where it lies."""
+    parser = argparse.ArgumentParser(prog="headrace download", description=download.__doc__)
+    parser.add_argument(
+        "model_id",
+        nargs="?",
+        default=argparse.SUPPRESS,
+        help="org/name, org/name/file.gguf or org/name:Q4_K_M [env MODEL_ID]",
+    )
+    config.add_arguments(parser, DOWNLOAD_SETTINGS)
+    return _download(vars(parser.parse_args(argv)))
+
+
 def download_weights(argv: Sequence[str]) -> int:
-    """Fetch a model from the hub, and print where it lies."""
-    parser = argparse.ArgumentParser(prog="headrace download-weights")
+    """The same with the options of TGI's `text-generation-server download-weights`."""
+    parser = argparse.ArgumentParser(
+        prog="headrace download-weights", argument_default=argparse.SUPPRESS
+    )
     parser.add_argument("model_id", metavar="MODEL_ID")
     parser.add_argument("--revision", help="branch, tag or commit")
-    parser.add_argument("--extension", choices=[".safetensors"], default=".safetensors")
-    parser.add_argument("--logger-level", default="info")
+    parser.add_argument("--extension", choices=[".safetensors"])
+    parser.add_argument("--logger-level", type=str.lower, dest="log_level")
     parser.add_argument("--json-output", action="store_true")
-    given = parser.parse_args(argv)
-    try:
-        settings, _ = config.resolve({"model_id": given.model_id, "revision": given.revision})
-        from headrace.observability import logging
-        from headrace.serve.locate import locate
+    arguments = vars(parser.parse_args(argv))
+    arguments.pop("extension", None)  # the preferred one in any case
+    return _download(arguments)
 
-        logging.setup(given.logger_level.lower(), given.json_output)
-        print(locate(settings))
+
+def _download(arguments: Mapping[str, object]) -> int:
+    try:
+        settings, _ = config.resolve(arguments)
+        from headrace.serve import locate
+
+        return locate.run(settings)
     except StartupError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1
-    return 0
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "serve": serve,
+    "download": download,
     "bench": bench,
     "download-weights": download_weights,
 }

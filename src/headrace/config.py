@@ -11,7 +11,7 @@ import dataclasses
 import os
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,8 +21,11 @@ from headrace.errors import StartupError
 
 QuantizeName = Literal[
     "awq", "compressed-tensors", "eetq", "exl2", "gptq", "marlin",
-    "bitsandbytes", "bitsandbytes-nf4", "bitsandbytes-fp4", "fp8", "int4",
+    "bitsandbytes", "bitsandbytes-nf4", "bitsandbytes-fp4", "fp8", "int4", "int8",
 ]  # fmt: skip
+
+DEFAULT_DRAFTS = 24
+MAX_DRAFTS = 64
 
 
 def flag(
@@ -48,31 +51,37 @@ class Settings:
 
     # --- model
     model_id: str | None = flag(
-        None, "hub id, local folder or .gguf file; without it the embedded SmolLM2-135M-Instruct"
+        None,
+        "hub id (org/name, org/name/file.gguf, org/name:Q4_K_M), local folder or .gguf file; "
+        "without it the embedded SmolLM2-135M-Instruct",
     )
     revision: str | None = flag(None, "branch, tag or commit of the hub repository")
     quantize: QuantizeName | None = flag(
-        None, "quantization scheme", rejected="quantization on load is not implemented yet"
+        None,
+        "quantize while loading (int4, int8, eetq, fp8, bitsandbytes...); a quantized checkpoint "
+        "says itself how it is stored",
     )
     speculate: int | None = flag(
-        None, "tokens to draft per step", rejected="speculation is not implemented yet"
+        None, "tokens to draft per request and step, at most; 0: no speculation; default: 24"
     )
     dtype: Literal["float16", "bfloat16", "float32"] | None = flag(
         None, "arithmetic of the model; default: the checkpoint's on CUDA, float32 on the CPU"
     )
-    kv_cache_dtype: Literal["auto", "float32", "float16", "bfloat16", "int8"] = flag(
-        "auto", "type of the cached keys and values"
-    )
-    trust_remote_code: bool = flag(
-        False, "run code that comes with the model", rejected="remote code is not supported yet"
-    )
+    kv_cache_dtype: Literal[
+        "auto", "float32", "float16", "bfloat16", "int8", "fp8_e4m3fn", "fp8_e5m2"
+    ] = flag(
+        "auto", "type of the cached keys and values; int8 is the CPU kernels', fp8 plain torch's"
+    )  # fmt: skip
+    trust_remote_code: bool = flag(False, "run code that comes with the model")
     rope_scaling: Literal["linear", "dynamic"] | None = flag(
         None, "override the model's RoPE scaling"
     )
     rope_factor: float | None = flag(
         None, "factor of --rope-scaling; alone it means linear scaling"
     )
-    tokenizer_config_path: str | None = flag(None, "a tokenizer_config.json with a chat template")
+    tokenizer_config_path: str | None = flag(
+        None, "file, folder or hub id that has the chat template"
+    )
     lora_adapters: str | None = flag(
         None, "repo, repo@revision or name=/path, comma-separated",
         rejected="LoRA adapters are not implemented yet",
@@ -202,6 +211,11 @@ class Settings:
     env: bool = flag(False, "print the run-time environment, then go on", short="-e")
 
     @property
+    def max_num_drafts(self) -> int:
+        """Tokens drafted per request and step, at most."""
+        return DEFAULT_DRAFTS if self.speculate is None else self.speculate
+
+    @property
     def prompt_limit(self) -> int | None:
         """The longest prompt as asked for under either name."""
         return self.max_input_tokens if self.max_input_length is None else self.max_input_length
@@ -226,9 +240,9 @@ IGNORED_ENVIRONMENT = {
     "TGI_WIGGLE_ROOM": "memory is measured, not guessed; see --kv-cache-memory",
     "MAX_IMAGE_FETCH_SIZE": "images are not supported yet",
     "HF_HUB_ENABLE_HF_TRANSFER": "the hub's own client chooses how to download",
-    "EXLLAMA_VERSION": "GPTQ is not implemented yet",
-    "DISABLE_EXLLAMA": "GPTQ is not implemented yet",
-    "USE_CUTLASS_W8A8": "8-bit weights are not implemented yet",
+    "EXLLAMA_VERSION": "GPTQ weights have one layout here",
+    "DISABLE_EXLLAMA": "GPTQ weights have one layout here",
+    "USE_CUTLASS_W8A8": "8-bit weights have one layout here",
 }
 """What TGI reads from the environment only, and why it has no effect here."""
 
@@ -265,10 +279,13 @@ def _argument(field: dataclasses.Field[Any], annotation: Any) -> dict[str, Any]:
     return {"type": kind, "help": help_text, "metavar": kind.__name__.upper()}
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add one option per setting; absent options stay absent, so that the environment counts."""
+def add_arguments(parser: argparse.ArgumentParser, only: Collection[str] | None = None) -> None:
+    """Add one option per setting (of those in `only`); absent options stay absent, so that the
+    environment counts."""
     hints = typing.get_type_hints(Settings)
     for field in dataclasses.fields(Settings):
+        if only is not None and field.name not in only:
+            continue
         names = [name for name in (field.metadata["short"],) if name]
         names.append("--" + field.name.replace("_", "-"))
         options = _argument(field, hints[field.name])
@@ -302,7 +319,7 @@ def _check(settings: Settings) -> list[str]:
             continue
         option = "--" + field.name.replace("_", "-")
         if reason := field.metadata["rejected"]:
-            harmless = {("num_shard", 1), ("sharded", "false"), ("speculate", 0)}
+            harmless = {("num_shard", 1), ("sharded", "false")}
             if (field.name, getattr(settings, field.name)) not in harmless:
                 raise StartupError(f"{option}: {reason}")
         elif reason := field.metadata["ignored"]:
@@ -324,6 +341,8 @@ def _check(settings: Settings) -> list[str]:
     for name in ("aip_predict_route", "aip_health_route"):
         if not (getattr(settings, name) or "/").startswith("/"):
             raise StartupError(f"{name.upper()} must begin with a slash")
+    if settings.speculate is not None and not 0 <= settings.speculate <= MAX_DRAFTS:
+        raise StartupError(f"--speculate must be 0 to {MAX_DRAFTS}")
     if not 0 < settings.watermark_gamma < 1:
         raise StartupError("--watermark-gamma must be between 0 and 1")
     for name in (

@@ -114,6 +114,8 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True, tag="info"):
     """For people: which kernels are in use and why."""
     weight_bytes: int = 0
     kv_cache_bytes: int = 0
+    max_num_drafts: int = 0
+    """Tokens that the executor's drafter can propose per row and step; 0 when it has none."""
 
 
 class EngineFailure(msgspec.Struct, frozen=True, tag="failure"):
@@ -134,6 +136,12 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     num_cached_tokens: int
     """Prompt tokens whose keys and values came from the prefix cache."""
     num_preemptions: int = 0
+    num_draft_tokens: int = 0
+    """Drafted tokens that were verified, wrong ones included."""
+    num_accepted_tokens: int = 0
+    """Drafted tokens that were right."""
+    num_forced_tokens: int = 0
+    """Tokens that the grammar left no choice of, taken without a forward pass of their own."""
 
 
 class TokenEvent(msgspec.Struct, kw_only=True, array_like=True):
@@ -175,6 +183,14 @@ class EngineStats(msgspec.Struct, kw_only=True, array_like=True):
     """Prompt tokens looked up since start."""
     prefix_cache_hits: int = 0
     num_preemptions: int = 0
+    num_draft_tokens: int = 0
+    """Drafted tokens that were verified since start; see `Timings`."""
+    num_accepted_tokens: int = 0
+    num_forced_tokens: int = 0
+    num_sampled_rows: int = 0
+    """Rows of this step that got new tokens."""
+    num_skipped_tokens: int = 0
+    """Of this step: new tokens beyond the first of each row."""
     schedule_duration: float = 0.0
     """Choosing what runs in this step."""
     update_duration: float = 0.0
@@ -230,6 +246,9 @@ class StepPlan(msgspec.Struct, kw_only=True, array_like=True):
     masks: dict[int, bytes] = {}
     """By index into `rows`, for rows with a grammar: which tokens are allowed at each sampled
     position, one after another. Token t is bit t % 32 of the little-endian 32-bit word t // 32."""
+    num_drafts: dict[int, int] = {}
+    """By index into `rows`: how many tokens the executor's own drafter (draft model, heads) shall
+    propose behind those that this step samples. They come back in `RowOutput.draft_ids`."""
 
 
 class RowOutput(msgspec.Struct, kw_only=True, array_like=True):
@@ -245,6 +264,9 @@ class RowOutput(msgspec.Struct, kw_only=True, array_like=True):
     """With `prompt_logprobs`: the likeliest at the same places."""
     error: str | None = None
     """This row alone failed (for example: no finite logit)."""
+    draft_ids: list[int] = []
+    """Proposals for the tokens behind `token_ids`, as many as `StepPlan.num_drafts` asked for or
+    fewer. A later plan may bring them back as ordinary tokens to verify, or drop them."""
 
 
 class StepOutput(msgspec.Struct, kw_only=True, array_like=True):

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.attention import paged
-from headrace.attention.paged import PagedBackend
+from headrace.attention.paged import PagedBackend, _store
 from tests.attention.batches import HEAD_SIZE, HEADS, Case, cases, expected_output, run, shape
 
 
@@ -67,6 +67,24 @@ def test_half_precision_cache(kv_dtype: torch.dtype) -> None:
     output = run(backend, case)
     assert output.dtype == torch.float32
     torch.testing.assert_close(output, expected_output(case), rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("kv_dtype", "limit"), [(torch.float8_e4m3fn, 0.06), (torch.float8_e5m2, 0.12)]
+)
+def test_cache_of_8_bit_floats(kv_dtype: torch.dtype, limit: float) -> None:
+    case = Case(sequences=[(1, 30), (20, 5)])
+    backend = PagedBackend(shape(kv_dtype=kv_dtype))
+    assert backend.bytes_per_block() * 4 == PagedBackend(shape()).bytes_per_block()
+    output, expected = run(backend, case), expected_output(case)
+    assert float((output - expected).norm() / expected.norm()) < limit
+
+
+def test_what_8_bit_floats_cannot_hold_is_their_largest() -> None:
+    for dtype in (torch.float8_e4m3fn, torch.float8_e5m2):
+        cache = torch.zeros(4, 1, 8, dtype=dtype)
+        _store(torch.full((1, 1, 8), -1e6), cache, torch.tensor([2]))
+        assert torch.equal(cache.float()[2], torch.full((1, 8), -torch.finfo(dtype).max))
 
 
 def test_bytes_per_block_are_those_allocated() -> None:

@@ -14,8 +14,12 @@ def write_gguf(
     architecture: str = "llama",
     keys: dict[str, Any] | None = None,
     tensors: dict[str, np.ndarray[Any, Any]] | None = None,
+    **options: Any,
 ) -> Path:
-    """A model of 2 layers; `keys` are added, or taken away where the value is None."""
+    """A model of 2 layers; `keys` are added, or taken away where the value is None.
+
+    `options` are the writer's, for example to split the model over several files.
+    """
     values: dict[str, Any] = {
         f"{architecture}.block_count": 2,
         f"{architecture}.context_length": 128,
@@ -31,7 +35,7 @@ def write_gguf(
         "tokenizer.ggml.bos_token_id": 1,
         "tokenizer.ggml.eos_token_id": 2,
     } | (keys or {})
-    writer = gguf.GGUFWriter(path, architecture)
+    writer = gguf.GGUFWriter(path, architecture, **options)
     for key, value in values.items():
         _add(writer, key, value)
     embedding = np.zeros((len(TOKENS), 64), np.float32)

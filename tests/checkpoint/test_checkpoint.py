@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import save_file
 
 from headrace.checkpoint.checkpoint import open_checkpoint
@@ -51,6 +52,46 @@ def test_shards_come_from_the_index(folder: Path) -> None:
     assert checkpoint.config["tie_word_embeddings"] is True
 
 
+@pytest.mark.parametrize("is_legacy", [False, True])
+def test_bin_files(folder: Path, is_legacy: bool) -> None:
+    state = {"lm_head.weight": torch.ones(2), "x": torch.zeros(3)}
+    torch.save(state, folder / "pytorch_model.bin", _use_new_zipfile_serialization=not is_legacy)
+    checkpoint = open_checkpoint(folder)
+    assert (checkpoint.kind, checkpoint.weight_files) == (
+        "pytorch", (folder / "pytorch_model.bin",)
+    )  # fmt: skip
+    assert checkpoint.config["tie_word_embeddings"] is False
+    save_file({"x": ONE}, folder / "model.safetensors")
+    assert open_checkpoint(folder).kind == "safetensors"
+
+
+def test_bin_shards_come_from_the_index(folder: Path) -> None:
+    shards = {"a": "pytorch_model-1.bin", "b": "pytorch_model-2.bin"}
+    for name, file in shards.items():
+        torch.save({name: torch.ones(1)}, folder / file)
+    write(folder, "pytorch_model.bin.index.json", {"weight_map": shards})
+    checkpoint = open_checkpoint(folder)
+    assert [file.name for file in checkpoint.weight_files] == sorted(shards.values())
+    assert checkpoint.config["tie_word_embeddings"] is True
+
+
+def test_adapter_with_a_head_unties_the_base(folder: Path, tmp_path: Path) -> None:
+    save_file({"x": ONE}, folder / "model.safetensors")
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    lora = {"peft_type": "LORA", "base_model_name_or_path": "b", "r": 1, "lora_alpha": 1}
+    write(adapter, "adapter_config.json", lora)
+    save_file({"base_model.model.x.lora_A.weight": ONE}, adapter / "adapter_model.safetensors")
+    assert open_checkpoint(folder, adapter).config["tie_word_embeddings"] is True
+    head = {"base_model.model.lm_head.weight": ONE}
+    save_file(head, adapter / "adapter_model.safetensors")
+    checkpoint = open_checkpoint(folder, adapter)
+    assert checkpoint.config["tie_word_embeddings"] is False
+    assert checkpoint.text_folder == folder
+    write(adapter, "tokenizer.json", {})
+    assert checkpoint.text_folder == adapter
+
+
 def test_generation_config_decides_about_the_end(folder: Path) -> None:
     write(folder, "generation_config.json", {"eos_token_id": [1, 2], "top_p": 0.5})
     checkpoint = open_checkpoint(folder)
@@ -84,7 +125,7 @@ def test_folder_with_one_gguf(tmp_path: Path) -> None:
         ({"config.json": "{"}, "config.json: cannot be read as JSON"),
         ({"config.json": "[" * 100_000}, "cannot be read as JSON"),
         ({"config.json": "[]"}, "must be a JSON object"),
-        ({"config.json": "{}", "pytorch_model.bin": ""}, "PyTorch .bin"),
+        ({"config.json": "{}", "pytorch_model.bin": ""}, "bin: not a usable PyTorch file"),
         ({"model.safetensors.index.json": "{}"}, "weight_map"),
         ({"model.safetensors.index.json": '{"weight_map": {"a": "../a"}}'}, "'../a' is not"),
         ({"model.safetensors.index.json": '{"weight_map": {"a": "b"}}'}, "b is missing"),

@@ -114,7 +114,8 @@ def test_all_end_tokens_count(tmp_path: Path) -> None:
         ({"llama.attention.head_count_kv": [2, 2]}, "head_count_kv"),
         ({"llama.rope.scaling.type": "longrope"}, "longrope"),
         ({"llama.rope.dimension_count": 8}, "dimension_count 8 is not"),
-        ({"split.count": 2}, "split"),
+        ({"split.count": 2}, "is one of 2 parts"),
+        ({"split.count": "two"}, "split.count is .two"),
         ({"tokenizer.ggml.eos_token_id": "two"}, "eos_token_id"),
     ],
 )

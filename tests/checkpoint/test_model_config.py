@@ -58,13 +58,45 @@ def test_tied_unless_the_config_or_the_weights_say_otherwise() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"hidden_size": None}, "config.json: hidden_size must be a positive integer"),
+        ({"hidden_size": "x"}, "config.json: hidden_size must be a positive integer"),
         ({"vocab_size": -1}, "found -1"),
         ({"head_dim": "x"}, "head_dim"),
         ({"rope_scaling": 3}, "rope_scaling must be an object"),
         ({"rope_parameters": {"full_attention": {"rope_theta": 1.0}}}, "must be for"),
+        (
+            {"rope_parameters": {"full_attention": {}, "sliding_attention": LINEAR}},
+            "scaled rotary embeddings under a window",
+        ),
     ],
 )
 def test_wrong_fields_are_named(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(CheckpointError, match=message):
         config(**fields)
+
+
+def test_names_that_only_the_models_own_code_knows_stay() -> None:
+    own = {"width": 64, "torch_dtype": "bfloat16"}
+    assert normalize(own, "config.json", False) == {"width": 64, "dtype": "bfloat16"}
+
+
+def test_names_of_older_families() -> None:
+    old = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 99, "vocab_size": 128,
+           "n_inner": None, "activation_function": "gelu_new", "layer_norm_epsilon": 1e-3,
+           "rotary_pct": 0.25, "rotary_emb_base": 500}  # fmt: skip
+    normal = normalize(old, "config.json", has_output_head=False)
+    expected = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+                "max_position_embeddings": 99, "intermediate_size": 256, "hidden_act": "gelu_new",
+                "layer_norm_eps": 1e-3, "partial_rotary_factor": 0.25,
+                "rope_theta": 500.0}  # fmt: skip
+    assert expected.items() <= normal.items()
+
+
+def test_layers_under_a_window_rotate_by_a_base_of_their_own() -> None:
+    normal = config(
+        rope_parameters={
+            "full_attention": {**LINEAR, "rope_theta": 1e6},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+        }
+    )
+    assert (normal["rope_theta"], normal["rope_local_base_freq"]) == (1e6, 1e4)
+    assert normal["rope_scaling"] == LINEAR

@@ -58,7 +58,10 @@ def test_runs_requests_and_ends_with_the_client(core: tuple[EngineCore, Client])
             break
     assert (tokens, num_steps) == (expected(add, 1000)[0], 6)
     assert report.stats.num_running == 0
+    assert report.stats.num_sampled_rows == 1
     assert report.stats.num_free_blocks == 16
+    client.channel.send(make_add(2, []))
+    assert next(client.steps()).stats.num_sampled_rows == 0  # no step
     client.channel._socket.close()
     thread.join(timeout=5)
     assert not thread.is_alive()

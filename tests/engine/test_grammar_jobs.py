@@ -15,8 +15,10 @@ from headrace.engine.fake import FakeExecutor
 from headrace.engine.grammar import GrammarCompiler
 from headrace.engine.grammar_jobs import GrammarJobs
 from headrace.engine.scheduler import Scheduler
+from headrace.engine.speculation.speculator import Speculator
 from headrace.types import Abort, Add, Command, FinishReason, Grammar, Report, TokenEvent
 from tests.engine.oracle import expected, make_add
+from tests.engine.random_drafts import RandomDrafts
 from tests.engine.test_core import Client
 from tests.engine.vocabulary import EOS, ByteVocabulary, text_of
 
@@ -64,16 +66,21 @@ class Session:
         return [token for event in self.events[request_id] for token in event.token_ids]
 
 
-def session_with(num_blocks: int) -> Iterator[Session]:
+def session_with(num_blocks: int, speculator: Speculator | None = None) -> Iterator[Session]:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         scheduler = Scheduler(
-            num_blocks=num_blocks, block_size=4, max_batch_prefill_tokens=16, max_num_seqs=8
+            num_blocks=num_blocks,
+            block_size=4,
+            max_batch_prefill_tokens=16,
+            max_num_seqs=8,
+            speculator=speculator,
         )
         executor = FakeExecutor(num_blocks=num_blocks, block_size=4, vocab_size=VOCAB_SIZE)
         compiler = SlowCompiler()
+        grammars = GrammarJobs(compiler, max_lookahead=6 if speculator else 0)
         channel: Channel[Report] = Channel(theirs, Command)
-        core = EngineCore(scheduler, executor, channel, GrammarJobs(compiler))  # type: ignore[arg-type]
+        core = EngineCore(scheduler, executor, channel, grammars)  # type: ignore[arg-type]
         thread = threading.Thread(target=core.run)
         thread.start()
         yield Session(ours, core, compiler.gate)
@@ -132,6 +139,70 @@ def test_preemption_and_resumption_change_nothing(session: Session, small_sessio
     assert session.output(6) == outputs[0][11:]
 
 
+FORCED = r'\{"first":"[a-c]{2}","second":[0-9]{1,3},"third":(true|false)\}!{12}'
+
+
+@pytest.fixture(params=[128, 24], ids=["room", "preemption"])
+def speculative_session(request: pytest.FixtureRequest) -> Iterator[Session]:
+    yield from session_with(request.param, RandomDrafts({}, VOCAB_SIZE, seed=1))
+
+
+@pytest.mark.parametrize("source", [FORCED, PATTERN, "[a-z]{36}", "a+"])
+def test_drafts_and_forced_tokens_change_nothing(
+    session: Session, speculative_session: Session, source: str
+) -> None:
+    """Rows with log-probabilities verify what the grammar forces, the others skip it."""
+    logprobs = [None, 2, None, 0]
+    adds = [
+        constrained(i, source, max_tokens=20 * i, num_top_logprobs=count)
+        for i, count in enumerate(logprobs, 1)
+    ]
+    session.send(*adds)
+    session.wait_for(1, 2, 3, 4)
+    speculator = speculative_session.core.scheduler.speculator
+    assert isinstance(speculator, RandomDrafts)
+    speculator.outputs |= {i: session.output(i) for i in range(1, 5)}
+    speculative_session.send(*adds)
+    speculative_session.wait_for(1, 2, 3, 4)
+    for i in range(1, 5):
+        plain, speculative = session.events[i], speculative_session.events[i]
+        assert speculative_session.output(i) == session.output(i)
+        assert speculative[-1].finish_reason == plain[-1].finish_reason
+        for events in (plain, speculative):
+            assert [event.finish_reason for event in events].count(None) == len(events) - 1
+        if logprobs[i - 1] is not None:
+            assert [value for e in speculative for value in e.logprobs or []] == [
+                value for e in plain for value in e.logprobs or []
+            ]
+    stats = speculative_session.core.scheduler.stats()
+    assert stats.num_accepted_tokens > 0
+    assert (stats.num_forced_tokens > 0) == (source != "a+")
+    assert session.core.scheduler.stats().num_forced_tokens == 0
+
+
+def test_what_is_forced_at_the_end_needs_no_step(session: Session) -> None:
+    scheduler = Scheduler(
+        num_blocks=64, block_size=4, max_batch_prefill_tokens=16, max_num_seqs=2,
+        speculator=RandomDrafts({}, VOCAB_SIZE, seed=1),
+    )  # fmt: skip
+    executor = FakeExecutor(num_blocks=64, block_size=4, vocab_size=VOCAB_SIZE)
+    add = constrained(1, "(yes|no)[.]")
+    matcher = GrammarCompiler(ByteVocabulary, VOCAB_SIZE).matcher(add.params.grammar)  # type: ignore[arg-type]
+    scheduler.add(add, Constraint(matcher, [], lambda job: job(), max_lookahead=8))
+    events, plans = [], []
+    while scheduler.has_work:
+        plans.append(scheduler.schedule())
+        events += scheduler.update(plans[-1], executor.execute(plans[-1]), 1.0)
+        scheduler.check()
+    # One step for the prompt; the rest follows from its token.
+    assert [len(plan.rows) for plan in plans] == [1, 0]
+    output = [token for event in events for token in event.token_ids]
+    assert text_of(output) in ("yes.", "no.") and output[-1] == EOS
+    assert events[-1].finish_reason is FinishReason.EOS_TOKEN
+    assert events[-1].timings is not None
+    assert events[-1].timings.num_forced_tokens == len(output) - 1
+
+
 def test_a_request_waits_for_its_grammar_alone(session: Session) -> None:
     free = make_add(1, [1, 2, 3], max_tokens=5)
     session.send(constrained(2, "slow"), free, constrained(3, "ab"))
@@ -173,10 +244,10 @@ def test_a_late_mask_holds_up_nobody(session: Session, monkeypatch: pytest.Monke
     advance = Constraint._advance
     late = threading.Event()
 
-    def slow_advance(self: Constraint, token_ids: list[int]) -> None:
+    def slow_advance(self: Constraint, token_ids: list[int], drafts: list[int]) -> None:
         if token_ids == [*b"s"]:
             assert late.wait(10)
-        advance(self, token_ids)
+        advance(self, token_ids, drafts)
 
     monkeypatch.setattr(Constraint, "_advance", slow_advance)
     free = make_add(1, [1, 2, 3], max_tokens=40)

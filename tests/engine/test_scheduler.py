@@ -4,6 +4,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from headrace.engine.scheduler import Scheduler
+from headrace.engine.speculation.prompt_lookup import PromptLookup
+from headrace.engine.speculation.speculator import Speculator
 from headrace.types import Add, FinishReason, RowOutput, StepOutput, TokenEvent
 from tests.engine.harness import Engine, prompt
 from tests.engine.oracle import (
@@ -12,6 +14,7 @@ from tests.engine.oracle import (
     expected_prompt_top_logprobs,
     make_add,
 )
+from tests.engine.random_drafts import RandomDrafts
 
 # --- one request
 
@@ -200,6 +203,52 @@ def test_several_accepted_tokens_stop_and_rejected_ones_leave_no_trace() -> None
     assert not scheduler.has_work
 
 
+def speculative(max_executor_drafts: int = 0) -> Speculator:
+    return Speculator(PromptLookup(), 8, max_executor_drafts)
+
+
+def test_lookup_saves_steps_and_changes_nothing() -> None:
+    """A tiny vocabulary without a seed repeats itself; and the second output repeats the first."""
+    adds = [make_add(i, prompt(6), max_tokens=60) for i in range(2)]
+    engine = Engine(vocab_size=2, speculator=speculative())
+    for add in adds:
+        engine.add(add)
+        engine.run()
+        engine.assert_as_alone(add)
+    timings = engine.last(1).timings
+    assert timings is not None
+    assert len(engine.events[1]) < 20
+    assert timings.num_draft_tokens >= timings.num_accepted_tokens
+    assert timings.num_accepted_tokens == 60 - len(engine.events[1])
+    stats = engine.scheduler.stats()
+    assert stats.num_accepted_tokens == 120 - len(engine.events[0]) - len(engine.events[1])
+
+
+def test_the_executors_drafts_come_back_in_the_next_plan() -> None:
+    engine = Engine(speculator=speculative(max_executor_drafts=4))
+    add = make_add(1, prompt(6), max_tokens=60)
+    engine.add(add)
+    plans = []
+    while engine.scheduler.has_work:
+        plans.append(engine.step())
+    engine.assert_as_alone(add)
+    assert len(plans) < 30
+    assert any(plan.num_drafts and plan.num_samples[0] > 1 for plan in plans)
+
+
+def test_drafts_never_push_anybody_out() -> None:
+    adds = [make_add(i, prompt(8, first=i * 100), max_tokens=25) for i in range(2)]
+    outputs = {add.request_id: expected(add, 1000)[0] for add in adds}
+    engine = Engine(num_blocks=16, block_size=4, speculator=RandomDrafts(outputs, 1000, 0))
+    for add in adds:
+        engine.add(add)
+    engine.run()
+    for add in adds:
+        engine.assert_as_alone(add)
+    assert engine.scheduler.stats().num_accepted_tokens > 10
+    assert engine.scheduler.stats().num_preemptions == 0
+
+
 # --- anything
 
 
@@ -252,10 +301,17 @@ class EngineMachine(RuleBasedStateMachine):
                 }
             )
         )
-        self.engine = Engine(**self.sizes, vocab_size=20)
+        self.speculates = data.draw(st.sampled_from([True, True, False]))
+        self.outputs: dict[int, list[int]] = {}
+        self.engine = self.new_engine()
         self.live: dict[int, Add] = {}
         self.emitted: dict[int, list[int]] = {}
         self.count = 0
+
+    def new_engine(self) -> Engine:
+        drafts = RandomDrafts(self.outputs, vocab_size=20, seed=len(self.outputs))
+        speculator = drafts if self.speculates else None
+        return Engine(**self.sizes, vocab_size=20, speculator=speculator)
 
     @rule(data=st.data())
     @precondition(lambda self: hasattr(self, "engine"))
@@ -264,6 +320,7 @@ class EngineMachine(RuleBasedStateMachine):
         add = data.draw(adds(self.count, capacity))
         self.count += 1
         self.live[add.request_id] = add
+        self.outputs[add.request_id] = expected(add, vocab_size=20)[0]
         self.emitted[add.request_id] = list(add.output_ids)
         self.engine.add(add)
 
@@ -302,7 +359,7 @@ class EngineMachine(RuleBasedStateMachine):
     @rule()
     @precondition(lambda self: getattr(self, "live", None))
     def die_and_resume(self) -> None:
-        self.engine = Engine(**self.sizes, vocab_size=20)
+        self.engine = self.new_engine()
         for request_id, add in self.live.items():
             params = {name: getattr(add.params, name) for name in
                       ("stop_token_ids", "min_tokens", "prompt_logprobs")}  # fmt: skip

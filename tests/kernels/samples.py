@@ -1,15 +1,17 @@
 """Random weights and batches for the kernel tests."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from headrace.kernels.base import Kernels
+from headrace.kernels.codebooks import CODEBOOKS
 from headrace.kernels.tensors import (
     BLOCK_SIZE,
     FLOAT_DTYPES,
+    NIBBLE_KINDS,
     Activation,
     LayerCache,
     PackedWeight,
@@ -46,11 +48,24 @@ def dense(kind: WeightKind, out: int, in_: int) -> Dense:
     return Dense(kind, 0, (values,), values.double())
 
 
+def rounded(weight: Dense) -> Dense:
+    """What products with int8 activations make of a codebook."""
+    codes, scales = weight.parts
+    unit = {"nf4": 127, "fp4": 120}[weight.kind]
+    table = (CODEBOOKS[weight.kind].double() * unit).round() / unit
+    values = table[codes.int()].unflatten(1, (-1, weight.group_size)) * scales[..., None]
+    return replace(weight, values=values.flatten(1))
+
+
 def grouped(kind: WeightKind, out: int, in_: int, group_size: int, has_minimum: bool) -> Dense:
     """Scales and zero points that float16 holds exactly, so that `values` is exact."""
-    levels, middle = (16, 8) if kind == "int4" else (256, 128)
+    levels, middle = (16, 8) if kind in NIBBLE_KINDS else (256, 128)
     quants = torch.randint(0, levels, (out, in_), dtype=torch.uint8)
     scales = (torch.rand(out, in_ // group_size) / levels + 0.01).half().float()
+    if kind in CODEBOOKS:
+        quants[quants == 127] = quants[quants == 255] = 1  # E4M3's NaN
+        values = CODEBOOKS[kind][quants.int()].double().unflatten(1, (-1, group_size))
+        return Dense(kind, group_size, (quants, scales), (values * scales[..., None]).flatten(1))
     zeros = torch.full_like(scales, middle)
     if has_minimum:
         zeros = torch.randint(middle - 4, middle + 4, scales.shape).float()

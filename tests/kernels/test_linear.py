@@ -15,6 +15,7 @@ from tests.kernels.samples import (
     fake_quantized,
     grouped,
     quantized,
+    rounded,
 )
 
 INTEGER_WEIGHTS = [
@@ -56,6 +57,28 @@ def test_integer_weights(
         assert error(result, fake_quantized(x), weight) < TOLERANCE
         kernels.linear(x, packed, result)
         assert error(result, x, weight) < TOLERANCE
+
+
+@pytest.mark.parametrize(("kind", "group_size"), [("nf4", 64), ("fp4", 32), ("float8", 640)])
+@pytest.mark.parametrize("out", [1, 50])
+def test_codebook_weights(kernels: Kernels, kind: WeightKind, group_size: int, out: int) -> None:
+    weight = grouped(kind, out, 640, group_size, False)
+    packed = weight.pack(kernels)
+    for rows in ROWS:
+        x, result = activations(rows, 640), torch.empty(rows, out)
+        kernels.linear(x, packed, result)
+        assert error(result, x, weight) < TOLERANCE
+        if packed.is_integer:
+            kernels.linear(quantized(kernels, x), packed, result)
+            assert error(result, fake_quantized(x), rounded(weight)) < TOLERANCE
+        else:
+            with pytest.raises(ValueError, match="float8 weight takes float32"):
+                kernels.linear(quantized(kernels, x), packed, result)
+
+
+def test_codebooks_have_no_minimum(kernels: Kernels) -> None:
+    with pytest.raises(ValueError, match="nf4 weight has no minimum"):
+        kernels.empty_weight("nf4", 16, 64, has_minimum=True)
 
 
 @pytest.mark.parametrize("kind", ["float16", "bfloat16", "float32"])
@@ -105,6 +128,8 @@ def test_fused_gate_is_gate_after_linear(
         lambda: grouped("int4", 70, 1280, 32, True),
         lambda: grouped("int4", 70, 1280, 128, False),
         lambda: grouped("int8", 70, 1280, 32, False),
+        lambda: grouped("nf4", 70, 1280, 64, False),
+        lambda: grouped("float8", 70, 1280, 128, False),
         lambda: dense("bfloat16", 70, 1280),
         lambda: dense("float16", 70, 1280),
         lambda: dense("float32", 70, 1280),
@@ -131,11 +156,14 @@ def test_rows_do_not_depend_on_batch_or_threads(
     assert torch.equal(product(x[order]), whole[order])
 
 
-def test_modules_with_and_without_tiles_agree_to_the_bit() -> None:
+@pytest.mark.parametrize(("kind", "has_minimum"), [("int4", True), ("nf4", False)])
+def test_modules_with_and_without_tiles_agree_to_the_bit(
+    kind: WeightKind, has_minimum: bool
+) -> None:
     modules = {module.isa: NativeKernels(module, "test") for module in native_modules()}
     if not {"amx_int8", "avx512_vnni"} <= modules.keys():
         pytest.skip("needs AMX")
-    x, weight = torch.randn(60, 1280), grouped("int4", 70, 1280, 32, True)
+    x, weight = torch.randn(60, 1280), grouped(kind, 70, 1280, 32, has_minimum)
     results = []
     for name in ("amx_int8", "avx512_vnni"):
         kernels, out = modules[name], torch.empty(60, 70)

@@ -22,7 +22,15 @@ def close(got: torch.Tensor, wanted: torch.Tensor, tolerance: float = 2e-6) -> b
 
 @pytest.mark.parametrize(
     ("kind", "group_size", "has_minimum"),
-    [("int4", 32, True), ("int4", 64, False), ("int8", 32, False), ("int8", 64, True)],
+    [
+        ("int4", 32, True),
+        ("int4", 64, False),
+        ("int8", 32, False),
+        ("int8", 64, True),
+        ("nf4", 64, False),
+        ("fp4", 32, False),
+        ("float8", 128, False),
+    ],  # fmt: skip
 )
 def test_embedding_of_groups(
     kernels: Kernels, kind: WeightKind, group_size: int, has_minimum: bool
@@ -144,6 +152,29 @@ def test_quantize(kernels: Kernels) -> None:
     values = exact_values(kernels, out)
     scale = x.unflatten(1, (-1, 32)).abs().amax(-1).repeat_interleave(32, 1)
     assert bool(((values - fake_quantized(x)).abs() <= 1e-6 * scale).all())
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_permute(kernels: Kernels, exact: bool) -> None:
+    x = torch.randn(11, 70)
+    index = torch.randint(-1, 70, (96,), dtype=torch.int32)
+    index[40:] = -1  # a group of padding only
+    out = kernels.activation(11, 96, exact=exact)
+    kernels.permute(x, index, out)
+    wanted = torch.cat([x, torch.zeros(11, 1)], 1)[:, index.long()]
+    if exact:
+        assert torch.equal(out, wanted)  # type: ignore[arg-type]
+    else:
+        apart = kernels.activation(11, 96)
+        kernels.quantize(wanted, apart)  # type: ignore[arg-type]
+        assert torch.equal(exact_values(kernels, out), exact_values(kernels, apart))
+
+
+def test_permute_checks_its_index(kernels: Kernels) -> None:
+    x, out = torch.randn(2, 8), torch.empty(2, 32)
+    for outside in (-2, 8):
+        with pytest.raises(ValueError, match=r"index: outside -1\.\.7"):
+            kernels.permute(x, torch.full((32,), outside, dtype=torch.int32), out)
 
 
 def test_native_and_twin_quantize_alike(native: Kernels, twins: Kernels) -> None:

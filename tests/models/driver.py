@@ -13,6 +13,7 @@ from headrace.kernels import load as load_kernels
 from headrace.models.decoder import Decoder
 from headrace.models.load import LoadOptions, load_model
 from headrace.runner.batch import BatchBuffers
+from headrace.runner.executor import Model
 from headrace.runner.recorded import RecordedDecoder
 
 
@@ -52,7 +53,7 @@ class Sequence:
 class Driver:
     """Builds batches and hands out blocks in a scattered order."""
 
-    model: Decoder | Replayed
+    model: Model
     backend: AttentionBackend
     free: list[int] = field(default_factory=lambda: torch.randperm(200).tolist())
 
@@ -123,8 +124,7 @@ def drive_kernels(path: Path, **options: Any) -> Driver:
     What the kernels cannot do runs in plain torch, as in the server.
     """
     driver = drive(path, **{"kernels": load_kernels(), "exact_activations": True} | options)
-    if isinstance(driver.backend, NativeBackend):
-        assert isinstance(driver.model, Decoder)
+    if isinstance(driver.backend, NativeBackend) and isinstance(driver.model, Decoder):
         driver.model = Replayed(driver.model)
     return driver
 

@@ -1,4 +1,5 @@
-"""Our decoder against transformers, for every architecture in the registry."""
+"""Our decoder and the fallback against transformers: every architecture in the registry, and some
+that are in none."""
 
 import random
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from headrace.models import ARCHITECTURES
 from tests.models.checkpoints import ALL_CASES, CASES, make_checkpoint
 from tests.models.driver import ENGINES, Driver, drive
+from tests.models.transformers.checkpoints import FALLBACK_CASES
 
 
 def random_prompts(*lengths: int) -> list[list[int]]:
@@ -75,7 +77,7 @@ def checkpoint(
     return folder, Reference(model)
 
 
-every_case = pytest.mark.parametrize("checkpoint", ALL_CASES, indirect=True)
+every_case = pytest.mark.parametrize("checkpoint", ALL_CASES + FALLBACK_CASES, indirect=True)
 every_engine = pytest.mark.parametrize("engine", ENGINES)
 """Plain torch, and the recorded CPU kernels with exact activations."""
 

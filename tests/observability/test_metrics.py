@@ -12,7 +12,8 @@ INFO = EngineInfo(
     block_size=16, vocab_size=10, device="cpu", dtype="float32", kernels="",
 )  # fmt: skip
 STATS = EngineStats(num_running=2, num_waiting=5, num_free_blocks=75, prefix_cache_queries=10,
-                    prefix_cache_hits=4, num_preemptions=3, num_engine_deaths=2)  # fmt: skip
+                    prefix_cache_hits=4, num_preemptions=3, num_draft_tokens=9,
+                    num_accepted_tokens=6, num_forced_tokens=2, num_engine_deaths=2)  # fmt: skip
 TIMINGS = Timings(queue_time=0.25, prefill_time=0.5, decode_time=1.0, num_cached_tokens=3)
 
 TGI_FAMILIES = {
@@ -169,6 +170,20 @@ def test_steps(metrics: Metrics) -> None:
         'tgi_batch_decode_duration_sum{method="prefill"} 0.25',
         'tgi_batch_concat{reason="chunking"} 1',
         "tgi_batch_next_size_sum 7",
+    ]:
+        assert line in text
+
+
+def test_speculation(metrics: Metrics) -> None:
+    metrics.observe_step(EngineStats(num_sampled_rows=3, num_skipped_tokens=7))
+    metrics.observe_step(EngineStats(num_sampled_rows=1))
+    text = lines(metrics)
+    for line in [
+        "tgi_request_skipped_tokens_count 4",
+        "tgi_request_skipped_tokens_sum 7",
+        "headrace_draft_tokens 9",
+        "headrace_accepted_draft_tokens 6",
+        "headrace_forced_tokens 2",
     ]:
         assert line in text
 

@@ -75,7 +75,8 @@ def test_a_model_beyond_the_kernels_gets_all_threads(
 ) -> None:
     """The fallback is told, and torch is not left with one thread beside idle kernels."""
     checkpoint = open_checkpoint(reference[0])
-    beyond = replace(checkpoint, config={**checkpoint.config, "hidden_act": "relu"})
+    changes = {"architectures": ["OlmoForCausalLM"], "clip_qkv": 8.0}
+    beyond = replace(checkpoint, config={**checkpoint.config, **changes})
     threads = torch.get_num_threads()
     try:
         settings = Settings(device="cpu", cpu_threads=3, max_batch_total_tokens=96)
@@ -83,5 +84,5 @@ def test_a_model_beyond_the_kernels_gets_all_threads(
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(threads)
-    assert "activation relu" in caplog.text
+    assert "clamped queries" in caplog.text
     assert info.kernels.startswith("plain torch: this model does not run on")

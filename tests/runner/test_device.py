@@ -21,8 +21,13 @@ def test_types_default_to_float32_on_the_cpu_and_the_checkpoints_on_cuda() -> No
 
 
 def test_the_cache_is_as_asked_else_left_to_the_model() -> None:
-    assert device.choose_kv_dtype(Settings()) is None
-    assert device.choose_kv_dtype(Settings(kv_cache_dtype="int8")) == torch.int8
+    choose = device.choose_kv_dtype
+    assert choose(Settings(), is_native=True) is None
+    assert choose(Settings(kv_cache_dtype="int8"), is_native=True) == torch.int8
+    fp8 = Settings(kv_cache_dtype="fp8_e4m3fn")
+    assert choose(fp8, is_native=False) == torch.float8_e4m3fn
+    with pytest.raises(StartupError, match="--kv-cache-dtype fp8_e4m3fn: the CPU kernels cache"):
+        choose(fp8, is_native=True)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

@@ -15,7 +15,7 @@ from headrace.kernels import load as load_kernels
 from headrace.runner.masks import Masks
 from headrace.runner.sample_positions import SamplePositions
 from headrace.runner.sampler import Sampler
-from headrace.types import RowOutput, RowStart, SamplingParams
+from headrace.types import RowOutput, RowStart, SamplingParams, StepPlan
 from tests.runner.rows import TWINS, row_start, sample
 
 VOCAB_SIZE = 3000
@@ -291,3 +291,27 @@ def test_tiny_temperatures_are_greedy_in_effect(kernels: Kernels) -> None:
     assert sample(kernels, logits, [row_start(0, params)]).token_ids.tolist() == [
         int(logits.argmax())
     ]
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=6), st.integers(0, 3), st.integers(0, 99))
+def test_tokens_that_were_forced_count_for_penalties(
+    forced: list[int], num_drafts: int, seed: int
+) -> None:
+    """Known when they are computed, never sampled; drafts behind them do not count."""
+    params = SamplingParams(max_tokens=9, temperature=0.0, frequency_penalty=4.0)
+    plan = StepPlan(
+        ended=[], started=[], rows=[0], starts=[2], counts=[1 + len(forced) + num_drafts],
+        token_ids=[7, *forced, *range(num_drafts)], new_blocks=[[]], num_samples=[1 + num_drafts],
+    )  # fmt: skip
+    logits = random_logits(1, seed, vocab_size=31)
+    at = SamplePositions(np.array([0]), np.array([0]), np.array([3 + len(forced)]))
+    follower = Sampler(1, TWINS)
+    follower.start(row_start(0, params, [1, 2, 7], 2))
+    follower.catch_up(plan)
+    follower.catch_up(plan)
+    told = Sampler(1, TWINS)
+    told.start(row_start(0, params, [1, 2, 7, *forced], 2))
+    choices = [sampler.sample(logits.clone(), at).token_ids for sampler in (follower, told)]
+    assert choices[0] == choices[1]
+    assert follower._counts[0].num_tokens == 3 + len(forced)

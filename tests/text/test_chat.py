@@ -127,6 +127,26 @@ def test_sources_in_their_order(tmp_path: Path) -> None:
     assert rendered(checkpoint) == "four"
     folder(tmp_path, {"mine.json": {"chat_template": "five"}})
     assert rendered(checkpoint, tmp_path / "mine.json") == "five"
+    (tmp_path / "other").mkdir()
+    folder(tmp_path / "other", {"tokenizer_config.json": {"chat_template": "six"}})
+    assert rendered(checkpoint, tmp_path / "other") == "six"
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CheckpointError, match="empty: has no chat_template"):
+        rendered(checkpoint, tmp_path / "empty")
+
+
+@pytest.mark.parametrize("main", ["chat_template.jinja", "tokenizer_config.json"])
+def test_named_templates_in_a_folder_of_their_own(main: str, tmp_path: Path) -> None:
+    """As transformers saves a tokenizer that has several."""
+    source = "plain" if main.endswith("jinja") else {"chat_template": "plain"}
+    checkpoint = folder(tmp_path, {main: source})
+    (tmp_path / "additional_chat_templates").mkdir()
+    folder(tmp_path / "additional_chat_templates", {"tool_use.jinja": "with tools"})
+    template = load_chat_template(checkpoint, None, None)
+    assert template is not None
+    assert template.render([USER]) == "plain"
+    assert template.render([USER], tools=[{"name": "f"}]) == "with tools"
+    template.close()
 
 
 def test_embedded_model(embedded_checkpoint: Checkpoint) -> None:

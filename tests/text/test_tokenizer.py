@@ -49,9 +49,11 @@ def test_truncation_and_padding_of_the_file_are_off(
     assert load_tokenizer(checkpoint).encode(text).ids == expected
 
 
-def test_checkpoint_decides_about_the_end(byte_level_backend: Any) -> None:
+def test_the_end_is_what_checkpoint_or_tokenizer_says(byte_level_backend: Any) -> None:
     tokenizer = Tokenizer(byte_level_backend, eos_token="</s>", eos_token_ids=(5, 6))
-    assert tokenizer.eos_token_ids == (5, 6)
+    assert tokenizer.eos_token_ids == (5, 6, 1)
+    assert Tokenizer(byte_level_backend, eos_token_ids=(5, 6)).eos_token_ids == (5, 6)
+    assert Tokenizer(byte_level_backend, eos_token="none").eos_token_ids == ()
 
 
 def test_offsets_are_characters(embedded_tokenizer: Tokenizer) -> None:
@@ -74,7 +76,7 @@ def test_lone_surrogates_are_refused(embedded_tokenizer: Tokenizer) -> None:
 
 def test_missing_and_broken_files_are_named(tmp_path: Path) -> None:
     checkpoint = Checkpoint(path=tmp_path, kind="safetensors", config={})
-    with pytest.raises(CheckpointError, match=r"tokenizer\.json is missing"):
+    with pytest.raises(CheckpointError, match=r"no tokenizer\.json.*AutoTokenizer"):
         load_tokenizer(checkpoint)
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(CheckpointError, match=r"tokenizer\.json"):

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from headrace.checkpoint.checkpoint import open_checkpoint
 from headrace.checkpoint.gguf import GGUFFile
 from headrace.errors import CheckpointError
 from headrace.weights.gguf import (
@@ -19,6 +20,7 @@ from headrace.weights.gguf import (
     gguf_name,
     unpermute,
 )
+from tests.checkpoint.gguf_files import write_gguf
 from tests.models.gguf_files import permute
 
 
@@ -90,3 +92,26 @@ def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:
         weights.get("lm_head.weight")
     with pytest.raises(CheckpointError, match=r"attn_q.weight has 6 rows"):
         weights.get("model.layers.0.self_attn.q_proj.weight")
+
+
+def test_a_model_in_several_files(tmp_path: Path) -> None:
+    tensors = {f"blk.{layer}.ffn_norm.weight": np.full(64, layer, np.float32) for layer in (0, 1)}
+    write_gguf(tmp_path / "model.gguf", tensors=tensors, split_max_tensors=1)
+    first, *others = sorted(tmp_path.iterdir())
+    assert first.name == "model-00001-of-00003.gguf" and len(others) == 2
+    checkpoint = open_checkpoint(first)
+    assert open_checkpoint(tmp_path).weight_files == checkpoint.weight_files == (first, *others)
+    assert checkpoint.gguf is not None
+    weights = GGUFWeights(checkpoint.gguf)
+    for layer in (0, 1):
+        found = weights.get(f"model.layers.{layer}.post_attention_layernorm.weight")
+        assert torch.equal(found, torch.full((64,), float(layer)))
+    with pytest.raises(CheckpointError, match="is one of 3 parts; open the first"):
+        open_checkpoint(first.rename(tmp_path / "renamed.gguf"))
+    (tmp_path / "renamed.gguf").rename(first)
+    others[1].unlink()
+    with pytest.raises(CheckpointError, match="model-00003-of-00003.gguf: cannot be read"):
+        open_checkpoint(first)
+    others[1].write_bytes(others[0].read_bytes())
+    with pytest.raises(CheckpointError, match="'blk.0.ffn_norm.weight' is in another part too"):
+        open_checkpoint(first)

@@ -34,7 +34,7 @@ class PagedBackend:
     @staticmethod
     def unsupported(shape: AttentionShape) -> str | None:
         if not shape.kv_dtype.is_floating_point:
-            return f"caches float32, float16 or bfloat16, not {shape.kv_dtype}"
+            return f"caches floats of 32, 16 or 8 bits, not {shape.kv_dtype}"
         return None
 
     def bytes_per_block(self) -> int:
@@ -62,9 +62,9 @@ class PagedBackend:
         options: AttentionOptions,
     ) -> Tensor:
         keys, values = self.keys[layer], self.values[layer]
-        keys.index_copy_(0, batch.slot_mapping, key.to(keys.dtype))
+        _store(key, keys, batch.slot_mapping)
         if self.shape.value_size is None:
-            values.index_copy_(0, batch.slot_mapping, value.to(values.dtype))
+            _store(value, values, batch.slot_mapping)
         output = query.new_empty(*query.shape[:2], value.shape[2])
         starts = batch.query_start.tolist()
         contexts = batch.context_lens.tolist()
@@ -91,6 +91,17 @@ class PagedBackend:
         offsets = torch.arange(self.block_size, device=blocks.device)
         slots = blocks.long().unsqueeze(-1) * self.block_size + offsets
         return slots.flatten(1)[:, :length]
+
+
+def _store(states: Tensor, cache: Tensor, slots: Tensor) -> None:
+    """states [T, kv_heads, D] to rows `slots` of the cache; what 8 bits cannot hold is clamped."""
+    if cache.itemsize > 1:
+        cache.index_copy_(0, slots, states.to(cache.dtype))
+        return
+    largest = torch.finfo(cache.dtype).max
+    narrow = states.clamp(-largest, largest).to(cache.dtype)
+    # As bytes: torch cannot copy 8-bit floats by index everywhere.
+    cache.view(torch.uint8).index_copy_(0, slots, narrow.view(torch.uint8))
 
 
 def _groups(contexts: list[int]) -> list[tuple[int, int]]:

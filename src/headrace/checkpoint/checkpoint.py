@@ -4,9 +4,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from headrace.checkpoint import gguf_config, safetensors
+from headrace.checkpoint import gguf_config
 from headrace.checkpoint.gguf import GGUFFile
 from headrace.checkpoint.model_config import normalize
+from headrace.checkpoint.peft import LoraAdapter, open_adapter
+from headrace.checkpoint.quantization_config import find_quantization
+from headrace.checkpoint.safetensors import read_json
+from headrace.checkpoint.tensor_names import tensor_names
+from headrace.checkpoint.weight_files import WeightKind, gguf_files, weight_files
 from headrace.errors import CheckpointError
 
 OUTPUT_HEADS = {"lm_head.weight", "output.weight", "embed_out.weight"}
@@ -18,7 +23,7 @@ class Checkpoint:
 
     path: Path
     """The folder, or the GGUF file."""
-    kind: Literal["safetensors", "gguf"]
+    kind: Literal["safetensors", "pytorch", "gguf"]
     config: dict[str, Any]
     """config.json in the normal form of `model_config`."""
     generation_config: dict[str, Any] = field(default_factory=dict)
@@ -27,6 +32,16 @@ class Checkpoint:
     weight_files: tuple[Path, ...] = ()
     """Empty in a folder that has a config.json only (enough for dummy weights)."""
     gguf: GGUFFile | None = None
+    rope_override: dict[str, Any] | None = None
+    """The rope_scaling that flags have put into `config`."""
+    adapter: LoraAdapter | None = None
+    """Changes the weights, and may bring a tokenizer and a chat template of its own."""
+
+    @property
+    def text_folder(self) -> Path:
+        """Where tokenizer and chat template lie, unless they are in the GGUF file."""
+        own = self.adapter.folder if self.adapter else self.path
+        return own if any(own.glob("tokenizer.*")) else self.path
 
 
 def with_rope_scaling(
@@ -39,42 +54,51 @@ def with_rope_scaling(
     if rope_type is None and factor is None:
         return checkpoint
     scaling = {"rope_type": rope_type or "linear", "factor": 1.0 if factor is None else factor}
-    return replace(checkpoint, config={**checkpoint.config, "rope_scaling": scaling})
+    config = {**checkpoint.config, "rope_scaling": scaling}
+    return replace(checkpoint, config=config, rope_override=scaling)
 
 
-def open_checkpoint(path: Path) -> Checkpoint:
-    """Describe a folder (safetensors, or exactly one .gguf) or a .gguf file.
+def open_checkpoint(path: Path, adapter: Path | None = None) -> Checkpoint:
+    """Describe a folder (safetensors, .bin, or exactly one .gguf) or a .gguf file.
 
-    Raises CheckpointError when there is nothing usable, or something is inconsistent.
+    `adapter`: folder of a LoRA adapter to merge into it. Raises CheckpointError when there is
+    nothing usable, or something is inconsistent.
     """
+    checkpoint = _open_model(path)
+    if adapter is None:
+        return checkpoint
+    lora = open_adapter(adapter)
+    config = checkpoint.config
+    if lora.replaces(OUTPUT_HEADS):
+        config = {**config, "tie_word_embeddings": False}
+    return replace(checkpoint, adapter=lora, config=config)
+
+
+def _open_model(path: Path) -> Checkpoint:
     if path.is_file():
         return _open_gguf(path)
     if not path.is_dir():
         raise CheckpointError(f"{path}: no such file or folder")
-    files = safetensors.weight_files(path)
-    gguf_files = sorted(path.glob("*.gguf"))
-    if gguf_files and not files:
-        if len(gguf_files) > 1:
-            names = ", ".join(file.name for file in gguf_files)
-            raise CheckpointError(f"{path}: several GGUF files, name one of them: {names}")
-        return _open_gguf(gguf_files[0])
+    names = [file.name for file in path.iterdir()]
+    kind, files = weight_files(path, names)
+    if not files and any(name.endswith(".gguf") for name in names):
+        return _open_gguf(path / gguf_files(names, None, str(path))[0])
     if not (path / "config.json").exists():
         raise CheckpointError(f"{path}: neither config.json nor a .gguf file")
-    if not files and any(path.glob("*.bin")):
-        raise CheckpointError(f"{path}: has PyTorch .bin weights only, safetensors are needed")
-    return _open_safetensors(path, files)
+    return _open_folder(path, kind, tuple(path / name for name in files))
 
 
-def _open_safetensors(folder: Path, files: tuple[Path, ...]) -> Checkpoint:
+def _open_folder(folder: Path, kind: WeightKind, files: tuple[Path, ...]) -> Checkpoint:
     source = folder / "config.json"
-    has_output_head = bool(OUTPUT_HEADS & safetensors.tensor_names(files)) or not files
-    config = normalize(safetensors.read_json(source), str(source), has_output_head)
+    has_output_head = bool(OUTPUT_HEADS & tensor_names(files)) or not files
+    config = normalize(read_json(source), str(source), has_output_head)
+    config["quantization_config"] = find_quantization(config, folder)
     generation_path = folder / "generation_config.json"
-    generation = safetensors.read_json(generation_path) if generation_path.exists() else {}
+    generation = read_json(generation_path) if generation_path.exists() else {}
     eos = generation.get("eos_token_id")
     return Checkpoint(
         path=folder,
-        kind="safetensors",
+        kind=kind,
         config=config,
         generation_config=generation,
         eos_token_ids=_ids(config.get("eos_token_id") if eos is None else eos, folder),
@@ -90,7 +114,7 @@ def _open_gguf(path: Path) -> Checkpoint:
         kind="gguf",
         config=config,
         eos_token_ids=gguf_config.end_token_ids(file),
-        weight_files=(path,),
+        weight_files=tuple(file.paths),
         gguf=file,
     )
 

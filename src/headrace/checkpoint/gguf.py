@@ -23,6 +23,8 @@ MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 MAX_DIMENSIONS = 4
 DEFAULT_ALIGNMENT = 32
+MAX_PARTS = 99_999
+"""What the names of parts have room for."""
 
 STRING, ARRAY = 8, 9
 SCALARS = {
@@ -43,6 +45,8 @@ class GGUFTensor:
     offset: int
     """Bytes from the beginning of the file."""
     nbytes: int
+    part: int = 0
+    """Index in `GGUFFile.paths`."""
 
 
 class _Cursor:
@@ -130,11 +134,18 @@ _U64 = struct.Struct("<Q")
 
 
 class GGUFFile:
-    """A GGUF file, mapped read-only. Raises CheckpointError for anything that is not one."""
+    """A GGUF file, mapped read-only. Raises CheckpointError for anything that is not one.
 
-    def __init__(self, path: Path) -> None:
+    A model in several files is opened by its first, which has the metadata.
+    """
+
+    def __init__(self, path: Path, part: int = 0) -> None:
         self.path = path
+        self.paths = [path]
+        """Of all parts."""
+        self._part = part
         self._map = _map(path)
+        self._maps = [self._map]
         cursor = _Cursor(self._map, path)
         tensor_count, metadata_count = _header(cursor)
         self.metadata: dict[str, Any] = _unique(cursor, metadata_count, "key", _entry)
@@ -143,11 +154,32 @@ class GGUFFile:
         self.tensors: dict[str, GGUFTensor] = {
             name: self._tensor(name, data_start, *info) for name, info in infos.items()
         }
+        if part == 0:
+            self._open_parts()
 
     def data(self, name: str) -> npt.NDArray[np.uint8]:
         """The tensor's bytes, [nbytes] uint8, read-only, without a copy."""
         tensor = self.tensors[name]
-        return np.frombuffer(self._map, np.uint8, tensor.nbytes, tensor.offset)
+        return np.frombuffer(self._maps[tensor.part], np.uint8, tensor.nbytes, tensor.offset)
+
+    def _open_parts(self) -> None:
+        """The other files of a split model, beside this one; they bring their tensors."""
+        count = self.metadata.get("split.count", 1)
+        if not isinstance(count, int) or not 0 <= count <= MAX_PARTS:
+            raise CheckpointError(f"{self.path}: split.count is {count!r}")
+        for number in range(1, count):
+            suffix = f"-00001-of-{count:05}.gguf"
+            if not self.path.name.endswith(suffix):
+                raise CheckpointError(
+                    f"{self.path}: is one of {count} parts; open the first, named *{suffix}"
+                )
+            name = self.path.name.removesuffix(suffix) + f"-{number + 1:05}-of-{count:05}.gguf"
+            part = GGUFFile(self.path.with_name(name), number)
+            if twice := self.tensors.keys() & part.tensors.keys():
+                raise CheckpointError(f"{part.path}: tensor {min(twice)!r} is in another part too")
+            self.tensors |= part.tensors
+            self.paths.append(part.path)
+            self._maps.append(part._map)
 
     def _alignment(self) -> int:
         alignment = self.metadata.get("general.alignment", DEFAULT_ALIGNMENT)
@@ -179,7 +211,7 @@ class GGUFFile:
             )
         if start % self._alignment():
             raise CheckpointError(f"{where} begins at byte {start}, which is not aligned")
-        return GGUFTensor(name, kind, tuple(reversed(dimensions)), start, nbytes)
+        return GGUFTensor(name, kind, tuple(reversed(dimensions)), start, nbytes, self._part)
 
 
 def _map(path: Path) -> mmap.mmap:

@@ -44,10 +44,6 @@ def config_of(file: GGUFFile) -> dict[str, Any]:
             f"{file.path}: GGUF architecture {metadata.architecture!r} is not supported, "
             f"only {', '.join(ARCHITECTURES)}"
         )
-    if file.metadata.get("split.count", 1) > 1:
-        raise CheckpointError(
-            f"{file.path}: is one part of a split GGUF; merge the parts into one file first"
-        )
     architecture, model_type = ARCHITECTURES[metadata.architecture]
     heads = metadata.get("attention.head_count", int)
     hidden_size = metadata.get("embedding_length", int)

@@ -6,6 +6,7 @@ Normal form: Llama's names, with `intermediate_size`, `num_key_value_heads`, `he
 `rope_theta`, `rope_scaling` (None, or a dict with `rope_type`), `tie_word_embeddings` and `dtype`
 (None when the checkpoint does not say) always present; `rope_parameters` and `torch_dtype` never.
 Where layers with a window rotate otherwise, `rope_local_base_freq` is their base.
+Only `dtype` is normal in a config that lacks REQUIRED: native families name what they miss.
 """
 
 from typing import Any
@@ -21,7 +22,7 @@ ALIASES = {
     "max_position_embeddings": ("n_positions", "max_seq_len", "seq_length"),
     "hidden_act": ("hidden_activation", "activation_function", "activation"),
     "layer_norm_eps": ("layer_norm_epsilon", "norm_epsilon"),
-    "partial_rotary_factor": ("rotary_pct",),
+    "partial_rotary_factor": ("rotary_pct", "rope_pct"),
     "rope_theta": ("rotary_emb_base",),
     "num_experts": ("num_local_experts", "n_routed_experts"),
 }
@@ -43,13 +44,15 @@ def normalize(config: dict[str, Any], source: str, has_output_head: bool) -> dic
         found = (config[alias] for alias in (name, *aliases) if config.get(alias) is not None)
         if (value := next(found, None)) is not None:
             config[name] = value
+    config["dtype"] = config.pop("torch_dtype", None) or config.get("dtype")
+    if any(config.get(name) is None for name in REQUIRED):
+        return config  # in names that only the model's own code knows
     for name in REQUIRED:
         _check_count(config, name, source)
     _fill_in(config, "num_key_value_heads", config["num_attention_heads"], source)
     _fill_in(config, "head_dim", config["hidden_size"] // config["num_attention_heads"], source)
     _fill_in(config, "intermediate_size", 4 * config["hidden_size"], source)
     config.setdefault("tie_word_embeddings", not has_output_head)
-    config["dtype"] = config.pop("torch_dtype", None) or config.get("dtype")
     _normalize_rope(config, source)
     return config
 

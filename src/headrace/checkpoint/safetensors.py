@@ -1,7 +1,4 @@
-"""Which safetensors files make up a checkpoint folder, and which tensors they hold.
-
-Reads indexes and headers only, never tensor data.
-"""
+"""Headers of safetensors files, and JSON files. Never reads tensor data."""
 
 import json
 import struct
@@ -10,8 +7,6 @@ from typing import Any
 
 from headrace.errors import CheckpointError
 
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
 MAX_HEADER_BYTES = 100_000_000
 """The limit of the safetensors format itself."""
 
@@ -27,39 +22,11 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def weight_files(folder: Path) -> tuple[Path, ...]:
-    """The files of the index, else model.safetensors, else every *.safetensors of the folder.
+def header(path: Path) -> dict[str, Any]:
+    """The JSON header: an 8-byte little-endian length, then that many bytes.
 
-    Empty when there is none. Raises CheckpointError when a file of the index is missing.
+    Raises CheckpointError for a file that is truncated or damaged.
     """
-    if (folder / INDEX).exists():
-        return _sharded(folder)
-    if (folder / SINGLE).exists():
-        return (folder / SINGLE,)
-    return tuple(sorted(folder.glob("*.safetensors")))
-
-
-def tensor_names(files: tuple[Path, ...]) -> set[str]:
-    """Names of all tensors in the files."""
-    return {name for path in files for name in _header(path) if name != "__metadata__"}
-
-
-def _sharded(folder: Path) -> tuple[Path, ...]:
-    index = folder / INDEX
-    weight_map = read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise CheckpointError(f"{index}: weight_map must be an object with at least one tensor")
-    names = sorted({str(name) for name in weight_map.values()})
-    for name in names:
-        if Path(name).name != name:
-            raise CheckpointError(f"{index}: {name!r} is not the name of a file in this folder")
-        if not (folder / name).exists():
-            raise CheckpointError(f"{folder / name} is missing, although {INDEX} names it")
-    return tuple(folder / name for name in names)
-
-
-def _header(path: Path) -> dict[str, Any]:
-    """The JSON header: an 8-byte little-endian length, then that many bytes."""
     with path.open("rb") as file:
         prefix = file.read(8)
         size = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0

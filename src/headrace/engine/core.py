@@ -46,7 +46,9 @@ class EngineCore:
             if self.scheduler.has_work:
                 self.step(refusals)
             else:
-                self.emit(refusals, self.scheduler.stats())
+                stats = self.scheduler.stats()
+                stats.num_sampled_rows = stats.num_skipped_tokens = 0
+                self.emit(refusals, stats)
                 self.grammars.idle()
 
     def obey(self, commands: list[Command]) -> list[TokenEvent]:
@@ -82,7 +84,7 @@ class EngineCore:
         scheduled = time.monotonic()
         output = self.executor.execute(plan)
         executed = time.monotonic()
-        events = self.scheduler.update(plan, output)
+        events = self.scheduler.update(plan, output, executed - scheduled)
         updated = time.monotonic()
         if not plan.rows:
             self.grammars.idle()

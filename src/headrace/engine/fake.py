@@ -49,7 +49,8 @@ class _Row:
         self.num_prompt_tokens = start.num_prompt_tokens
         self.token_ids = start.token_ids
         self.block_table: list[int] = []
-        self.mask: bytes | None = None
+        self.masks: list[bytes | None] = []
+        """Of this step's samples."""
 
 
 class FakeExecutor:
@@ -94,8 +95,14 @@ class FakeExecutor:
             token_ids = plan.token_ids[offset : offset + count]
             offset += count
             self._rows[row].block_table += blocks
-            self._rows[row].mask = plan.masks.get(index)
-            outputs.append(self._run_row(self._rows[row], start, token_ids, num_samples))
+            self._rows[row].masks = _split(plan.masks.get(index), num_samples)
+            output = self._run_row(self._rows[row], start, token_ids, num_samples)
+            if index in plan.num_drafts and output.error is None:
+                known = start + count - num_samples + 1
+                output.draft_ids = self._draft(
+                    self._rows[row], known, output, plan.num_drafts[index]
+                )
+            outputs.append(output)
         assert offset == len(plan.token_ids)
         self.num_computed_tokens += offset
         return StepOutput(rows=outputs)
@@ -119,7 +126,8 @@ class FakeExecutor:
         if row.params.prompt_logprobs:
             self._score_prompt(row, start, computed, output)
         if num_samples:
-            self._sample(row, start + len(token_ids), output)
+            first = start + len(token_ids) - num_samples + 1
+            self._sample(row, first, token_ids[len(token_ids) - num_samples + 1 :], output)
         return output
 
     def _score_prompt(self, row: _Row, start: int, computed: list[int], output: RowOutput) -> None:
@@ -131,12 +139,40 @@ class FakeExecutor:
             top_logprobs(value, token, num_top, self.vocab_size) for value, token in pairs
         ]
 
-    def _sample(self, row: _Row, context_len: int, output: RowOutput) -> None:
-        context = array("q", [self._cache[self._slot(row, p)] for p in range(context_len)])
-        assert EMPTY not in context, "read of a slot that was never written"
-        token = sample(context, row.params, self.vocab_size, row.mask)
-        output.token_ids = [token]
+    def _sample(self, row: _Row, first: int, drafts: list[int], output: RowOutput) -> None:
+        """At position `first`, and behind each draft as long as it is what was sampled."""
         num_top = row.params.num_top_logprobs
         if num_top is not None:
-            output.logprobs = [logprob(context[-1], token)]
-            output.top_logprobs = [top_logprobs(context[-1], token, num_top, self.vocab_size)]
+            output.logprobs, output.top_logprobs = [], []
+        for offset, mask in enumerate(row.masks):
+            context_len = first + offset
+            context = array("q", [self._cache[self._slot(row, p)] for p in range(context_len)])
+            assert EMPTY not in context, "read of a slot that was never written"
+            token = sample(context, row.params, self.vocab_size, mask)
+            output.token_ids.append(token)
+            if output.logprobs is not None and output.top_logprobs is not None:
+                output.logprobs.append(logprob(context[-1], token))
+                top = top_logprobs(context[-1], token, num_top or 0, self.vocab_size)
+                output.top_logprobs.append(top)
+            if offset < len(drafts) and drafts[offset] != token:
+                break
+
+    def _draft(self, row: _Row, known: int, output: RowOutput, count: int) -> list[int]:
+        """The tokens that come next (a grammar aside), but for every third, which is wrong."""
+        context = array("q", [self._cache[self._slot(row, p)] for p in range(known)])
+        for token in output.token_ids:
+            context.append(key_value(context[-1], token))
+        drafts = []
+        for _ in range(count):
+            token = sample(context, row.params, self.vocab_size)
+            drafts.append((token + (token % 3 == 0)) % self.vocab_size)
+            context.append(key_value(context[-1], drafts[-1]))
+        return drafts
+
+
+def _split(masks: bytes | None, num_samples: int) -> list[bytes | None]:
+    """One mask per sample."""
+    if masks is None:
+        return [None] * num_samples
+    size = len(masks) // num_samples
+    return [masks[i * size : (i + 1) * size] for i in range(num_samples)]

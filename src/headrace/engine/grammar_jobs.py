@@ -25,8 +25,10 @@ IDLE_SECONDS: Final = 0.02
 class GrammarJobs:
     """Compiles grammars and advances constraints."""
 
-    def __init__(self, compiler: GrammarCompiler) -> None:
+    def __init__(self, compiler: GrammarCompiler, max_lookahead: int = 0) -> None:
+        """`max_lookahead`: tokens beyond the next one that a request's grammar is asked about."""
         self._compiler = compiler
+        self._max_lookahead = max_lookahead
         self._compile_threads = ThreadPoolExecutor(NUM_COMPILE_THREADS, "grammar")
         self._mask_threads = ThreadPoolExecutor(NUM_MASK_THREADS, "mask")
         self._compiling: dict[int, tuple[Add, Future[Constraint]]] = {}
@@ -50,7 +52,8 @@ class GrammarJobs:
     def _constraint(self, add: Add) -> Constraint:
         assert add.params.grammar is not None
         matcher = self._compiler.matcher(add.params.grammar)
-        return Constraint(matcher, add.output_ids, partial(self._submit, add.request_id))
+        submit = partial(self._submit, add.request_id)
+        return Constraint(matcher, add.output_ids, submit, self._max_lookahead)
 
     def _submit(self, request_id: int, job: Callable[[], None]) -> None:
         future = self._mask_threads.submit(job)

@@ -74,7 +74,7 @@ class PrefixCache:
             request.num_computed += size
             request.next_full += size
             self.num_hits += size
-            if not request.num_preemptions:
+            if request.first_token_time is None and not request.num_preemptions:
                 request.num_cached_tokens += size
         return False
 

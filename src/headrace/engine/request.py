@@ -6,6 +6,7 @@ Knows nothing of other requests; the scheduler moves it between queues.
 from typing import Protocol
 
 from headrace.engine.blocks import chain_digest, root_digest
+from headrace.engine.speculation.state import SpeculationState
 from headrace.types import Add, FinishReason, RowStart, Timings
 
 NO_ROW = -1
@@ -17,11 +18,23 @@ class Constraint(Protocol):
     """What a request's grammar makes of its tokens; `engine.constraint` has the real one."""
 
     is_ready: bool
-    mask: bytes
-    """The tokens that may come next; valid when `is_ready`."""
+    """All else is valid only while this is True."""
+    draft_ids: list[int]
+    """Drafted tokens that the grammar allows, and those that it forces."""
+    num_forced: int
+    """How many of them, from the first on, the grammar leaves no choice of."""
 
-    def accept(self, token_ids: list[int]) -> None:
-        """Begin with the mask that follows these tokens."""
+    def masks(self, num_drafts: int) -> bytes:
+        """The tokens that may come next, and those behind each of the first `num_drafts` drafts,
+        as in `StepPlan.masks`."""
+        ...
+
+    def jump_forward(self) -> list[int]:
+        """Take and return the forced tokens; the other drafts stay."""
+        ...
+
+    def accept(self, token_ids: list[int], draft_ids: list[int]) -> None:
+        """Begin with the masks that follow these tokens and then these drafts."""
         ...
 
 
@@ -32,15 +45,21 @@ class Request:
         "arrival_time",
         "block_ids",
         "block_size",
+        "cache_salt",
         "constraint",
         "digests",
+        "draft_ids",
+        "executor_draft_ids",
         "finish_reason",
         "first_token_time",
         "max_length",
         "min_length",
         "next_full",
+        "num_accepted_tokens",
         "num_cached_tokens",
         "num_computed",
+        "num_draft_tokens",
+        "num_forced_tokens",
         "num_preemptions",
         "num_prompt_tokens",
         "num_sent_blocks",
@@ -51,6 +70,7 @@ class Request:
         "queue",
         "request_id",
         "row",
+        "speculation",
         "start_time",
         "stop_token_ids",
         "token_ids",
@@ -91,8 +111,18 @@ class Request:
         """Leading blocks that the executor has been told of."""
         self.next_full = block_size
         """When `num_computed` reaches this, another block can enter the prefix cache."""
+        self.cache_salt = add.cache_salt
         self.digests = [root_digest(add.cache_salt)]
         """Of the chain so far: the root, then one per full block; longer only on demand."""
+
+        self.draft_ids: list[int] = []
+        """What the next step shall verify behind the last token, if there is room."""
+        self.executor_draft_ids: list[int] = []
+        """What the executor's own drafter proposed."""
+        self.speculation: SpeculationState | None = None
+        self.num_draft_tokens = 0
+        self.num_accepted_tokens = 0
+        self.num_forced_tokens = 0
 
         self.arrival_time = now
         self.start_time: float | None = None
@@ -144,6 +174,7 @@ class Request:
         self.block_ids = []
         self.num_sent_blocks = 0
         self.next_full = self.block_size
+        self.draft_ids = []
         self.num_preemptions += 1
         if self.prompt_logprobs is not None:
             self.prompt_logprobs = []
@@ -158,4 +189,7 @@ class Request:
             decode_time=now - first_token_time,
             num_cached_tokens=self.num_cached_tokens,
             num_preemptions=self.num_preemptions,
+            num_draft_tokens=self.num_draft_tokens,
+            num_accepted_tokens=self.num_accepted_tokens,
+            num_forced_tokens=self.num_forced_tokens,
         )

@@ -23,6 +23,7 @@ from headrace.kernels.tensors import (
     FLOAT_DTYPES,
     GATE_KINDS,
     GROUP_SIZE,
+    NIBBLE_KINDS,
     NORM_KINDS,
     WEIGHT_KINDS,
     Activation,
@@ -135,7 +136,8 @@ class Kernels(ABC):
     ) -> PackedWeight:
         """Room for a weight, to be filled with the pack methods; unfilled rows are zero.
 
-        Integer kinds need in_features and group_size in multiples of 32.
+        Kinds in groups need in_features and group_size in multiples of 32; only integers can have
+        a minimum.
         """
         check_choice(kind, "weight kind", WEIGHT_KINDS)
         check_multiple("out_features", out_features, 1)
@@ -144,6 +146,8 @@ class Kernels(ABC):
             return self._empty_weight(kind, out_features, in_features, 0, False)
         check_multiple("group_size", group_size, GROUP_SIZE)
         check_multiple("in_features", in_features, group_size)
+        if has_minimum and kind not in ("int4", "int8"):
+            raise ValueError(f"a {kind} weight has no minimum")
         return self._empty_weight(kind, out_features, in_features, group_size, has_minimum)
 
     def pack_blocks(
@@ -179,14 +183,14 @@ class Kernels(ABC):
         """Fill rows from `row` with w = quants * scales + minima.
 
         quants [rows, in] uint8; scales, minima [rows, in / group_size]. minima go with
-        `has_minimum`; without them quants stand for -8..7 (4 bits) or -128..127. Kept are float16
-        scales and the float16 value of quant 0 (4 bits) or of quant 128 (8 bits).
+        `has_minimum`; without them quants stand for -8..7 (4 bits) or -128..127, or are codes. Kept
+        are float16 scales and the float16 value of quant 0 (4 bits) or of quant 128 (8 bits).
         """
-        if not weight.is_integer:
-            raise ValueError("groups need a weight of kind int4 or int8")
+        if not weight.is_grouped:
+            raise ValueError("groups need a weight of a kind in groups")
         check(quants, "quants", torch.uint8, None, weight.in_features)
         num_rows, num_groups = quants.shape[0], weight.in_features // weight.group_size
-        if weight.kind == "int4" and int(quants.max()) > 15:
+        if weight.kind in NIBBLE_KINDS and int(quants.max()) > 15:
             raise ValueError("quants: above 15 in a weight of 4 bits")
         check(scales, "scales", torch.float32, num_rows, num_groups)
         if (minima is not None) != weight.has_minimum:
@@ -201,7 +205,7 @@ class Kernels(ABC):
 
     def pack_floats(self, weight: PackedWeight, row: int, values: Tensor) -> None:
         """Fill rows from `row` of a float weight with values [rows, in] of any float dtype."""
-        if weight.is_integer:
+        if weight.is_grouped:
             raise ValueError("floats need a weight of a float kind")
         values = values.to(FLOAT_DTYPES[weight.kind])
         check_rows(values, "values")
@@ -399,6 +403,21 @@ class Kernels(ABC):
         """out = x as int8, scale = max|x| / 127 for each 32 features. x [T, F]."""
         check(x, "x", torch.float32, out.rows, out.features)
         self._quantize(self._rows(rows, out.rows), x, out)
+
+    def permute(
+        self, x: Tensor, index: Tensor, out: Activation, *, rows: Tensor | None = None
+    ) -> None:
+        """out[r][k] = x[r][index[k]], 0 where the index is -1.
+
+        x [T, F], index [K] int32, out [T, K], K a multiple of 32.
+        """
+        num_rows, features = check_activation(out, "out")
+        check_multiple("out: features", features, GROUP_SIZE)
+        check(x, "x", torch.float32, num_rows, None)
+        check(index, "index", torch.int32, features)
+        if not -1 <= int(index.min()) <= int(index.max()) < x.shape[1]:
+            raise ValueError(f"index: outside -1..{x.shape[1] - 1}")
+        self._permute(self._rows(rows, num_rows), x, index, out)
 
     def argmax(self, x: Tensor, out: Tensor, *, rows: Tensor | None = None) -> None:
         """out[r] = the first index of the largest of x[r]. x [R, V], out [R] int32."""
@@ -688,6 +707,9 @@ class Kernels(ABC):
 
     @abstractmethod
     def _quantize(self, rows: Rows, x: Tensor, out: QuantizedActivation) -> None: ...
+
+    @abstractmethod
+    def _permute(self, rows: Rows, x: Tensor, index: Tensor, out: Activation) -> None: ...
 
     @abstractmethod
     def _argmax(self, rows: Rows, x: Tensor, out: Tensor) -> None: ...

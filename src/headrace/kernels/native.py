@@ -38,7 +38,10 @@ from headrace.kernels.tensors import (
 TILE_ROWS = 16
 CELL_ROWS = 16
 CELL_BYTES = 768
-BITS: dict[WeightKind, int] = {"int4": 4, "int8": 8, "float16": 16, "bfloat16": 16, "float32": 32}
+BITS: dict[WeightKind, int] = {
+    "int4": 4, "int8": 8, "nf4": 4, "fp4": 4, "float8": 8,
+    "float16": 16, "bfloat16": 16, "float32": 32,
+}  # fmt: skip
 
 
 class NativeProgram:
@@ -314,6 +317,11 @@ class NativeKernels(Kernels):
     def _quantize(self, rows: Rows, x: Tensor, out: QuantizedActivation) -> None:
         words = self._rows_words(rows)
         self._call("quantize", *words, self._address(x), *self._activation_words(out))
+
+    def _permute(self, rows: Rows, x: Tensor, index: Tensor, out: Activation) -> None:
+        words = self._rows_words(rows)
+        sources = self._address(x), x.shape[1], self._address(index)
+        self._call("permute", *words, *sources, *self._activation_words(out))
 
     def _argmax(self, rows: Rows, x: Tensor, out: Tensor) -> None:
         words = self._rows_words(rows)

@@ -16,11 +16,18 @@ GROUP_SIZE = 32
 BLOCK_SIZE = 32
 """Tokens of a KV-cache block."""
 
-WeightKind = Literal["int4", "int8", "float16", "bfloat16", "float32"]
+WeightKind = Literal[
+    "int4", "int8", "nf4", "fp4", "float8", "float16", "bfloat16", "float32"
+]  # fmt: skip
 GateKind = Literal["silu", "gelu", "gelu_tanh", "relu"]
 NormKind = Literal["rms", "layer"]
 
-WEIGHT_KINDS: tuple[WeightKind, ...] = ("int4", "int8", "float16", "bfloat16", "float32")
+WEIGHT_KINDS: tuple[WeightKind, ...] = (
+    "int4", "int8", "nf4", "fp4", "float8", "float16", "bfloat16", "float32",
+)  # fmt: skip
+"""In the order of `Kind` in csrc/layout.h. The first five are in groups that share a scale; nf4,
+fp4 and float8 (E4M3) are codes of a codebook."""
+NIBBLE_KINDS: tuple[WeightKind, ...] = ("int4", "nf4", "fp4")
 GATE_KINDS: tuple[GateKind, ...] = ("silu", "gelu", "gelu_tanh", "relu")
 NORM_KINDS: tuple[NormKind, ...] = ("rms", "layer")
 FLOAT_DTYPES: dict[WeightKind, torch.dtype] = {
@@ -82,12 +89,18 @@ class PackedWeight:
     group_size: int
     """Inputs that share a scale; 0 for float kinds."""
     has_minimum: bool
-    """w = q * scale + minimum; without, quants are offset by 8 or 128."""
+    """w = q * scale + minimum; without, quants are offset by 8 or 128 or are codes."""
     storage: tuple[Tensor, ...]
 
     @property
+    def is_grouped(self) -> bool:
+        """Groups of inputs share a scale."""
+        return self.group_size > 0
+
+    @property
     def is_integer(self) -> bool:
-        return self.kind in ("int4", "int8")
+        """It can be multiplied with quantized activations: codes are, or are rounded to, int8."""
+        return self.kind in ("int4", "int8", "nf4", "fp4")
 
     @property
     def num_bytes(self) -> int:

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from headrace.kernels.base import Kernels
 from headrace.kernels.block_formats import decode
+from headrace.kernels.codebooks import CODEBOOKS, ROUNDED
 from headrace.kernels.routing import RoutingRule
 from headrace.kernels.routing import choose as choose_experts
 from headrace.kernels.sampling.choice import choose
@@ -68,14 +69,24 @@ def fake_quantize(x: Tensor) -> Tensor:
     return (quants * scales).flatten(-2)
 
 
-def values_of(weight: PackedWeight, index: Tensor | None = None) -> Tensor:
+def values_of(
+    weight: PackedWeight, index: Tensor | None = None, codebooks: dict[str, Tensor] = CODEBOOKS
+) -> Tensor:
     """The weight's rows (those of `index`) as float32."""
     parts = [part if index is None else part[index] for part in weight.storage]
-    if not weight.is_integer:
+    if not weight.is_grouped:
         return parts[0].float()
     quants, scales, minima = parts
-    grouped = quants.float().unflatten(1, (-1, weight.group_size))
+    values = codebooks[weight.kind][quants.int()] if weight.kind in CODEBOOKS else quants.float()
+    grouped = values.unflatten(1, (-1, weight.group_size))
     return (grouped * scales.float()[..., None] + minima.float()[..., None]).flatten(1)
+
+
+def product(x: Activation, weight: PackedWeight, count: int) -> Tensor:
+    """The first `count` rows of x times the weight."""
+    if isinstance(x, QuantizedActivation):
+        return functional.linear(x.storage[:count], values_of(weight, codebooks=ROUNDED))
+    return functional.linear(x[:count], values_of(weight))
 
 
 def put(x: Tensor, out: Activation) -> None:
@@ -145,7 +156,7 @@ class TorchKernels(Kernels):
         if not group_size:
             values = torch.zeros(out, in_, dtype=FLOAT_DTYPES[kind])
             return PackedWeight(out, in_, kind, 0, False, (values,))
-        quants = torch.zeros(out, in_, dtype=torch.int8)
+        quants = torch.zeros(out, in_, dtype=torch.uint8 if kind in CODEBOOKS else torch.int8)
         scales, minima = torch.zeros(2, out, in_ // group_size, dtype=torch.float16)
         storage = (quants, scales, minima)
         return PackedWeight(out, in_, kind, group_size, has_minimum, storage)
@@ -159,7 +170,9 @@ class TorchKernels(Kernels):
     ) -> None:
         offset = 128 if weight.kind == "int8" else 0 if weight.has_minimum else 8
         last = row + quants.shape[0]
-        weight.storage[0][row:last] = (quants.to(torch.int16) - offset).to(torch.int8)
+        if weight.kind not in CODEBOOKS:
+            quants = (quants.to(torch.int16) - offset).to(torch.int8)
+        weight.storage[0][row:last] = quants
         weight.storage[1][row:last] = scales
         if minima is not None:
             weight.storage[2][row:last] = minima + offset * scales
@@ -223,7 +236,9 @@ class TorchKernels(Kernels):
     ) -> None:
         def op() -> None:
             count = rows.count()
-            result = functional.linear(floats(x)[:count], values_of(weight), bias)
+            result = product(x, weight, count)
+            if bias is not None:
+                result += bias
             out[:count] = out[:count] + result if accumulate else result
 
         self._do(op)
@@ -232,8 +247,7 @@ class TorchKernels(Kernels):
         self, rows: Rows, x: Activation, weight: PackedWeight, kind: GateKind, out: Activation
     ) -> None:
         def op() -> None:
-            both = functional.linear(floats(x)[: rows.count()], values_of(weight))
-            gate, up = both.chunk(2, -1)
+            gate, up = product(x, weight, rows.count()).chunk(2, -1)
             put(GATES[kind](gate) * up, out)
 
         self._do(op)
@@ -283,7 +297,9 @@ class TorchKernels(Kernels):
         weighs_inputs: bool,
         accumulate: bool,
     ) -> None:
-        rounded = fake_quantize if isinstance(buffers.inputs, QuantizedActivation) else torch.clone
+        is_quantized = isinstance(buffers.inputs, QuantizedActivation)
+        rounded = fake_quantize if is_quantized else torch.clone
+        books = ROUNDED if is_quantized else CODEBOOKS
 
         def op() -> None:
             count = rows.count()
@@ -292,9 +308,11 @@ class TorchKernels(Kernels):
                 index, place = torch.where(routing.experts[:count] == number)
                 weights = routing.weights[index, place, None]
                 inputs = rounded(x[index] * weights if weighs_inputs else x[index])
-                gate, up = functional.linear(inputs, values_of(expert.gate_up)).chunk(2, -1)
+                gate, up = functional.linear(
+                    inputs, values_of(expert.gate_up, codebooks=books)
+                ).chunk(2, -1)
                 inner = rounded(GATES[kind](gate) * up)
-                result = functional.linear(inner, values_of(expert.down))
+                result = functional.linear(inner, values_of(expert.down, codebooks=books))
                 total.index_add_(0, index, result if weighs_inputs else result * weights)
             out[:count] = out[:count] + total if accumulate else total
 
@@ -309,6 +327,13 @@ class TorchKernels(Kernels):
 
     def _quantize(self, rows: Rows, x: Tensor, out: QuantizedActivation) -> None:
         self._do(lambda: put(x[: rows.count()], out))
+
+    def _permute(self, rows: Rows, x: Tensor, index: Tensor, out: Activation) -> None:
+        def op() -> None:
+            values = x[: rows.count(), index.clamp(min=0).long()]
+            put(values.masked_fill(index < 0, 0.0), out)
+
+        self._do(op)
 
     def _argmax(self, rows: Rows, x: Tensor, out: Tensor) -> None:
         def op() -> None:

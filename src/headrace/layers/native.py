@@ -13,6 +13,7 @@ from torch import Tensor
 
 from headrace.attention.base import AttentionBatch
 from headrace.attention.native import NativeBackend
+from headrace.errors import StartupError
 from headrace.kernels import Activation, Kernels, QuantizedActivation, Rotary
 from headrace.kernels.tensors import (
     GROUP_SIZE,
@@ -112,8 +113,21 @@ class NativeOperations:
         return buffer
 
     def _input_of(self, consumer: LinearWeight, use: str) -> Activation:
+        """Where to put what `consumer` reads; to be passed through `_ordered`."""
         assert isinstance(consumer, PackedLinear)
-        return self._buffer(use, consumer.in_features, quantized=not consumer.takes_floats)
+        quantized = not consumer.takes_floats and consumer.permutation is None
+        return self._buffer(use, consumer.in_features, quantized=quantized)
+
+    def _ordered(self, x: Activation, consumer: LinearWeight, use: str) -> Activation:
+        """The features in the order in which `consumer` was quantized."""
+        assert isinstance(consumer, PackedLinear)
+        if consumer.permutation is None:
+            return x
+        assert isinstance(x, Tensor)
+        features = consumer.packed.in_features
+        out = self._buffer(f"{use}, ordered", features, quantized=not consumer.takes_floats)
+        self.kernels.permute(x, consumer.permutation.index, out, rows=self._counts.tokens)
+        return out
 
     def embedding(
         self,
@@ -135,10 +149,13 @@ class NativeOperations:
         return out
 
     def norm(self, x: Tensor, norm: NormParameters, consumer: LinearWeight | None) -> Activation:
-        width = x.shape[1]
-        out = self._floats("norm", width) if consumer is None else self._input_of(consumer, "norm")
+        if consumer is None:
+            floats = self._floats("norm", x.shape[1])
+            self._norm(x, norm, floats)
+            return floats
+        out = self._input_of(consumer, "norm")
         self._norm(x, norm, out)
-        return out
+        return self._ordered(out, consumer, "norm")
 
     def residual_norm(self, x: Tensor, norm: NormParameters, residual: Tensor | None) -> Tensor:
         out = self._floats("stream", x.shape[1]) if residual is None else residual
@@ -170,7 +187,7 @@ class NativeOperations:
             return x
         out = self._input_of(consumer, "norm")
         if not isinstance(out, QuantizedActivation):
-            return x
+            return self._ordered(x, consumer, "norm")
         self.kernels.quantize(x, out, rows=self._counts.tokens)
         return out
 
@@ -207,7 +224,7 @@ class NativeOperations:
             self.kernels.linear_gate(x, gate_up.packed, out, kind=kind, rows=rows)
         else:
             self.kernels.gate(self.linear(x, gate_up, bias), out, kind=kind, rows=rows)
-        return out
+        return self._ordered(out, consumer, "gated")
 
     def activated(
         self,
@@ -219,7 +236,7 @@ class NativeOperations:
     ) -> Activation:
         out, rows = self._input_of(consumer, "gated"), self._counts.tokens
         self.kernels.activate(self.linear(x, up, bias), out, kind=GATES[activation], rows=rows)
-        return out
+        return self._ordered(out, consumer, "gated")
 
     def soft_cap(self, x: Tensor, cap: float) -> Tensor:
         self.kernels.soft_cap(x, cap=cap, rows=self._counts.tokens)
@@ -324,14 +341,20 @@ class NativeOperations:
         out = self._input_of(consumer, "attended")
         if isinstance(out, QuantizedActivation):
             self.kernels.quantize(attended, out, rows=counts.tokens)
-        return out
+        return self._ordered(out, consumer, "attended")
 
 
 def _expert_weights(experts: Sequence[Expert]) -> tuple[list[ExpertWeights], bool]:
-    """The packed weights, and whether they take float32 inputs."""
+    """The packed weights, and whether they take float32 inputs. Raises StartupError where they
+    read their inputs in an order of their own."""
     packed = []
     for expert in experts:
         assert isinstance(expert.gate_up, PackedLinear) and isinstance(expert.down, PackedLinear)
         packed.append((expert.gate_up, expert.down))
+    if any(part.permutation is not None for parts in packed for part in parts):
+        raise StartupError(
+            "experts quantized in another order of their inputs (GPTQ's act-order, or groups that "
+            "are no multiple of 32) do not run on the CPU kernels; use --kernels torch"
+        )
     is_exact = any(part.takes_floats for parts in packed for part in parts)
     return [ExpertWeights(gate_up.packed, down.packed) for gate_up, down in packed], is_exact

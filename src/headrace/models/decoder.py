@@ -119,6 +119,8 @@ class Decoder:
         self.head = Head(load, self.embedding, spec.head)
         progress(len(spec.layers), len(spec.layers))
         self.weight_bytes = load.nbytes
+        self.vocab_size = spec.vocab_size
+        self.max_position = spec.max_position
 
     def forward(self, token_ids: Tensor, batch: AttentionBatch) -> Tensor:
         """token_ids [T] int32 or int64 to hidden states before the last norm [T, hidden_size].

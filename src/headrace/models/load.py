@@ -3,21 +3,24 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from headrace.attention import choose_backend
-from headrace.attention.base import AttentionBackend, AttentionShape
+from headrace.attention.base import AttentionBackend, AttentionBatch, AttentionShape
 from headrace.attention.native import NativeBackend
 from headrace.checkpoint.checkpoint import Checkpoint
+from headrace.errors import StartupError
 from headrace.kernels import Kernels
 from headrace.layers.native import NativeOperations, unsupported
 from headrace.layers.operations import Operations, TorchOperations
 from headrace.layers.parameters import DummyLoader, ParameterLoader
-from headrace.models import spec_of
+from headrace.models import ARCHITECTURES, find_architecture
 from headrace.models.decoder import Decoder
 from headrace.models.spec import DecoderSpec
-from headrace.quantization import SCHEMES, Scheme, Target, detect
+from headrace.quantization import Scheme, Target, open_scheme
 from headrace.weights import DummyWeights, RenamedWeights, open_weights
 
 logger = logging.getLogger(__name__)
@@ -38,24 +41,66 @@ class LoadOptions:
     """Of floating-point weights on the kernels; None: as stored."""
     exact_activations: bool = False
     """On the kernels, float32 activations also with quantized weights, not int8."""
+    quantize: str | None = None
+    """--quantize."""
     load_format: str = "auto"
     """"dummy": random weights."""
     max_total_tokens: int | None = None
     """The longest request there will be, where that is less than the model's longest context."""
+    trust_remote_code: bool = False
+    """Code that comes with a checkpoint may run."""
+
+
+class LanguageModel(Protocol):
+    """What the runner needs of a model; see `models.decoder.Decoder`."""
+
+    vocab_size: int
+    max_position: int
+    """Longest context."""
+    weight_bytes: int
+
+    def forward(self, token_ids: Tensor, batch: AttentionBatch) -> Tensor: ...
+
+    def logits(self, hidden: Tensor) -> Tensor: ...
+
+
+Progress = Callable[[int, int], None]
 
 
 def load_model(
     checkpoint: Checkpoint,
     options: LoadOptions,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> tuple[Decoder, AttentionBackend]:
+    progress: Progress = lambda done, total: None,
+) -> tuple[LanguageModel, AttentionBackend]:
     """Load every parameter. The backend's cache is not allocated yet.
 
     `progress`: called with layers done and in all. Raises StartupError for a model that is not
     supported, CheckpointError for weights that are missing or do not fit.
     """
+    architecture = find_architecture(checkpoint.config)
+    if architecture is None or isinstance(architecture, type):
+        return _load_fallback(checkpoint, options, progress, architecture)
+    return _load_decoder(checkpoint, options, progress, architecture(checkpoint.config))
+
+
+def _load_fallback(
+    checkpoint: Checkpoint, options: LoadOptions, progress: Progress, model_class: Any | None
+) -> tuple[LanguageModel, AttentionBackend]:
+    try:
+        from headrace.models.transformers.load import load_transformers_model
+    except ModuleNotFoundError as error:
+        raise StartupError(
+            f"config.json: architectures is {checkpoint.config.get('architectures')}; native are "
+            f"{', '.join(ARCHITECTURES)}; others need the package {error.name}: "
+            "pip install 'headrace[transformers]'"
+        ) from None
+    return load_transformers_model(checkpoint, options, progress, model_class)
+
+
+def _load_decoder(
+    checkpoint: Checkpoint, options: LoadOptions, progress: Progress, spec: DecoderSpec
+) -> tuple[LanguageModel, AttentionBackend]:
     config = checkpoint.config
-    spec = spec_of(config)
     if options.max_total_tokens is not None:
         spec = replace(spec, max_position=min(spec.max_position, options.max_total_tokens))
     kernels = options.kernels if _runs_on_kernels(spec, options) else None
@@ -70,7 +115,9 @@ def load_model(
         kernels=kernels,
         exact_activations=options.exact_activations,
     )
-    scheme = SCHEMES[detect(config)](config.get("quantization_config") or {}, target)
+    if options.quantize is not None and checkpoint.kind == "gguf":
+        raise StartupError(f"--quantize {options.quantize}: a GGUF file keeps what it is stored in")
+    scheme = open_scheme(config, target, options.quantize)
     load = _loader(checkpoint, spec, options, scheme, operations)
     return Decoder(spec, load, progress), backend
 

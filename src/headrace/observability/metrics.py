@@ -7,7 +7,9 @@ where an engine step is.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.metrics_core import Metric, SummaryMetricFamily
+from prometheus_client.registry import Collector
 
 from headrace.errors import HeadraceError
 from headrace.observability.exposition import render
@@ -88,6 +90,7 @@ class Metrics:
         self._batch_forward.labels(method).observe(stats.execute_duration)
         self._batch_decode.labels(method).observe(stats.step_duration - stats.execute_duration)
         self._batch_next_size.observe(stats.num_running)
+        self._skipped_tokens.observe(stats.num_skipped_tokens, stats.num_sampled_rows)
         self._batch_filter.labels(method).observe(stats.update_duration)
         if stats.num_prefill_tokens and stats.num_decode_tokens:
             self._batch_concat.labels("chunking").inc()
@@ -106,6 +109,9 @@ class Metrics:
         queries = stats.prefix_cache_queries
         self._hit_rate.set(stats.prefix_cache_hits / queries if queries else 0.0)
         self._preemptions.set(stats.num_preemptions)
+        self._draft_tokens.set(stats.num_draft_tokens)
+        self._accepted_tokens.set(stats.num_accepted_tokens)
+        self._forced_tokens.set(stats.num_forced_tokens)
         self._engine_deaths.set(stats.num_engine_deaths)
         return render(self._registry.collect())
 
@@ -149,11 +155,10 @@ class Metrics:
         self._max_new_tokens = self._histogram(
             "tgi_request_max_new_tokens", "New tokens at most", length_buckets(max_total_tokens)
         )
-        Summary(
-            "tgi_request_skipped_tokens",
-            "Speculated tokens accepted per step",
-            registry=self._registry,
+        self._skipped_tokens = _Sum(
+            "tgi_request_skipped_tokens", "New tokens of a request in one step beyond the first"
         )
+        self._registry.register(self._skipped_tokens)
 
     def _make_batch_instruments(self) -> None:
         method = ["method"]
@@ -219,3 +224,27 @@ class Metrics:
             "headrace_engine_deaths", "Engine processes that ended by themselves since start"
         )
         self._preemptions = self._gauge("headrace_preemptions", "Preemptions since start")
+        self._draft_tokens = self._gauge(
+            "headrace_draft_tokens", "Drafted tokens that were verified since start"
+        )
+        self._accepted_tokens = self._gauge(
+            "headrace_accepted_draft_tokens", "Drafted tokens that were right since start"
+        )
+        self._forced_tokens = self._gauge(
+            "headrace_forced_tokens", "Tokens that grammars forced since start"
+        )
+
+
+class _Sum(Collector):
+    """A summary that takes in many observations at once."""
+
+    def __init__(self, name: str, help: str) -> None:
+        self._name, self._help = name, help
+        self._count = self._total = 0
+
+    def observe(self, total: int, count: int) -> None:
+        self._total += total
+        self._count += count
+
+    def collect(self) -> Iterator[Metric]:
+        yield SummaryMetricFamily(self._name, self._help, self._count, self._total)

@@ -1,27 +1,52 @@
 """Weights in the CPU kernels' layout: GGUF blocks stay quantized, floats keep their width."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from headrace.errors import CheckpointError
-from headrace.kernels import BLOCK_FORMATS, Activation, Kernels, PackedWeight
+from headrace.kernels import (
+    BLOCK_FORMATS,
+    Activation,
+    Kernels,
+    PackedWeight,
+    QuantizedActivation,
+)
 from headrace.kernels.tensors import FLOAT_DTYPES, GROUP_SIZE, WeightKind
 from headrace.weights.base import RawTensor
 
 FLOAT_KINDS: dict[torch.dtype, WeightKind] = {dtype: kind for kind, dtype in FLOAT_DTYPES.items()}
 
 
+@dataclass(frozen=True)
+class Permutation:
+    """The order in which a weight reads its input."""
+
+    index: Tensor
+    """[columns] int32: the feature that each column reads; -1: none, the column is padding."""
+    in_features: int
+
+
 class PackedLinear:
     """A `LinearWeight` for the CPU kernels."""
 
-    def __init__(self, kernels: Kernels, packed: PackedWeight, *, exact: bool) -> None:
+    def __init__(
+        self,
+        kernels: Kernels,
+        packed: PackedWeight,
+        *,
+        exact: bool,
+        permutation: Permutation | None = None,
+    ) -> None:
         self.kernels = kernels
         self.packed = packed
-        self.in_features = packed.in_features
+        self.permutation = permutation
+        """How the input must be ordered for `packed`; None: as it is."""
+        self.in_features = permutation.in_features if permutation else packed.in_features
         self.out_features = packed.out_features
-        self.nbytes = packed.num_bytes
+        self.nbytes = packed.num_bytes + (permutation.index.nbytes if permutation else 0)
         self.takes_floats = exact or not packed.is_integer
         """The layer's input is float32, not int8."""
 
@@ -32,17 +57,22 @@ class PackedLinear:
         return out
 
     def _input(self, x: Tensor) -> Activation:
-        if self.takes_floats:
+        if self.takes_floats and self.permutation is None:
             return x
-        quantized = self.kernels.activation(*x.shape)
-        assert not isinstance(quantized, Tensor)
-        self.kernels.quantize(x, quantized)
-        return quantized
+        out = self.kernels.activation(len(x), self.packed.in_features, exact=self.takes_floats)
+        if self.permutation is not None:
+            self.kernels.permute(x, self.permutation.index, out)
+        elif isinstance(out, QuantizedActivation):
+            self.kernels.quantize(x, out)
+        return out
 
     def lookup(self, token_ids: Tensor) -> Tensor:
-        out = torch.empty(len(token_ids), self.in_features)
+        out = torch.empty(len(token_ids), self.packed.in_features)
         self.kernels.embedding(token_ids.int(), self.packed, out)
-        return out
+        if self.permutation is None:
+            return out
+        order = torch.argsort(self.permutation.index, stable=True)
+        return out[:, order[-self.in_features :]]  # padding, -1, comes first
 
 
 def pack_blocks(kernels: Kernels, parts: Sequence[RawTensor], *, exact: bool) -> PackedLinear:

@@ -8,6 +8,7 @@ from headrace.attention.native import NativeBackend
 from headrace.checkpoint.checkpoint import Checkpoint, with_rope_scaling
 from headrace.config import Settings
 from headrace.kernels import Kernels, TorchKernels
+from headrace.models.decoder import Decoder
 from headrace.models.load import LoadOptions, load_model
 from headrace.runner import device as devices
 from headrace.runner.batch import BatchBuffers
@@ -45,17 +46,19 @@ def build_executor(
     options = LoadOptions(
         dtype=dtype,
         device=device,
-        kv_dtype=devices.choose_kv_dtype(settings),
+        kv_dtype=devices.choose_kv_dtype(settings, is_native=is_native),
         kernels=kernels if is_native else None,
         weight_dtype=dtype if settings.dtype else None,
         exact_activations=settings.activations == "float32",
+        quantize=settings.quantize,
         load_format=settings.load_format,
+        trust_remote_code=settings.trust_remote_code,
         max_total_tokens=settings.max_total_tokens,
     )
-    decoder, backend = load_model(
+    model, backend = load_model(
         checkpoint, options, lambda done, total: progress("load weights", done, total)
     )
-    is_recorded = isinstance(backend, NativeBackend)
+    is_recorded = isinstance(model, Decoder) and isinstance(backend, NativeBackend)
     # torch's own threads would contend with the kernels' for the same cores.
     torch.set_num_threads(1 if is_recorded else threads)
     max_num_seqs = settings.max_batch_size or MAX_NUM_SEQS
@@ -68,7 +71,7 @@ def build_executor(
             cache_memory=settings.kv_cache_memory,
             cache_tokens=settings.max_batch_total_tokens,
             max_total_tokens=settings.max_total_tokens,
-            max_position_embeddings=decoder.spec.max_position,
+            max_position_embeddings=model.max_position,
             max_num_seqs=max_num_seqs,
         )
     )
@@ -79,18 +82,20 @@ def build_executor(
         max_num_seqs=max_num_seqs,
         num_blocks=cache.num_blocks,
         block_size=backend.block_size,
-        vocab_size=decoder.spec.vocab_size,
+        vocab_size=model.vocab_size,
         device=devices.describe(device),
         dtype=str(dtype).removeprefix("torch."),
-        kernels=_kernels_in_use(kernels, is_recorded=is_recorded),
-        weight_bytes=decoder.weight_bytes,
+        kernels=_kernels_in_use(kernels, are_used=is_recorded or not isinstance(model, Decoder)),
+        weight_bytes=model.weight_bytes,
         kv_cache_bytes=cache.num_blocks * backend.bytes_per_block(),
     )
     buffers = _buffers(info, device, is_fixed=is_recorded)
-    model: Model = decoder
-    if is_recorded:
-        model = RecordedDecoder(decoder, buffers, max_num_seqs)
-    executor = ModelExecutor(model, buffers, Sampler(max_num_seqs, kernels, _watermark(settings)))
+    runnable: Model = model
+    if isinstance(model, Decoder) and isinstance(backend, NativeBackend):
+        runnable = RecordedDecoder(model, buffers, max_num_seqs)
+    executor = ModelExecutor(
+        runnable, buffers, Sampler(max_num_seqs, kernels, _watermark(settings))
+    )
     _warm_up(executor, info, progress)
     return executor, info
 
@@ -99,9 +104,9 @@ def _watermark(settings: Settings) -> Watermark:
     return Watermark(gamma=settings.watermark_gamma, delta=settings.watermark_delta)
 
 
-def _kernels_in_use(kernels: Kernels, *, is_recorded: bool) -> str:
+def _kernels_in_use(kernels: Kernels, *, are_used: bool) -> str:
     """For people: the reason of whatever computes the model."""
-    if is_recorded or isinstance(kernels, TorchKernels):
+    if are_used or isinstance(kernels, TorchKernels):
         return kernels.reason
     return f"plain torch: this model does not run on {kernels.name} kernels (see the log)"
 

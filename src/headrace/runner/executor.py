@@ -54,6 +54,7 @@ class ModelExecutor:
         prompt_scores = self._prompt_logprobs.compute(
             plan, step.query_end, hidden, self._model.logits
         )
+        self._sampler.catch_up(plan)
         at = sample_positions(plan, step.rows, step.query_end)
         outputs = row_outputs(plan, at, self._sample(hidden, at, step_masks(plan, hidden.device)))
         self._sampler.accept(plan.rows, outputs)

@@ -5,7 +5,7 @@ grows with the sequence, not with the vocabulary.
 """
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,14 +26,17 @@ class Penalties:
 class TokenCounts:
     """The distinct tokens of one sequence and how often each occurs in its output."""
 
-    def __init__(self, prompt_ids: Iterable[int] = ()) -> None:
+    def __init__(self, prompt_ids: Sequence[int] = ()) -> None:
+        self.num_tokens = len(prompt_ids)
+        """Counted so far, prompt included."""
         distinct = dict.fromkeys(prompt_ids)
         self._slots = {token_id: slot for slot, token_id in enumerate(distinct)}
         self._ids = array("q", distinct)
         self._counts = array("i", bytes(4 * len(distinct)))
 
-    def extend(self, token_ids: Iterable[int]) -> None:
+    def extend(self, token_ids: Sequence[int]) -> None:
         """Count further tokens of output."""
+        self.num_tokens += len(token_ids)
         for token_id in token_ids:
             slot = self._slots.setdefault(token_id, len(self._ids))
             if slot == len(self._ids):

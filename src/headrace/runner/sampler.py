@@ -19,7 +19,7 @@ from headrace.runner.parameters import RECORD, Feature, draw, features, penaltie
 from headrace.runner.penalties import TokenCounts, penalize_
 from headrace.runner.sample_positions import SamplePositions
 from headrace.runner.watermark import Watermark
-from headrace.types import RowOutput, RowStart
+from headrace.types import RowOutput, RowStart, StepPlan
 
 Indices = npt.NDArray[np.int64]
 
@@ -83,6 +83,22 @@ class Sampler:
             logprobs.of(token_ids) if logprobs else {},
             logprobs.top() if logprobs else {},
         )
+
+    def catch_up(self, plan: StepPlan) -> None:
+        """Count what became known without being sampled: tokens that a grammar forced."""
+        if not self._counts:
+            return
+        end = 0
+        for row, start, count, num_samples in zip(
+            plan.rows, plan.starts, plan.counts, plan.num_samples, strict=True
+        ):
+            end += count
+            if counts := self._counts.get(row):
+                num_drafts = max(0, num_samples - 1)
+                num_missing = start + count - num_drafts - counts.num_tokens
+                if num_missing > 0:
+                    known = end - num_drafts
+                    counts.extend(plan.token_ids[known - num_missing : known])
 
     def accept(self, rows: Sequence[int], outputs: Sequence[RowOutput]) -> None:
         """Count what the rows' requests have put out."""

@@ -18,6 +18,8 @@ from headrace.engine.core import EngineCore
 from headrace.engine.grammar import GrammarCompiler
 from headrace.engine.grammar_jobs import GrammarJobs
 from headrace.engine.scheduler import Scheduler
+from headrace.engine.speculation.prompt_lookup import PromptLookup
+from headrace.engine.speculation.speculator import Speculator
 from headrace.errors import StartupError
 from headrace.observability import logging
 from headrace.runner.build import build_executor
@@ -42,20 +44,26 @@ def run(connection: socket.socket) -> int:
         channel.send(LoadProgress(stage, done, total))
 
     try:
-        checkpoint = open_checkpoint(Path(order.checkpoint))
+        adapter = Path(order.adapter) if order.adapter else None
+        checkpoint = open_checkpoint(Path(order.checkpoint), adapter)
         executor, info = build_executor(settings, checkpoint, progress)
     except StartupError as error:
         channel.send(EngineFailure(str(error)))
         return 1
+    num_drafts = settings.max_num_drafts
     scheduler = Scheduler(
         num_blocks=info.num_blocks,
         block_size=info.block_size,
         max_batch_prefill_tokens=info.max_batch_prefill_tokens,
         max_num_seqs=info.max_num_seqs,
         prefix_caching=settings.prefix_caching,
+        speculator=Speculator(PromptLookup(), num_drafts, info.max_num_drafts)
+        if num_drafts
+        else None,
     )
     channel.send(info)
-    grammars = GrammarJobs(GrammarCompiler(partial(load_vocabulary, checkpoint), info.vocab_size))
+    compiler = GrammarCompiler(partial(load_vocabulary, checkpoint), info.vocab_size)
+    grammars = GrammarJobs(compiler, max_lookahead=num_drafts)
     EngineCore(scheduler, executor, channel, grammars).run()
     return 0
 

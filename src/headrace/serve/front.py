@@ -2,7 +2,6 @@
 
 import signal
 import socket
-from pathlib import Path
 
 import uvicorn
 
@@ -10,9 +9,11 @@ from headrace.api.app import build_app
 from headrace.api.service import ServedModel
 from headrace.checkpoint import embedded
 from headrace.checkpoint.checkpoint import open_checkpoint
+from headrace.checkpoint.locate import Located
 from headrace.config import Settings
 from headrace.observability.metrics import Metrics
 from headrace.observability.tracing import Tracing
+from headrace.serve.locate import locate_template
 from headrace.text.chat import load_chat_template
 from headrace.text.frontend import Frontend
 from headrace.text.tokenizer import load_tokenizer
@@ -22,15 +23,14 @@ from headrace.types import ServedEngine
 class Front:
     """Everything that can be made before the engine is ready; then `serve`."""
 
-    def __init__(self, settings: Settings, path: Path, client: ServedEngine) -> None:
-        checkpoint = open_checkpoint(path)
+    def __init__(self, settings: Settings, model: Located, client: ServedEngine) -> None:
+        checkpoint = open_checkpoint(model.path, model.adapter)
         tokenizer = load_tokenizer(checkpoint)
-        config_path = settings.tokenizer_config_path
         template = load_chat_template(
             checkpoint,
             tokenizer.bos_token,
             tokenizer.eos_token,
-            Path(config_path) if config_path else None,
+            locate_template(settings),
         )
         self.model_id = settings.model_id or embedded.MODEL_ID
         self._settings = settings

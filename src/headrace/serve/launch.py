@@ -3,10 +3,10 @@
 import sys
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import msgspec
 
+from headrace.checkpoint.locate import Located
 from headrace.config import Settings, child_environment
 from headrace.engine import process
 from headrace.engine.channel import FrameWriter
@@ -25,19 +25,21 @@ class EngineOrder(msgspec.Struct, frozen=True):
     """Path of the located checkpoint."""
     cores: list[int]
     """To bind to; empty: none in particular."""
+    adapter: str | None = None
+    """Folder of the LoRA adapter to merge into the checkpoint."""
 
 
-def launches(settings: Settings, path: Path) -> list[Launch]:
-    """One per replica, for the checkpoint at `path`. Raises StartupError when the machine has
+def launches(settings: Settings, model: Located) -> list[Launch]:
+    """One per replica of the model. Raises StartupError when the machine has
     not enough devices."""
     return [
-        partial(_launch, settings, path, share)
+        partial(_launch, settings, model, share)
         for share in shares(settings, usable_cores(), cuda_devices())
     ]
 
 
 async def _launch(
-    settings: Settings, path: Path, share: Share, previous: EngineInfo | None
+    settings: Settings, model: Located, share: Share, previous: EngineInfo | None
 ) -> process.ChildProcess:
     """Raises OSError."""
     if previous is not None:
@@ -45,5 +47,7 @@ async def _launch(
         settings = replace(settings, kv_cache_memory=previous.kv_cache_bytes)
     command = [sys.executable, "-m", ENGINE_MODULE]
     child = await process.launch(command, environment=child_environment(share.cuda_devices))
-    child.socket.sendall(FrameWriter().frame(EngineOrder(settings, str(path), share.cores)))
+    adapter = str(model.adapter) if model.adapter else None
+    order = EngineOrder(settings, str(model.path), share.cores, adapter)
+    child.socket.sendall(FrameWriter().frame(order))
     return child

@@ -1,7 +1,9 @@
-"""Shows people how far loading is: a bar on a terminal, one log line per stage elsewhere."""
+"""Shows people how far loading is: a bar on a terminal, one log line per stage elsewhere; and in
+the end what each stage took."""
 
 import logging
 import sys
+import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -20,6 +22,9 @@ class LoadDisplay:
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         self._stage = ""
+        self._began: dict[str, float] = {}
+        self._seconds: dict[str, float] = {}
+        """By stage; of several engines that load at once, all together."""
 
     def __enter__(self) -> Self:
         if sys.stderr.isatty():
@@ -39,16 +44,22 @@ class LoadDisplay:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
+        if error is None and self._seconds:
+            stages = (f"{stage} {seconds:.1f} s" for stage, seconds in self._seconds.items())
+            log.info("%s", ", ".join(stages))
 
     def update(self, report: LoadProgress) -> None:
         """Show the stage and how much of it is done."""
         if report.stage != self._stage:
             self._stage = report.stage
             self._begin(report)
+        if report.done == report.total:
+            self._seconds[report.stage] = time.monotonic() - self._began[report.stage]
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=report.done, total=report.total)
 
     def _begin(self, report: LoadProgress) -> None:
+        self._began.setdefault(report.stage, time.monotonic())
         if self._bar is None:
             log.info(report.stage)
             return

@@ -12,11 +12,11 @@ import platform
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from pathlib import Path
 
 import uvloop
 
 from headrace import __version__
+from headrace.checkpoint.locate import Located
 from headrace.config import Settings
 from headrace.engine.client import ProcessEngineClient
 from headrace.errors import StartupError
@@ -40,9 +40,9 @@ def run(settings: Settings, warnings: Sequence[str]) -> int:
     if settings.env:
         log.info(describe_environment())
     with bind(settings) as listener, trace(settings) as tracing:
-        path, display = locate(settings), LoadDisplay()
-        with engines(settings, path, display.update) as client:
-            return uvloop.run(serve(settings, path, listener, client, display, tracing))
+        model, display = locate(settings), LoadDisplay()
+        with engines(settings, model, display.update) as client:
+            return uvloop.run(serve(settings, model, listener, client, display, tracing))
 
 
 @contextmanager
@@ -83,7 +83,7 @@ def bind(settings: Settings) -> socket.socket:
 
 @contextmanager
 def engines(
-    settings: Settings, path: Path, on_progress: Callable[[LoadProgress], None]
+    settings: Settings, model: Located, on_progress: Callable[[LoadProgress], None]
 ) -> Iterator[ServedEngine]:
     """The engines to serve, not started yet: processes of this machine, or actors of a cluster."""
     if settings.ray:
@@ -94,12 +94,12 @@ def engines(
         with Cluster(settings) as client:
             yield client
     else:
-        yield ProcessEngineClient(launches(settings, path), on_progress=on_progress)
+        yield ProcessEngineClient(launches(settings, model), on_progress=on_progress)
 
 
 async def serve(
     settings: Settings,
-    path: Path,
+    model: Located,
     listener: socket.socket,
     client: ServedEngine,
     display: LoadDisplay,
@@ -112,7 +112,7 @@ async def serve(
         # Web framework and tokenizer load while the engine process does.
         from headrace.serve.front import Front
 
-        front = Front(settings, path, client)
+        front = Front(settings, model, client)
         await starting
     try:
         listener.listen(BACKLOG)

@@ -98,33 +98,35 @@ def load_chat_template(
 ) -> ChatTemplate | None:
     """The chat template of a checkpoint, None when it has none.
 
-    `tokenizer_config_path` (a tokenizer_config.json, or a .jinja file) goes before the
-    checkpoint's own files. Raises CheckpointError for a file that cannot be read.
+    `tokenizer_config_path` (a tokenizer_config.json, a .jinja file, or a folder with either) goes
+    before the checkpoint's own files. Raises CheckpointError for a file that cannot be read.
     """
     if tokenizer_config_path is not None:
-        sources = _from_file(tokenizer_config_path)
+        is_folder = tokenizer_config_path.is_dir()
+        sources = (_from_folder if is_folder else _from_file)(tokenizer_config_path)
         if not sources:
             raise CheckpointError(f"{tokenizer_config_path}: has no chat_template")
     elif checkpoint.gguf is not None:
         sources = _from_metadata(checkpoint.gguf.metadata)
     else:
-        sources = _from_folder(checkpoint.path)
+        sources = _from_folder(checkpoint.text_folder)
     return ChatTemplate(sources, bos_token, eos_token) if sources else None
 
 
 def _from_folder(folder: Path) -> dict[str, str]:
+    """The first file that has a template, and the named ones that have a file each."""
+    named = {
+        file.stem: _read(file) for file in sorted(folder.glob("additional_chat_templates/*.jinja"))
+    }
     for name in ("chat_template.jinja", "chat_template.json", "tokenizer_config.json"):
         if (folder / name).exists() and (sources := _from_file(folder / name)):
-            return sources
-    return {}
+            return sources | named
+    return named
 
 
 def _from_file(path: Path) -> dict[str, str]:
     if path.suffix == ".jinja":
-        try:
-            return {"default": path.read_text()}
-        except (OSError, UnicodeDecodeError) as error:
-            raise CheckpointError(f"{path}: {error}") from None
+        return {"default": _read(path)}
     value = read_json(path).get("chat_template")
     if isinstance(value, str):
         return {"default": value}
@@ -134,6 +136,13 @@ def _from_file(path: Path) -> dict[str, str]:
         raise CheckpointError(
             f"{path}: chat_template must be a string or a list of objects with name and template"
         ) from None
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path}: {error}") from None
 
 
 def _from_metadata(metadata: Mapping[str, Any]) -> dict[str, str]:

@@ -6,18 +6,12 @@ original model's tokenizer normalizes or ignores merges, so does this one.
 
 from typing import Any
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, processors
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, processors
 from tokenizers import pre_tokenizers as pre
 
 from headrace.checkpoint.gguf import GGUFFile
 from headrace.errors import CheckpointError
-from headrace.text.detokenize import SPACE
-
-UNKNOWN, CONTROL, USER_DEFINED = 2, 3, 4
-"""Values of tokenizer.ggml.token_type."""
-
-MAX_TOKEN_LENGTH = 1024
-"""Of SentencePiece tokens, because every way to cut one in two is tried."""
+from headrace.text import sentencepiece
 
 CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
@@ -87,7 +81,6 @@ def build_backend(file: GGUFFile) -> Tokenizer:
         raise
     except Exception as error:  # The library raises no narrower class.
         raise CheckpointError(f"{file.path}: unusable tokenizer: {error}") from None
-    _add_tokens(backend, tokens, _field(file, "token_type", list, []))
     begins_with_bos = model == "llama" or file.metadata.get("tokenizer.ggml.pre") in BOS_BY_DEFAULT
     _add_ends(backend, file, tokens, begins_with_bos)
     return backend
@@ -117,63 +110,26 @@ def _byte_level(file: GGUFFile, tokens: list[str]) -> Tokenizer:
         backend.normalizer = normalizers.NFC()
     backend.pre_tokenizer = PRE_TOKENIZERS[name]()
     backend.decoder = decoders.ByteLevel()
+    sentencepiece.add_tokens(backend, tokens, _field(file, "token_type", list, []))
     return backend
 
 
 def _sentencepiece(file: GGUFFile, tokens: list[str]) -> Tokenizer:
-    """BPE by scores: the pair whose merged token scores highest is merged first."""
     scores = _field(file, "scores", list)
     if len(scores) != len(tokens):
         raise CheckpointError(
             f"{file.path}: tokenizer.ggml.scores has {len(scores)} entries for {len(tokens)} tokens"
         )
-    if (length := max(map(len, tokens), default=0)) > MAX_TOKEN_LENGTH:
-        raise CheckpointError(
-            f"{file.path}: tokenizer.ggml.tokens has a token of {length} characters, "
-            f"at most {MAX_TOKEN_LENGTH} are allowed"
+    return sentencepiece.build(
+        sentencepiece.SentencePieceModel(
+            source=f"{file.path}: tokenizer.ggml.tokens",
+            pieces=tokens,
+            scores=scores,
+            types=_field(file, "token_type", list, []),
+            algorithm=sentencepiece.BPE,
+            adds_space=_field(file, "add_space_prefix", bool, True),
+            removes_spaces=False,
         )
-    vocabulary = {token: token_id for token_id, token in enumerate(tokens)}
-    types = _field(file, "token_type", list, [])
-    unknown = next((t for t, kind in zip(tokens, types, strict=False) if kind == UNKNOWN), None)
-    backend = Tokenizer(
-        models.BPE(
-            vocabulary,
-            _merges_by_score(vocabulary, scores),
-            unk_token=unknown,
-            fuse_unk=True,
-            byte_fallback=True,
-        )
-    )
-    spaces: list[normalizers.Normalizer] = [normalizers.Replace(" ", SPACE)]
-    decoding: list[decoders.Decoder] = [
-        decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()
-    ]  # fmt: skip
-    if _field(file, "add_space_prefix", bool, True):
-        spaces.insert(0, normalizers.Prepend(SPACE))
-        decoding.append(decoders.Strip(" ", 1, 0))
-    backend.normalizer = normalizers.Sequence(spaces)
-    backend.decoder = decoders.Sequence(decoding)
-    return backend
-
-
-def _merges_by_score(vocabulary: dict[str, int], scores: list[float]) -> list[tuple[str, str]]:
-    """Every way to cut a token into two tokens, best merged token first."""
-    merges = []
-    for token in sorted(vocabulary, key=lambda token: -scores[vocabulary[token]]):
-        cuts = ((token[:cut], token[cut:]) for cut in range(1, len(token)))
-        pairs = [pair for pair in cuts if pair[0] in vocabulary and pair[1] in vocabulary]
-        merges += sorted(pairs, key=lambda pair: (vocabulary[pair[0]], vocabulary[pair[1]]))
-    return merges
-
-
-def _add_tokens(backend: Tokenizer, tokens: list[str], types: list[int]) -> None:
-    """Control and user-defined tokens are found in the text before anything is split."""
-    kinds = list(zip(tokens, types, strict=False))
-    backend.add_special_tokens(
-        [AddedToken(t, special=True, normalized=False) for t, kind in kinds if kind == CONTROL]
-    )
-    backend.add_tokens(
-        [AddedToken(t, normalized=False) for t, kind in kinds if kind == USER_DEFINED]
     )
 
 

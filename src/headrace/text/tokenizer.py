@@ -1,16 +1,14 @@
 """Text to token ids. Wraps a `tokenizers.Tokenizer`, whichever file it came from."""
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import tokenizers
 
 from headrace.checkpoint.checkpoint import Checkpoint
-from headrace.checkpoint.safetensors import read_json
-from headrace.errors import CheckpointError, ValidationError
+from headrace.errors import ValidationError
 from headrace.text.detokenize import Detokenizer, TokenPieces, token_decoder
 from headrace.text.gguf_tokenizer import build_backend
+from headrace.text.tokenizer_files import read_backend, read_config, token_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +39,8 @@ class Tokenizer:
         self._backend = backend
         self.bos_token = bos_token
         self.eos_token = eos_token
-        self.eos_token_ids = eos_token_ids or self._ids_of(eos_token)
+        self.eos_token_ids = tuple(dict.fromkeys((*eos_token_ids, *self._ids_of(eos_token))))
+        """The checkpoint's, and `eos_token`: some chat models were given it without the rest."""
         self.vocab_size: int = backend.get_vocab_size(with_added_tokens=True)
         added = backend.get_added_tokens_decoder()
         self.special_ids = frozenset(id for id, token in added.items() if token.special)
@@ -113,26 +112,14 @@ def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
             eos_token=_token_at(tokens, next(iter(checkpoint.eos_token_ids), None)),
             eos_token_ids=checkpoint.eos_token_ids,
         )
-    names = _token_names(checkpoint.path / "tokenizer_config.json")
-    backend = _read_backend(checkpoint.path / "tokenizer.json")
-    return Tokenizer(backend, **names, eos_token_ids=checkpoint.eos_token_ids)
+    config = read_config(checkpoint.text_folder)
+    return Tokenizer(
+        read_backend(checkpoint.text_folder, config),
+        bos_token=token_name(config, "bos_token"),
+        eos_token=token_name(config, "eos_token"),
+        eos_token_ids=checkpoint.eos_token_ids,
+    )
 
 
 def _token_at(tokens: list[str], token_id: int | None) -> str | None:
     return None if token_id is None or token_id >= len(tokens) else tokens[token_id]
-
-
-def _token_names(path: Path) -> dict[str, Any]:
-    """`bos_token` and `eos_token`, each a string or an object with `content`."""
-    config = read_json(path) if path.exists() else {}
-    names = {key: config.get(key) for key in ("bos_token", "eos_token")}
-    return {key: v.get("content") if isinstance(v, dict) else v for key, v in names.items()}
-
-
-def _read_backend(path: Path) -> tokenizers.Tokenizer:
-    if not path.exists():
-        raise CheckpointError(f"{path} is missing; only fast tokenizers are supported")
-    try:
-        return tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:  # The library raises no narrower class.
-        raise CheckpointError(f"{path}: {error}") from None

@@ -6,13 +6,13 @@ container itself is `checkpoint.gguf`'s.
 
 import re
 
-import torch
 from torch import Tensor
 
 from headrace.checkpoint.gguf import GGUFFile, GGUFTensor
 from headrace.errors import CheckpointError
 from headrace.weights.base import RawTensor
 from headrace.weights.dequantize import UNPACK, dequantize
+from headrace.weights.mapped_file import MappedFile
 
 NAMES = {
     "model.embed_tokens": "token_embd",
@@ -58,13 +58,15 @@ def gguf_name(name: str, architecture: str) -> str | None:
 
 
 class GGUFWeights:
-    """Tensors of one GGUF file, mapped into memory."""
+    """Tensors of one GGUF model, mapped into memory.
+
+    Asking for a tensor gives back the memory of those before it, until somebody reads them again.
+    """
 
     def __init__(self, file: GGUFFile) -> None:
         self._file = file
-        size = file.path.stat().st_size
-        self._bytes = torch.from_file(str(file.path), shared=False, size=size, dtype=torch.uint8)
         self._architecture: str = file.metadata["general.architecture"]
+        self._mapped = [MappedFile(path) for path in file.paths]
         self._rotary_heads: dict[str, int] = {}
         if self._architecture == "llama":
             heads = file.metadata["llama.attention.head_count"]
@@ -84,7 +86,9 @@ class GGUFWeights:
     def raw(self, name: str) -> RawTensor:
         """The tensor's blocks without unpacking them, rows in Hugging Face order."""
         tensor = self._find(name)
-        stored = self._bytes[tensor.offset : tensor.offset + tensor.nbytes]
+        for mapped in self._mapped:
+            mapped.release()
+        stored = self._mapped[tensor.part].bytes[tensor.offset : tensor.offset + tensor.nbytes]
         values = tensor.shape[-1] if len(tensor.shape) > 1 else tensor.type.block_size
         data = stored.view(-1, values // tensor.type.block_size * tensor.type.block_bytes)
         if heads := self._rotary_heads.get(name.split(".")[-2]):

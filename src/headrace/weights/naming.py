@@ -174,8 +174,3 @@ def deinterleaved(num_heads: int, rotary_size: int) -> Rows:
         return torch.cat((pairs, heads[:, rotary_size:]), dim=1).flatten(0, 1)
 
     return reorder
-
-
-def after(first: Rows, second: Rows) -> Rows:
-    """`second` of what `first` picks."""
-    return lambda rows: second(first(rows))

@@ -39,7 +39,8 @@ def timings_object(
 ) -> dict[str, Any]:
     """llama.cpp's `timings`: where the answer's time went, in milliseconds.
 
-    `prompt_n` tokens were computed, `cache_n` came from the prefix cache. Of several sequences the
+    `prompt_n` tokens were computed, `cache_n` came from the prefix cache; of `draft_n` drafted
+    tokens `draft_n_accepted` were right, and a grammar forced `forced_n`. Of several sequences the
     tokens are added up, the times are those of the slowest.
     """
     timings = max(finishes, key=total_time).timings
@@ -50,6 +51,9 @@ def timings_object(
         "cache_n": num_cached_tokens,
         **_pace("prompt", num_computed_tokens, timings.prefill_time),
         **_pace("predicted", num_predicted_tokens, timings.decode_time),
+        "draft_n": sum(finish.timings.num_draft_tokens for finish in finishes),
+        "draft_n_accepted": sum(finish.timings.num_accepted_tokens for finish in finishes),
+        "forced_n": sum(finish.timings.num_forced_tokens for finish in finishes),
     }
 
 

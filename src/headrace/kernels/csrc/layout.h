@@ -38,9 +38,11 @@ struct Activation {
     }
 };
 
-enum class Kind : int { kInt4, kInt8, kFloat16, kBFloat16, kFloat32 };
+enum class Kind : int { kInt4, kInt8, kNF4, kFP4, kFloat8, kFloat16, kBFloat16, kFloat32 };
 
-inline bool is_integer(Kind kind) { return kind <= Kind::kInt8; }
+inline bool is_grouped(Kind kind) { return kind <= Kind::kFloat8; }
+constexpr bool is_codebook4(Kind kind) { return kind == Kind::kNF4 || kind == Kind::kFP4; }
+constexpr bool is_nibbles(Kind kind) { return kind == Kind::kInt4 || is_codebook4(kind); }
 
 // A weight [out, in] in tiles of 16 outputs, rows past `out` zero.
 //   int4:  per 32 inputs 4 lines of 64 bytes; byte i of lane o in line j holds input 4j + i in its
@@ -49,6 +51,7 @@ inline bool is_integer(Kind kind) { return kind <= Kind::kInt8; }
 //   then per `group` inputs 16 float16 scales and, if has_minimum, 16 float16 minima, so that
 //          w = q * scale + minimum, or (q - 8) * scale and (q - 128) * scale without; int8 with
 //          minimum is (q - 128) * scale + minimum
+//   nf4, fp4: like int4 without minimum, float8: like int8; w = codebook[code] * scale (codebook.h)
 //   float: [in][16]
 struct Weight {
     uint8_t* data;
@@ -58,10 +61,10 @@ struct Weight {
     bool has_minimum;
 
     int64_t tiles() const { return (out + kLanes - 1) / kLanes; }
-    int64_t quant_bytes() const { return in * (kind == Kind::kInt4 ? 8 : 16); }
+    int64_t quant_bytes() const { return in * (is_nibbles(kind) ? 8 : 16); }
     int64_t scale_bytes() const { return has_minimum ? 64 : 32; }
     int64_t tile_bytes() const {
-        if (!is_integer(kind)) return in * kLanes * (kind == Kind::kFloat32 ? 4 : 2);
+        if (!is_grouped(kind)) return in * kLanes * (kind == Kind::kFloat32 ? 4 : 2);
         return (quant_bytes() + in / group * scale_bytes() + 63) / 64 * 64;
     }
     uint8_t* tile(int64_t index) const { return data + index * tile_bytes(); }

@@ -38,7 +38,11 @@ void integer_tile(const Activation& x, const Weight& weight, int64_t tile, int64
 
 void integer_product(const Activation& x, const Weight& weight, int64_t tile, int64_t row,
                      int64_t rows, float* c) {
-    if (weight.kind == Kind::kInt4) {
+    if (weight.kind == Kind::kNF4) {
+        integer_tile<Kind::kNF4, false>(x, weight, tile, row, rows, c);
+    } else if (weight.kind == Kind::kFP4) {
+        integer_tile<Kind::kFP4, false>(x, weight, tile, row, rows, c);
+    } else if (weight.kind == Kind::kInt4) {
         auto* product = weight.has_minimum ? integer_tile<Kind::kInt4, true>
                                            : integer_tile<Kind::kInt4, false>;
         product(x, weight, tile, row, rows, c);
@@ -51,7 +55,8 @@ void integer_product(const Activation& x, const Weight& weight, int64_t tile, in
 
 // Inputs first..first + 32 of a tile as floats [32][16].
 void widen_group(const Weight& weight, int64_t tile, int64_t first, float* to) {
-    const bool nibbles = weight.kind == Kind::kInt4;
+    const bool nibbles = is_nibbles(weight.kind);
+    const float* book = codebook(weight.kind);
     const int64_t step = weight.scale_bytes() / 2;
     const uint16_t* scales = weight.scales(tile) + first / weight.group * step;
     const F32x16 scale = load_f16(scales);
@@ -60,7 +65,8 @@ void widen_group(const Weight& weight, int64_t tile, int64_t first, float* to) {
     const uint8_t* lines = weight.tile(tile) + first * (nibbles ? 8 : 16);
     const auto widen = [&](U8x64 line, int k) {
         for (int i = 0; i < 4; ++i) {
-            fma(byte_of_lanes(line, i) + offset, scale, minimum).store(to + (k + i) * kLanes);
+            const F32x16 value = book ? gather(book, line, i) : byte_of_lanes(line, i) + offset;
+            fma(value, scale, minimum).store(to + (k + i) * kLanes);
         }
     };
     for (int line = 0; line < (nibbles ? 4 : 8); ++line) {
@@ -74,7 +80,7 @@ void widen_group(const Weight& weight, int64_t tile, int64_t first, float* to) {
     }
 }
 
-// An integer weight with float activations.
+// A weight in groups with float activations.
 void widened_product(const Activation& x, const Weight& weight, int64_t tile, int vectors,
                      int64_t row, int64_t rows, float* c) {
     alignas(64) float widened[2 * kPanelDepth * kLanes];

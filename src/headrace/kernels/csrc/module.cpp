@@ -205,6 +205,16 @@ PyObject* quantize(PyObject*, PyObject* const* values, Py_ssize_t count) {
     return finish_one(a, program, QuantizeOp(rows, x, a.activation()));
 }
 
+PyObject* permute(PyObject*, PyObject* const* values, Py_ssize_t count) {
+    Arguments a(values, count);
+    Program* program = a.program();
+    const Rows rows = a.rows();
+    const auto* x = a.address<float>();
+    const int64_t features = a.integer();
+    const auto* index = a.address<int32_t>();
+    return finish_one(a, program, PermuteOp(rows, x, features, index, a.activation()));
+}
+
 PyObject* argmax(PyObject*, PyObject* const* values, Py_ssize_t count) {
     Arguments a(values, count);
     Program* program = a.program();
@@ -407,6 +417,7 @@ PyMethodDef methods[] = {
     {"activate", fast(activate), METH_FASTCALL, nullptr},
     {"soft_cap", fast(soft_cap), METH_FASTCALL, nullptr},
     {"quantize", fast(quantize), METH_FASTCALL, nullptr},
+    {"permute", fast(permute), METH_FASTCALL, nullptr},
     {"argmax", fast(argmax), METH_FASTCALL, nullptr},
     {"sample", fast(sample), METH_FASTCALL, nullptr},
     {"top_logprobs", fast(top_logprobs), METH_FASTCALL, nullptr},

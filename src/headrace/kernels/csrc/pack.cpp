@@ -160,7 +160,7 @@ void decode(Source source, const uint8_t* row, int64_t index, Group& group) {
 void put_quants(const Weight& weight, int64_t row, int64_t first, const uint8_t* q) {
     const int64_t lane = row % kLanes;
     uint8_t* lines = weight.tile(row / kLanes) + lane * 4;
-    if (weight.kind == Kind::kInt8) {
+    if (!is_nibbles(weight.kind)) {
         lines += first * 16;
         for (int line = 0; line < 8; ++line) std::memcpy(lines + 64 * line, q + 4 * line, 4);
         return;

@@ -29,7 +29,7 @@ class PackBlocksOp : public Op {
 };
 
 // w[n][k] = q[n][k] * scale[n][k / group] + minimum[n][k / group]; without minimum the quants are
-// offset, by 8 or 128.
+// offset, by 8 or 128, or are codes of a codebook.
 class PackGroupsOp : public Op {
    public:
     PackGroupsOp(Rows rows, const uint8_t* quants, const float* scales, const float* minima,

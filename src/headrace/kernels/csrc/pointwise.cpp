@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "codebook.h"
 #include "quantize.h"
 
 namespace headrace {
@@ -55,10 +56,11 @@ float weight_at(const Weight& table, int64_t row, int64_t k) {
     }
 }
 
-// 32 inputs of one row of an integer table.
-void integer_row_group(const Weight& table, int64_t row, int64_t group, float* to) {
+// 32 inputs of one row of a table in groups.
+void row_group(const Weight& table, int64_t row, int64_t group, float* to) {
     const int64_t tile = row / kLanes, lane = row % kLanes;
-    const bool nibbles = table.kind == Kind::kInt4;
+    const bool nibbles = is_nibbles(table.kind);
+    const float* book = codebook(table.kind);
     const uint16_t* scales = table.scales(tile) + lane +
                              group * kGroup / table.group * (table.scale_bytes() / 2);
     const float scale = half_to_float(scales[0]);
@@ -73,7 +75,8 @@ void integer_row_group(const Weight& table, int64_t row, int64_t group, float* t
         } else {
             value = lines[k / 4 * 64 + k % 4];
         }
-        to[k] = std::fma(static_cast<float>(value) - offset, scale, minimum);
+        const float number = book ? book[value] : static_cast<float>(value) - offset;
+        to[k] = std::fma(number, scale, minimum);
     }
 }
 
@@ -87,8 +90,8 @@ void EmbeddingOp::run(Team& team) const {
         for (int64_t first = 0; first < table_.in; first += kGroup) {
             const int64_t count = std::min<int64_t>(kGroup, table_.in - first);
             float values[kGroup];
-            if (is_integer(table_.kind)) {
-                integer_row_group(table_, id, first / kGroup, values);
+            if (is_grouped(table_.kind)) {
+                row_group(table_, id, first / kGroup, values);
             } else {
                 for (int64_t k = 0; k < count; ++k) values[k] = weight_at(table_, id, first + k);
             }
@@ -199,6 +202,21 @@ void QuantizeOp::run(Team& team) const {
     for_each_cell_range(team, rows_.count(), out_.groups(),
                         [&](int64_t row, int64_t first, int64_t last) {
         store_groups(out_, row, first, last, x_ + row * out_.features + first * kGroup);
+    });
+}
+
+void PermuteOp::run(Team& team) const {
+    for_each_cell_range(team, rows_.count(), out_.groups(),
+                        [&](int64_t row, int64_t first, int64_t last) {
+        const float* x = x_ + row * features_;
+        alignas(64) float values[kGroup];
+        for (int64_t group = first; group < last; ++group) {
+            for (int k = 0; k < kGroup; ++k) {
+                const int32_t from = index_[group * kGroup + k];
+                values[k] = from < 0 ? 0.0f : x[from];
+            }
+            store_groups(out_, row, group, group + 1, values);
+        }
     });
 }
 

@@ -1,4 +1,5 @@
-// Ops whose rows need little arithmetic: embedding, norm, gate, activate, quantize, soft cap, argmax.
+// Ops whose rows need little arithmetic: embedding, norm, gate, activate, quantize, permute, soft
+// cap, argmax.
 #pragma once
 
 #include "math.h"
@@ -105,6 +106,20 @@ class QuantizeOp : public Op {
 
    private:
     const float* x_;
+    Activation out_;
+};
+
+// out[r][k] = x[r][index[k]], 0 where the index is negative.
+class PermuteOp : public Op {
+   public:
+    PermuteOp(Rows rows, const float* x, int64_t features, const int32_t* index, Activation out)
+        : Op(rows), x_(x), features_(features), index_(index), out_(out) {}
+    void run(Team& team) const override;
+
+   private:
+    const float* x_;
+    int64_t features_;
+    const int32_t* index_;
     Activation out_;
 };
 

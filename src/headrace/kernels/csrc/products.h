@@ -5,6 +5,7 @@
 
 #include <type_traits>
 
+#include "codebook.h"
 #include "layout.h"
 
 namespace headrace {
@@ -108,15 +109,19 @@ constexpr int64_t kPrefetchBytes = 8192;
 template <int R, Kind kKind, bool kMinimum>
 inline void multiply_tile(const Weight& weight, int64_t tile, const Cell* cells, int first,
                           float* c, int64_t ldc) {
-    constexpr int kQuants = kKind == Kind::kInt4 ? 4 : 8;  // lines per 32 inputs
+    constexpr int kQuants = is_nibbles(kKind) ? 4 : 8;  // lines per 32 inputs
     const uint8_t* quants = weight.tile(tile);
     const uint16_t* scales = weight.scales(tile);
     const uint8_t* ahead = quants + kPrefetchBytes;
     const int64_t cells_per_scale = weight.group / kGroup;
+    U8x64 table;
+    if constexpr (is_codebook4(kKind)) table = byte_table<kKind>();
+    const F32x16 unit = F32x16::broadcast(1 / kUnits<kKind>);
     F32x16 acc[R];
     for (F32x16& sum : acc) sum = F32x16::zero();
     for (int64_t group = weight.in / weight.group; group > 0; --group) {
-        const F32x16 scale = load_f16(scales);
+        F32x16 scale = load_f16(scales);
+        if constexpr (is_codebook4(kKind)) scale = scale * unit;
         F32x16 minimum = scale;
         if constexpr (kMinimum) minimum = load_f16(scales + kLanes);
         scales += kMinimum ? 2 * kLanes : kLanes;
@@ -125,7 +130,7 @@ inline void multiply_tile(const Weight& weight, int64_t tile, const Cell* cells,
             I32x16 sum[R];
             HEADRACE_UNROLL
             for (int r = 0; r < R; ++r) {
-                if constexpr (kKind == Kind::kInt8) {
+                if constexpr (kKind != Kind::kInt4) {
                     sum[r] = bytes_start(cells->start8 + first + r);
                 } else if constexpr (kMinimum) {
                     sum[r] = I32x16::broadcast(0);
@@ -139,6 +144,14 @@ inline void multiply_tile(const Weight& weight, int64_t tile, const Cell* cells,
                 if constexpr (kKind == Kind::kInt8) {
                     HEADRACE_UNROLL
                     for (int r = 0; r < R; ++r) sum[r] = dot_bytes(sum[r], w, q + 4 * line + kGroup * r);
+                } else if constexpr (is_codebook4(kKind)) {
+                    const U8x64 low = lookup(table, low_nibbles(w));
+                    const U8x64 high = lookup(table, high_nibbles(w));
+                    HEADRACE_UNROLL
+                    for (int r = 0; r < R; ++r) {
+                        sum[r] = dot_bytes(sum[r], low, q + 4 * line + kGroup * r);
+                        sum[r] = dot_bytes(sum[r], high, q + 4 * (line + 4) + kGroup * r);
+                    }
                 } else {
                     const U8x64 low = low_nibbles(w), high = high_nibbles(w);
                     HEADRACE_UNROLL

@@ -62,14 +62,19 @@ struct alignas(64) TileSums {
 
 template <Kind kKind, bool kMinimum>
 inline void unpack_group(const Weight& weight, int64_t tile, int64_t index, UnpackedGroup& to) {
-    constexpr bool kNibbles = kKind == Kind::kInt4;
+    constexpr bool kNibbles = is_nibbles(kKind);
     constexpr int64_t kBytes = sizeof to.q / (kNibbles ? 2 : 1);
     const auto store = [&](int line, __m512i bytes) { _mm512_store_si512(to.q[line], bytes); };
     const uint8_t* quants = weight.tile(tile) + index * kBytes;
     for (int line = 0; line < kBytes / 64; ++line) {
         const U8x64 bytes = U8x64::load(quants + 64 * line);
         __builtin_prefetch(quants + 64 * line + kPrefetchBytes);
-        if constexpr (kNibbles) {
+        if constexpr (is_codebook4(kKind)) {
+            const U8x64 table = byte_table<kKind>();
+            const __m512i flip = _mm512_set1_epi8(-128);
+            store(line, _mm512_xor_si512(lookup(table, low_nibbles(bytes)).v, flip));
+            store(line + 4, _mm512_xor_si512(lookup(table, high_nibbles(bytes)).v, flip));
+        } else if constexpr (kNibbles) {
             const __m512i zero_point = _mm512_set1_epi8(kMinimum ? 0 : 8);
             store(line, _mm512_sub_epi8(low_nibbles(bytes).v, zero_point));
             store(line + 4, _mm512_sub_epi8(high_nibbles(bytes).v, zero_point));
@@ -79,7 +84,9 @@ inline void unpack_group(const Weight& weight, int64_t tile, int64_t index, Unpa
     }
     const int64_t scale_index = index * kGroup / weight.group;
     const uint16_t* scales = weight.scales(tile) + scale_index * (kMinimum ? 2 : 1) * kLanes;
-    load_f16(scales).store(to.scale);
+    F32x16 scale = load_f16(scales);
+    if constexpr (is_codebook4(kKind)) scale = scale * F32x16::broadcast(1 / kUnits<kKind>);
+    scale.store(to.scale);
     if constexpr (kMinimum) load_f16(scales + kLanes).store(to.minimum);
 }
 

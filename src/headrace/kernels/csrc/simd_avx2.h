@@ -189,6 +189,17 @@ inline U8x64 high_nibbles(U8x64 x) {
     return low_nibbles({_mm256_srli_epi16(x.a, 4), _mm256_srli_epi16(x.b, 4)});
 }
 
+// Sixteen bytes for `lookup`.
+inline U8x64 broadcast_table(const uint8_t* table) {
+    const auto* bytes = reinterpret_cast<const __m128i*>(table);
+    const __m256i twice = _mm256_broadcastsi128_si256(_mm_loadu_si128(bytes));
+    return {twice, twice};
+}
+// table[code] for codes below 16.
+inline U8x64 lookup(U8x64 table, U8x64 codes) {
+    return {_mm256_shuffle_epi8(table.a, codes.a), _mm256_shuffle_epi8(table.b, codes.b)};
+}
+
 inline __m256i broadcast_bytes(const int8_t* a) {
     int32_t four;
     std::memcpy(&four, a, sizeof four);
@@ -230,6 +241,14 @@ inline F32x16 byte_of_lanes(U8x64 x, int index) {
     const __m256i mask = _mm256_set1_epi32(255);
     return {_mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srl_epi32(x.a, shift), mask)),
             _mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srl_epi32(x.b, shift), mask))};
+}
+// values[that byte].
+inline F32x16 gather(const float* values, U8x64 x, int index) {
+    const __m128i shift = _mm_cvtsi32_si128(index * 8);
+    const __m256i mask = _mm256_set1_epi32(255);
+    const __m256i a = _mm256_and_si256(_mm256_srl_epi32(x.a, shift), mask);
+    const __m256i b = _mm256_and_si256(_mm256_srl_epi32(x.b, shift), mask);
+    return {_mm256_i32gather_ps(values, a, 4), _mm256_i32gather_ps(values, b, 4)};
 }
 
 }  // namespace headrace

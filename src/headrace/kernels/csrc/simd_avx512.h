@@ -109,6 +109,13 @@ inline U8x64 high_nibbles(U8x64 a) {
     return {_mm512_and_si512(_mm512_srli_epi16(a.v, 4), _mm512_set1_epi8(15))};
 }
 
+// Sixteen bytes for `lookup`.
+inline U8x64 broadcast_table(const uint8_t* table) {
+    return {_mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table)))};
+}
+// table[code] for codes below 16.
+inline U8x64 lookup(U8x64 table, U8x64 codes) { return {_mm512_shuffle_epi8(table.v, codes.v)}; }
+
 // Assembly, because gcc 12 splits the broadcast from the product and loses an execution slot.
 inline I32x16 dot_nibbles(I32x16 acc, U8x64 w, const int8_t* a) {
     __asm__("vpdpbusd %2%{1to16%}, %1, %0"
@@ -123,6 +130,11 @@ inline I32x16 dot_bytes(I32x16 acc, U8x64 w, const int8_t* a) { return dot_nibbl
 inline F32x16 byte_of_lanes(U8x64 a, int index) {
     const __m512i shifted = _mm512_srli_epi32(a.v, static_cast<unsigned>(index) * 8);
     return {_mm512_cvtepi32_ps(_mm512_and_si512(shifted, _mm512_set1_epi32(255)))};
+}
+// values[that byte].
+inline F32x16 gather(const float* values, U8x64 a, int index) {
+    const __m512i shifted = _mm512_srli_epi32(a.v, static_cast<unsigned>(index) * 8);
+    return {_mm512_i32gather_ps(_mm512_and_si512(shifted, _mm512_set1_epi32(255)), values, 4)};
 }
 
 }  // namespace headrace

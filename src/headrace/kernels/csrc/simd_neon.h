@@ -196,6 +196,17 @@ inline U8x64 high_nibbles(U8x64 a) {
     for (uint8x16_t& part : a.v) part = vshrq_n_u8(part, 4);
     return a;
 }
+// Sixteen bytes for `lookup`.
+inline U8x64 broadcast_table(const uint8_t* table) {
+    const uint8x16_t bytes = vld1q_u8(table);
+    return {{bytes, bytes, bytes, bytes}};
+}
+// table[code] for codes below 16.
+inline U8x64 lookup(U8x64 table, U8x64 codes) {
+    for (uint8x16_t& part : codes.v) part = vqtbl1q_u8(table.v[0], part);
+    return codes;
+}
+
 inline int8x16_t broadcast_bytes(const int8_t* a) {
     int32_t four;
     std::memcpy(&four, a, sizeof four);
@@ -219,6 +230,15 @@ inline F32x16 byte_of_lanes(U8x64 a, int index) {
             vshlq_u32(vreinterpretq_u32_u8(a.v[i]), vdupq_n_s32(-8 * index));
         return vcvtq_f32_u32(vandq_u32(shifted, vdupq_n_u32(255)));
     });
+}
+
+// values[that byte].
+inline F32x16 gather(const float* values, U8x64 a, int index) {
+    uint8_t bytes[64];
+    float lanes[16];
+    for (int i = 0; i < 4; ++i) vst1q_u8(bytes + 16 * i, a.v[i]);
+    for (int lane = 0; lane < 16; ++lane) lanes[lane] = values[bytes[4 * lane + index]];
+    return F32x16::load(lanes);
 }
 
 }  // namespace headrace

@@ -7,7 +7,6 @@ front end's concern. Messages are msgpack, as on the engine's own channel.
 import itertools
 import logging
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import msgspec
 
@@ -30,9 +29,8 @@ class EngineReplica:
     async def __init__(self, settings: Settings) -> None:  # type: ignore[misc]
         log_setup.setup(settings.log_level, settings.json_output)
         self._ids = itertools.count(1)
-        path: Path = locate(settings)
         self._engine = ProcessEngineClient(
-            launches(settings, path),
+            launches(settings, locate(settings)),
             on_progress=lambda report: log.info(
                 "%s: %d of %d", report.stage, report.done, report.total
             ),

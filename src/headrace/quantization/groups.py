@@ -1,0 +1,122 @@
+"""Quantized matrices in the layout of the CPU kernels: groups of whole 32 columns, in order."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from math import gcd
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from headrace.kernels import Kernels
+from headrace.kernels.tensors import GROUP_SIZE, WeightKind
+from headrace.quantization.matrix import QuantizedMatrix
+from headrace.quantization.packed import PackedLinear, Permutation
+from headrace.quantization.rounding import round_integers
+
+FLOAT8_GROUP_SIZE = 64
+"""Of E4M3 weights rounded to integers: adds a fifth of the error that E4M3 itself has, and 3 % to
+its size."""
+
+
+def have_one_layout(matrices: Sequence[QuantizedMatrix]) -> bool:
+    """Whether the matrices can be one packed weight: one kind of number and one column order."""
+    orders = [matrix.group_index for matrix in matrices]
+    same_order = all(_are_equal(order, orders[0]) for order in orders)
+    return same_order and len({matrix.element for matrix in matrices}) == 1
+
+
+def _are_equal(first: Tensor | None, second: Tensor | None) -> bool:
+    if first is None or second is None:
+        return first is second
+    return torch.equal(first, second)
+
+
+def pack_matrices(
+    kernels: Kernels, matrices: Sequence[QuantizedMatrix], *, exact: bool
+) -> PackedLinear:
+    """Matrices of one layout, fused along their outputs.
+
+    Codes of 2 and 3 bits are kept in 4. 8-bit floats that are to meet int8 activations become
+    integers. Raises ValueError for scales that float16 cannot hold.
+    """
+    if matrices[0].element == "float8" and not exact:
+        matrices = [
+            round_integers(matrix.dequantize(), 8, FLOAT8_GROUP_SIZE) for matrix in matrices
+        ]
+    ordered = [order_columns(matrix) for matrix in matrices]
+    parts, permutation = [matrix for matrix, _ in ordered], ordered[0][1]
+    group_size = gcd(*(part.group_size for part in parts))
+    has_minimum = any(part.zero_points is not None for part in parts)
+    kind = _kind(parts)
+    packed = kernels.empty_weight(
+        kind,
+        sum(part.shape[0] for part in parts),
+        parts[0].shape[1],
+        group_size=group_size,
+        has_minimum=has_minimum,
+    )
+    first = 0
+    for part in parts:
+        part = part.with_group_size(group_size)
+        quants, minima = _quants(part, kind, has_minimum)
+        kernels.pack_groups(packed, first, quants, part.scales.float().contiguous(), minima)
+        first += len(quants)
+    return PackedLinear(kernels, packed, exact=exact, permutation=permutation)
+
+
+def _kind(parts: Sequence[QuantizedMatrix]) -> WeightKind:
+    element = parts[0].element
+    if element != "integer":
+        return element
+    return "int4" if all(part.bits <= 4 for part in parts) else "int8"
+
+
+def _quants(
+    matrix: QuantizedMatrix, kind: WeightKind, has_minimum: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Quants [out, in] uint8 and minima [out, groups] as `Kernels.pack_groups` takes them."""
+    if matrix.element != "integer":
+        return matrix.codes.contiguous(), None
+    middle, wide_middle = 2 ** (matrix.bits - 1), 8 if kind == "int4" else 128
+    if not has_minimum:
+        return (matrix.codes + (wide_middle - middle)).contiguous(), None
+    # Float16 holds the value of quant 0 or 128: codes stay near it.
+    offset = 0 if kind == "int4" else wide_middle - middle
+    zero_points = matrix.zero_points
+    if zero_points is None:
+        zero_points = torch.full_like(matrix.scales, middle)
+    minima = -(zero_points.float() + offset) * matrix.scales.float()
+    return (matrix.codes + offset).contiguous(), minima
+
+
+def order_columns(matrix: QuantizedMatrix) -> tuple[QuantizedMatrix, Permutation | None]:
+    """The matrix with its columns in the order of their groups, each group whole 32 columns.
+
+    Where groups have other sizes, columns are added that read nothing.
+    """
+    index = matrix.group_index
+    if index is None:
+        if matrix.group_size % GROUP_SIZE == 0:
+            return matrix, None
+        index = torch.arange(matrix.shape[1]) // matrix.group_size
+    sizes = torch.bincount(index, minlength=matrix.scales.shape[1])
+    group_size = gcd(*sizes.tolist())
+    if group_size % GROUP_SIZE:
+        group_size = GROUP_SIZE
+    columns, groups = [], []
+    order = torch.argsort(index, stable=True)
+    for group, members in enumerate(order.split(sizes.tolist())):
+        count = -(-len(members) // group_size)
+        padding = count * group_size - len(members)
+        columns.append(functional.pad(members, (0, padding), value=-1))
+        groups += [group] * count
+    permutation = torch.cat(columns)
+    ordered = replace(
+        matrix,
+        codes=matrix.codes[:, permutation.clamp(min=0)],
+        scales=matrix.scales[:, groups],
+        zero_points=None if matrix.zero_points is None else matrix.zero_points[:, groups],
+        group_index=None,
+    )
+    return ordered, Permutation(permutation.int(), matrix.shape[1])

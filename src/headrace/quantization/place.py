@@ -1,0 +1,100 @@
+"""From matrices as a checkpoint has them to the layout of the device that will use them."""
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from headrace.errors import CheckpointError
+from headrace.kernels import Kernels
+from headrace.quantization.base import LinearWeight, Target
+from headrace.quantization.compressed import CompressedLinear
+from headrace.quantization.dense import DenseWeight
+from headrace.quantization.groups import have_one_layout, pack_matrices
+from headrace.quantization.matrix import QuantizedMatrix
+from headrace.quantization.packed import pack_blocks, pack_floats
+from headrace.weights.base import RawTensor, Weights
+from headrace.weights.dequantize import dequantize
+
+Matrix = Tensor | RawTensor | QuantizedMatrix
+"""Of floats, of GGUF blocks, or quantized by some scheme."""
+
+logger = logging.getLogger(__name__)
+
+
+class MatrixScheme(ABC):
+    """A `Scheme` that only says how the matrix of one layer is read."""
+
+    def __init__(self, config: dict[str, Any], target: Target) -> None:
+        self.target = target
+
+    @abstractmethod
+    def read(self, weights: Weights, name: str) -> Matrix:
+        """The matrix [out_features, in_features] of the layer `name`. Raises CheckpointError."""
+
+    def load(self, weights: Weights, names: Sequence[str]) -> LinearWeight:
+        """See `quantization.base.Scheme`."""
+        matrices = [self.read(weights, name) for name in names]
+        columns = [matrix.shape[-1] for matrix in matrices]
+        if len(set(columns)) != 1:
+            raise CheckpointError(
+                f"matrices to be fused ({', '.join(names)}) read {columns} inputs"
+            )
+        try:
+            return place(matrices, self.target, names)
+        except ValueError as error:
+            raise CheckpointError(f"weights of {', '.join(names)}: {error}") from None
+
+
+def read_floats(weights: Weights, name: str) -> Tensor:
+    """A matrix that is not quantized. Raises CheckpointError if it is anything else."""
+    return check_floats(name, weights.get(name))
+
+
+def check_floats(name: str, matrix: Tensor) -> Tensor:
+    """`matrix` itself; raises as `read_floats`."""
+    if matrix.dim() != 2 or not matrix.is_floating_point() or matrix.itemsize == 1:
+        raise CheckpointError(
+            f"tensor {name}: expected a matrix of floating-point numbers, "
+            f"found {list(matrix.shape)} {matrix.dtype}"
+        )
+    return matrix
+
+
+def place(matrices: Sequence[Matrix], target: Target, names: Sequence[str]) -> LinearWeight:
+    """Matrices that read the same input as one weight. Raises ValueError for numbers that the
+    layout cannot hold."""
+    if target.kernels is not None:
+        return _pack(target.kernels, matrices, target, names)
+    quantized = [matrix for matrix in matrices if isinstance(matrix, QuantizedMatrix)]
+    if len(quantized) == len(matrices):
+        return CompressedLinear(quantized, target.device, target.dtype)
+    floats = [to_floats(matrix).to(device=target.device, dtype=target.dtype) for matrix in matrices]
+    return DenseWeight(floats[0] if len(floats) == 1 else torch.cat(floats))
+
+
+def to_floats(matrix: Matrix) -> Tensor:
+    """[out_features, in_features] in the dtype it is stored in, float32 where it is quantized."""
+    if isinstance(matrix, Tensor):
+        return matrix
+    if isinstance(matrix, RawTensor):
+        return dequantize(matrix.type, matrix.data).view(matrix.shape)
+    return matrix.dequantize()
+
+
+def _pack(
+    kernels: Kernels, matrices: Sequence[Matrix], target: Target, names: Sequence[str]
+) -> LinearWeight:
+    blocks = [matrix for matrix in matrices if isinstance(matrix, RawTensor)]
+    quantized = [matrix for matrix in matrices if isinstance(matrix, QuantizedMatrix)]
+    if len(blocks) == len(matrices):
+        return pack_blocks(kernels, blocks, exact=target.exact_activations)
+    if len(quantized) == len(matrices) and have_one_layout(quantized):
+        return pack_matrices(kernels, quantized, exact=target.exact_activations)
+    if quantized:
+        logger.warning("%s: quantized in different ways, kept in 16 bits", ", ".join(names))
+    dtype = torch.float16 if quantized else target.weight_dtype
+    return pack_floats(kernels, [to_floats(matrix) for matrix in matrices], dtype)

@@ -1,0 +1,47 @@
+from headrace.engine.speculation import corpus
+from headrace.engine.speculation.corpus import END, GENERATION_TOKENS, MAX_SALTS, Corpora, Corpus
+from headrace.engine.speculation.ngram_index import MAX_NEW_TOKENS
+
+
+def finds(corpus: Corpus, suffix: list[int]) -> bool:
+    matches = [generation.longest_match(suffix) for generation in corpus.generations]
+    return any(match is not None and match.level > 0 for match in matches)
+
+
+def test_outputs_are_separate() -> None:
+    corpora = Corpora()
+    corpora.of("").add([1, 2, 3])
+    corpora.of("").add([4, 5])
+    assert corpora.of("").generations[0].text == [1, 2, 3, END, 4, 5, END]
+    assert finds(corpora.of(""), [1, 2])
+    assert not finds(corpora.of(""), [3, 4])
+
+
+def test_salts_share_nothing_and_are_bounded() -> None:
+    corpora = Corpora()
+    corpora.of("a").add([1, 2, 3])
+    assert not finds(corpora.of("b"), [1, 2])
+    assert finds(corpora.of("a"), [1, 2])
+    for number in range(MAX_SALTS):
+        corpora.of(f"other {number}")
+    assert len(corpora._corpora) == MAX_SALTS
+    assert not finds(corpora.of("a"), [1, 2])
+
+
+def test_the_oldest_half_is_forgotten() -> None:
+    shared = Corpus()
+    outputs = [[number, number + 1, 5] for number in range(10, 300_000, 10)]
+    for output in outputs:
+        shared.add(output)
+        assert finds(shared, output[:2])
+    held = sum(len(generation.text) for generation in shared.generations)
+    assert GENERATION_TOKENS < held < 2 * GENERATION_TOKENS + 10
+    assert not finds(shared, outputs[0][:2])
+
+
+def test_an_endless_output_is_cut() -> None:
+    shared = corpus.Corpus()
+    shared.add(list(range(3 * MAX_NEW_TOKENS)))
+    shared.add([7, 7])
+    assert len(shared.generations[0].text) == MAX_NEW_TOKENS + 3
+    assert len(shared.generations[0]._previous) == MAX_NEW_TOKENS + 3

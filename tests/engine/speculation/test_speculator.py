@@ -1,0 +1,153 @@
+"""The controller against a made-up device: a proposer that is right at a known rate, and steps
+that take a known time."""
+
+import random
+from collections.abc import Callable
+
+import pytest
+
+from headrace.engine.request import Request
+from headrace.engine.speculation.proposal import Proposal
+from headrace.engine.speculation.speculator import STEPS_BETWEEN_PROBES, Speculator
+from headrace.types import StepPlan
+from tests.engine.oracle import make_add
+
+SIZE = 24
+CHEAP: Callable[[int], float] = lambda n: 0.010 + 0.0001 * n  # noqa: E731
+LINEAR: Callable[[int], float] = lambda n: 0.001 * n  # noqa: E731
+CPU: Callable[[int], float] = lambda n: 0.003 + 0.0006 * n  # noqa: E731
+
+
+class Guesser:
+    """A `Proposer`; the truth is 0 for ever, and a guess is right with probability `rate`."""
+
+    def __init__(self, rate: float) -> None:
+        self.rate = rate
+        self.chance = random.Random(0)
+
+    def propose(self, request: Request, num_tokens: int) -> Proposal | None:
+        draft = [int(self.chance.random() >= self.rate) for _ in range(num_tokens)]
+        return Proposal(draft, 3)
+
+    def finish(self, request: Request) -> None: ...
+
+
+def requests(count: int, max_tokens: int = 10**6) -> list[Request]:
+    return [Request(make_add(i, [1], max_tokens), i, 0.0, 4) for i in range(count)]
+
+
+def run(
+    rate: float, duration: Callable[[int], float], num_requests: int = 1, num_steps: int = 600
+) -> tuple[float, float]:
+    """Mean drafts per request and step, and tokens per second as a multiple of no speculation;
+    of the second half."""
+    speculator = Speculator(Guesser(rate), SIZE)
+    running = requests(num_requests)
+    speculator.observe(200, duration(200))
+    drafted = tokens = 0
+    elapsed = 0.0
+    for step in range(num_steps):
+        num_tokens = num_requests + sum(len(request.draft_ids) for request in running)
+        speculator.observe(num_tokens, duration(num_tokens))
+        if step >= num_steps // 2:
+            drafted += num_tokens - num_requests
+            elapsed += duration(num_tokens)
+        for request in running:
+            right = (request.draft_ids + [1]).index(1)
+            request.token_ids += [0] * (right + 1)
+            tokens += (right + 1) * (step >= num_steps // 2)
+            request.draft_ids = []
+        speculator.draft(running, 0, 512 - num_requests)
+    plain = num_requests / duration(num_requests)
+    return drafted / num_requests / (num_steps / 2), tokens / elapsed / plain
+
+
+def test_good_drafts_are_long_where_tokens_are_cheap() -> None:
+    length, gain = run(0.97, CHEAP)
+    assert length > 0.8 * SIZE
+    assert gain > 8
+
+
+def test_bad_drafts_are_not_made_and_cost_nothing() -> None:
+    for rate in (0.0, 0.05):
+        length, gain = run(rate, CPU)
+        assert length < 0.05
+        assert gain > 0.97
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.2, 0.5, 0.8, 0.95])
+@pytest.mark.parametrize("duration", [CHEAP, CPU, LINEAR])
+@pytest.mark.parametrize("num_requests", [1, 8])
+def test_it_never_makes_slower(
+    rate: float, duration: Callable[[int], float], num_requests: int
+) -> None:
+    _, gain = run(rate, duration, num_requests)
+    assert gain > 0.97
+
+
+def test_nothing_is_drafted_where_tokens_cost_their_full_price() -> None:
+    assert run(0.99, LINEAR, num_requests=4)[0] == 0
+
+
+def test_it_wakes_up_when_drafts_become_good() -> None:
+    guesser = Guesser(0.0)
+    speculator = Speculator(guesser, SIZE)
+    (request,) = requests(1)
+    for num_tokens in (1, 100):
+        speculator.observe(num_tokens, CPU(num_tokens))
+    for step in range(80):
+        guesser.rate = float(step >= 60)
+        speculator.draft([request], 0, 500)
+        assert bool(request.draft_ids) == (step >= 60) or step < 5 or 60 <= step < 70
+        request.token_ids.append(0)
+        request.draft_ids = []
+
+
+def test_nothing_is_drafted_beyond_the_last_token_or_the_room() -> None:
+    speculator = Speculator(Guesser(1.0), SIZE)
+    for num_tokens in (1, 100):
+        speculator.observe(num_tokens, CHEAP(num_tokens))
+    few, one, many = requests(1, 5)[0], requests(1, 1)[0], requests(1)[0]
+    for _ in range(3):
+        speculator.draft([few, one, many], 0, 10)
+    assert len(few.draft_ids) <= 4
+    assert one.draft_ids == []
+    assert 0 < len(few.draft_ids) + len(many.draft_ids) <= 10
+    for request in (few, many):
+        request.draft_ids = []
+    speculator.draft([few, one, many], 10, 10)
+    assert few.draft_ids == many.draft_ids == []
+
+
+def plan_of(num_rows: int) -> StepPlan:
+    return StepPlan(
+        ended=[], started=[], rows=list(range(num_rows)), starts=[5] * num_rows,
+        counts=[1] * num_rows, token_ids=[1] * num_rows, new_blocks=[[]] * num_rows,
+        num_samples=[1] * (num_rows - 1) + [0],
+    )  # fmt: skip
+
+
+def test_the_executor_is_asked_for_what_pays_and_else_now_and_then() -> None:
+    cheap, dear = (Speculator(Guesser(0.0), SIZE, max_executor_drafts=4) for _ in range(2))
+    for num_tokens in (1, 100):
+        cheap.observe(num_tokens, CHEAP(num_tokens))
+        dear.observe(num_tokens, LINEAR(num_tokens))
+    rows = [*requests(3)]
+    assert cheap.num_drafts_to_ask(plan_of(3), rows) == {0: 4, 1: 4}
+    asked = [dear.num_drafts_to_ask(plan_of(3), rows) for _ in range(STEPS_BETWEEN_PROBES)]
+    assert asked == [{}] * (STEPS_BETWEEN_PROBES - 1) + [{0: 1, 1: 1}]
+
+
+def test_the_executors_drafts_are_used_when_they_promise_more() -> None:
+    speculator = Speculator(Guesser(0.0), SIZE, max_executor_drafts=4)
+    (request,) = requests(1)
+    for num_tokens in (1, 100):
+        speculator.observe(num_tokens, CHEAP(num_tokens))
+    for _ in range(20):  # the proposer turns out to be bad
+        speculator.draft([request], 0, 500)
+        request.token_ids.append(0)
+        request.draft_ids = []
+    request.executor_draft_ids = [0, 0, 0]
+    speculator.draft([request], 0, 500)
+    assert request.draft_ids == [0, 0, 0]
+    assert request.executor_draft_ids == []

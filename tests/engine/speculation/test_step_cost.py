@@ -1,0 +1,56 @@
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headrace.engine.speculation.step_cost import MAX_AGE, MAX_TOKENS, StepCost
+
+
+def true_cost(num_tokens: int) -> float:
+    return 0.003 + 0.0005 * num_tokens
+
+
+def test_two_sizes_make_a_line() -> None:
+    cost = StepCost()
+    cost.observe(1, true_cost(1))
+    assert not cost.is_known
+    cost.observe(200, true_cost(200))
+    assert cost.is_known
+    for num_tokens in (1, 8, 100, 200, 400):
+        assert cost[num_tokens] == pytest.approx(true_cost(num_tokens), rel=1e-6)
+    assert cost[10 * MAX_TOKENS] == cost[MAX_TOKENS]
+
+
+def test_interruptions_hardly_count() -> None:
+    cost, chance = StepCost(), random.Random(1)
+    for _ in range(400):
+        num_tokens = chance.choice([1, 2, 4, 8, 64])
+        is_interrupted = chance.random() < 0.02
+        cost.observe(num_tokens, true_cost(num_tokens) * (100 if is_interrupted else 1))
+    for num_tokens in (1, 2, 4, 8, 64):
+        assert cost[num_tokens] == pytest.approx(true_cost(num_tokens), rel=0.4)
+
+
+def test_what_was_not_seen_for_long_gets_another_try() -> None:
+    cost = StepCost()
+    for num_tokens in (1, 100):
+        cost.observe(num_tokens, true_cost(num_tokens))
+    for _ in range(30):
+        cost.observe(4, 1.0)
+    assert cost[4] > 2 * true_cost(4)
+    for _ in range(MAX_AGE):
+        cost.observe(1, true_cost(1))
+        cost.observe(100, true_cost(100))
+    assert cost[4] == pytest.approx(true_cost(4), rel=0.01)
+
+
+@given(st.lists(st.tuples(st.integers(1, 2000), st.floats(1e-5, 10)), min_size=1, max_size=60))
+def test_more_tokens_never_take_less(steps: list[tuple[int, float]]) -> None:
+    cost = StepCost()
+    for num_tokens, duration in steps:
+        cost.observe(num_tokens, duration)
+    if cost.is_known:
+        curve = [cost[num_tokens] for num_tokens in range(MAX_TOKENS + 1)]
+        assert curve == sorted(curve)
+        assert all(duration > 0 for duration in curve[1:])
