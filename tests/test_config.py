@@ -83,6 +83,34 @@ def test_wrong_choice_is_named(capsys: pytest.CaptureFixture[str]) -> None:
         config.resolve({}, {"DTYPE": "int3"})
 
 
+@pytest.mark.parametrize(
+    ("flags", "devices", "num_shard"),
+    [
+        ({}, None, 1),
+        ({}, "0,1,2,3", 4),
+        ({}, "-1", 1),
+        ({}, "", 1),
+        ({"device": "cpu"}, "0,1", 1),
+        ({"num_replica": 2}, "0,1,2,3", 2),
+        ({"num_shard": 3}, "0,1", 3),
+        ({"sharded": "false"}, "0,1", 1),
+        ({"sharded": "true"}, "0,1", 2),
+        ({"sharded": "true", "num_shard": 3}, None, 3),
+    ],
+)
+def test_number_of_ranks(flags: dict[str, Any], devices: str | None, num_shard: int) -> None:
+    environment = {} if devices is None else {"CUDA_VISIBLE_DEVICES": devices}
+    assert config.resolve(flags, environment)[0].num_shard == num_shard
+
+
+@pytest.mark.parametrize(
+    "flags", [{"num_shard": 0}, {"sharded": "true"}, {"sharded": "true", "num_shard": 1}]
+)
+def test_numbers_of_ranks_that_contradict_are_refused(flags: dict[str, Any]) -> None:
+    with pytest.raises(StartupError, match="--num-shard"):
+        config.resolve(flags, {"CUDA_VISIBLE_DEVICES": "0"})
+
+
 def test_speculate() -> None:
     assert config.resolve({}, {})[0].max_num_drafts == config.DEFAULT_DRAFTS
     assert config.resolve({}, {"SPECULATE": "3"})[0].max_num_drafts == 3

@@ -22,20 +22,21 @@ ALLOWED: dict[str, set[str]] = {
     "api": HOST | {"text"},
     "kernels": {"errors"},
     "weights": {"errors", "checkpoint"},
+    "distributed": {"kernels", "weights"},
     "quantization": DEVICE,
     "attention": BASE | {"kernels"},
-    "layers": DEVICE | {"quantization", "attention"},
-    "models": DEVICE | {"quantization", "attention", "layers"},
-    "runner": DEVICE | {"quantization", "attention", "layers", "models"},
+    "layers": DEVICE | {"quantization", "attention", "distributed"},
+    "models": DEVICE | {"quantization", "attention", "distributed", "layers"},
+    "runner": DEVICE | {"quantization", "attention", "distributed", "layers", "models"},
     "bench": set(),
-    "serve": HOST | DEVICE | {"engine", "text", "api", "runner"},
+    "serve": HOST | DEVICE | {"engine", "text", "api", "distributed", "models", "runner"},
     "cli": {"serve", "bench", "config", "errors", "checkpoint", "observability"},
     "__main__": {"cli"},
     "__init__": set(),
 }
 WITHOUT_TORCH = {"types", "errors", "config", "observability", "checkpoint", "engine", "text",
                  "api", "bench", "cli"}  # fmt: skip
-TORCH_IN_SERVE = {"engine_process"}
+TORCH_IN_SERVE = {"engine_process", "ranks", "rank_process"}
 HEAVY = {"torch", "transformers"}
 
 

@@ -102,12 +102,14 @@ class Settings:
     activations: Literal["int8", "float32"] = flag(
         "int8", "what the CPU kernels multiply quantized weights with; float32 is exact and slower"
     )
-    cpu_threads: int | None = flag(None, "compute threads; default: the cores this process may use")
+    cpu_threads: int | None = flag(
+        None, "compute threads of all ranks together; default: the cores this process may use"
+    )
     sharded: Literal["true", "false"] | None = flag(
-        None, "split the model over devices", rejected="tensor parallelism is not implemented yet"
+        None, "true: split the model over all visible CUDA devices; false: do not"
     )
     num_shard: int | None = flag(
-        None, "number of ranks", rejected="tensor parallelism is not implemented yet"
+        None, "ranks (processes) to split the model over; default: one per visible CUDA device"
     )
     num_replica: int = flag(
         1, "engines side by side, each with the whole model and its share of cores or devices"
@@ -127,13 +129,13 @@ class Settings:
     )
     disable_custom_kernels: bool = flag(False, "same as --kernels torch")
     kv_cache_memory: int | None = flag(
-        None, "bytes of the KV cache; default: a share of what the process may use"
+        None, "bytes of each rank's KV cache; default: a share of what the process may use"
     )
     master_addr: str = flag(
-        "localhost", "rendezvous host of several ranks", ignored="one rank needs no rendezvous"
+        "localhost", "rendezvous host of several ranks", ignored="ranks run on one machine"
     )
     master_port: int = flag(
-        29500, "rendezvous port of several ranks", ignored="one rank needs no rendezvous"
+        29500, "rendezvous port of several ranks", ignored="ranks agree on a free port"
     )
     shard_uds_path: str = flag(
         "/tmp/text-generation-server", "socket prefix of TGI's shards",
@@ -319,10 +321,8 @@ def _check(settings: Settings) -> list[str]:
             continue
         option = "--" + field.name.replace("_", "-")
         if reason := field.metadata["rejected"]:
-            harmless = {("num_shard", 1), ("sharded", "false")}
-            if (field.name, getattr(settings, field.name)) not in harmless:
-                raise StartupError(f"{option}: {reason}")
-        elif reason := field.metadata["ignored"]:
+            raise StartupError(f"{option}: {reason}")
+        if reason := field.metadata["ignored"]:
             warnings.append(f"{option} has no effect: {reason}")
     if settings.max_input_tokens is not None and settings.max_input_length is not None:
         raise StartupError("set --max-input-tokens or --max-input-length, not both")
@@ -356,6 +356,25 @@ def _check(settings: Settings) -> list[str]:
     return warnings
 
 
+def _num_shard(settings: Settings, environment: Mapping[str, str]) -> int:
+    """TGI's rules, but for a CPU, which is one device unless --num-shard says otherwise."""
+    devices = visible_cuda_devices(environment)
+    num_devices = len(devices or ()) if settings.device != "cpu" else 0
+    asked = settings.num_shard
+    if asked is not None and asked < 1:
+        raise StartupError("--num-shard must be positive")
+    if settings.sharded == "true":
+        if asked is None and num_devices < 2:
+            raise StartupError(
+                f"--sharded true: CUDA_VISIBLE_DEVICES names {num_devices} devices; set --num-shard"
+            )
+        if asked == 1:
+            raise StartupError("--sharded true needs a --num-shard above 1")
+    if asked is not None or settings.sharded == "false":
+        return asked or 1
+    return max(1, num_devices // settings.num_replica)
+
+
 def resolve(
     arguments: Mapping[str, Any],
     environ: Mapping[str, str] | None = None,
@@ -367,13 +386,15 @@ def resolve(
     """
     environment = os.environ if environ is None else environ
     merged = {**(defaults or {}), **_from_environment(environment), **arguments}
-    settings = Settings(**merged)
+    asked = Settings(**merged)
+    warnings = _check(asked)
+    settings = dataclasses.replace(asked, num_shard=_num_shard(asked, environment))
     ignored = [
         f"environment variable {name} has no effect: {reason}"
         for name, reason in IGNORED_ENVIRONMENT.items()
         if name in environment
     ]
-    return settings, _check(settings) + ignored
+    return settings, warnings + ignored
 
 
 def parse(
@@ -405,7 +426,9 @@ def hub_access(environ: Mapping[str, str] | None = None) -> HubAccess:
 def visible_cuda_devices(environ: Mapping[str, str] | None = None) -> list[str] | None:
     """What CUDA_VISIBLE_DEVICES names; None without it, which means all."""
     names = (os.environ if environ is None else environ).get("CUDA_VISIBLE_DEVICES")
-    return None if names is None else [name.strip() for name in names.split(",") if name.strip()]
+    if names is None:
+        return None
+    return [name.strip() for name in names.split(",") if name.strip() not in {"", "-1", "void"}]
 
 
 def ray_address(environ: Mapping[str, str] | None = None) -> tuple[str, int] | None:

@@ -115,7 +115,6 @@ def test_taken_port_is_named() -> None:
     ("arguments", "message"),
     [
         (["--model-id", "./no-such-folder"], "no-such-folder"),
-        (["--num-shard", "2"], "--num-shard"),
         (["--max-input-tokens", "10", "--max-total-tokens", "10"], "--max-total-tokens"),
     ],
 )

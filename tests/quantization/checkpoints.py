@@ -13,9 +13,11 @@ from tests.quantization.formats import Format
 SIZES = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
 
 
-def write_quantized(folder: Path, form: Format, **changes: Any) -> Any:
-    """Save a tiny Llama in this format; returns transformers' model of the same numbers."""
-    model = make_checkpoint(folder, "LlamaForCausalLM", SIZES | changes)
+def write_quantized(
+    folder: Path, form: Format, architecture: str = "LlamaForCausalLM", **changes: Any
+) -> Any:
+    """Save a tiny model in this format; returns transformers' model of the same numbers."""
+    model = make_checkpoint(folder, architecture, SIZES | changes)
     tensors = load_file(folder / "model.safetensors")
     for name, module in model.named_modules():
         is_linear = isinstance(module, torch.nn.Linear) and "layers" in name

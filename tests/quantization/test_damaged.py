@@ -12,6 +12,7 @@ from torch import Tensor
 from headrace.errors import CheckpointError, StartupError
 from headrace.kernels import TorchKernels
 from headrace.quantization import LinearWeight, Target, open_scheme
+from headrace.weights.parts import Part
 from tests.quantization.formats import FORMATS, Format
 
 LAYER = "model.layers.0.mlp.up_proj"
@@ -49,7 +50,7 @@ def written(form: Format) -> Tensors:
 def load(config: dict[str, Any], tensors: Tensors, target: Target = TARGETS[0]) -> LinearWeight:
     named = {f"{LAYER}.{suffix}": tensor for suffix, tensor in tensors.items()}
     scheme = open_scheme({"quantization_config": config}, target, None)
-    return scheme.load(DictWeights(named), [LAYER])
+    return scheme.load(DictWeights(named), [LAYER], [Part.whole()])
 
 
 def change(name: str, how: Callable[[Tensor], Tensor]) -> Callable[[Tensors], None]:

@@ -9,7 +9,8 @@ from safetensors.torch import load_file, save_file
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 from headrace.errors import CheckpointError
-from headrace.quantization.mxfp4 import UnpackedWeights, unpack
+from headrace.quantization import Target
+from headrace.quantization.mxfp4 import MXFP4, unpack
 from tests.models.checkpoints import make_checkpoint
 from tests.models.driver import drive
 
@@ -71,7 +72,7 @@ def test_scales_that_do_not_fit_are_named() -> None:
             return self[name]
 
     blocks, scales = random_experts(4, 8, 64)
-    weights = UnpackedWeights(Stored({"up.blocks": blocks[0], "up.scales": scales[0, :, :1]}))
-    assert weights.has("up.weight")
-    with pytest.raises(CheckpointError, match=r"up.weight: MXFP4 blocks \[8, 2, 16\]"):
-        weights.get("up.weight")
+    scheme = MXFP4({}, Target(dtype=torch.float32, device=torch.device("cpu")))
+    weights = Stored({"up.blocks": blocks[0], "up.scales": scales[0, :, :1]})
+    with pytest.raises(CheckpointError, match=r"up.blocks: \[8, 2, 16\] torch.uint8 does not fit"):
+        scheme.read(weights, "up")

@@ -14,6 +14,7 @@ from headrace.quantization.matrix import QuantizedMatrix
 from headrace.quantization.on_load import ON_LOAD
 from headrace.quantization.place import Matrix, place
 from headrace.quantization.rounding import round_between, round_float8, round_integers
+from headrace.weights.parts import Part
 from tests.quantization.formats import FORMATS, Format, fp8, gptq
 from tests.quantization.test_damaged import DictWeights
 from tests.quantization.test_formats import error
@@ -31,7 +32,7 @@ def target(kernels: Kernels | None) -> Target:
 def stored(form: Format, weight: torch.Tensor, kernels: Kernels | None) -> LinearWeight:
     tensors = {f"{NAME}.{suffix}": tensor for suffix, tensor in form.write(weight)[0].items()}
     scheme = open_scheme({"quantization_config": form.config}, target(kernels), None)
-    return scheme.load(DictWeights(tensors), [NAME])
+    return scheme.load(DictWeights(tensors), [NAME], [Part.whole()])
 
 
 # Codes of 2 and 3 bits are kept in 4 by the kernels, groups below 32 are filled up.
@@ -111,7 +112,7 @@ def test_what_has_no_common_layout_is_kept_in_16_bits(
 def test_inputs_of_other_sizes_are_not_fused() -> None:
     weights = DictWeights({"a.weight": torch.randn(4, 32), "b.weight": torch.randn(4, 64)})
     with pytest.raises(CheckpointError, match=r"\(a, b\) read \[32, 64\] inputs"):
-        open_scheme({}, target(None), None).load(weights, ["a", "b"])
+        open_scheme({}, target(None), None).load(weights, ["a", "b"], [Part.whole()] * 2)
 
 
 def test_scales_beyond_float16_are_refused() -> None:
@@ -119,7 +120,7 @@ def test_scales_beyond_float16_are_refused() -> None:
     tensors = {f"{NAME}.{k}": v for k, v in form.write(torch.randn(16, 64) * 1e6)[0].items()}
     scheme = open_scheme({"quantization_config": form.config}, target(ENGINES["best"]), None)
     with pytest.raises(CheckpointError, match="weights of layer: scales: outside the range"):
-        scheme.load(DictWeights(tensors), [NAME])
+        scheme.load(DictWeights(tensors), [NAME], [Part.whole()])
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -75,7 +75,7 @@ class ProcessEngineClient:
         self._report_progress = on_progress
         self._stall_seconds = stall_seconds
         self._journal: dict[int, _Stream] = {}
-        self._router = Router()
+        self._router = Router(capacity=0)
         self._info: EngineInfo | None = None
         self._is_closed = False
         self.on_step: Callable[[EngineStats], None] = lambda stats: None
@@ -96,7 +96,8 @@ class ProcessEngineClient:
             await self.close()
             raise
         self._info = info = total_info([replica.info for replica in self._replicas if replica.info])
-        self._router.capacity = info.num_blocks * info.block_size // PREFIX_STEP
+        if len(self._replicas) > 1:
+            self._router.capacity = info.num_blocks * info.block_size // PREFIX_STEP
 
     async def close(self) -> None:
         """End the engine processes; live requests fail with EngineDeadError."""

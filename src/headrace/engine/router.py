@@ -43,7 +43,8 @@ class Router:
     """Prefix-aware and load-aware, for any number of replicas that come and go."""
 
     capacity: int = 10_000
-    """Points of prefixes that are remembered, as many as the replicas' caches may hold."""
+    """Points of prefixes that are remembered, as many as the replicas' caches may hold; 0: where
+    there is one replica, there is nothing to choose."""
     _holders: OrderedDict[bytes, int] = field(default_factory=OrderedDict)
     """By digest of a prefix: the replicas that computed it, one bit each."""
     _loads: defaultdict[int, _Load] = field(default_factory=lambda: defaultdict(_Load))
@@ -51,7 +52,7 @@ class Router:
     def choose(self, add: Add, candidates: Iterable[int]) -> Route:
         """The cheapest of `candidates`, which gets the request."""
         tokens = add.prompt_ids + add.output_ids
-        digests = list(_digests(tokens, add.cache_salt))
+        digests = list(_digests(tokens, add.cache_salt)) if self.capacity else []
         matched = self._matched(digests)
         replica = min(
             candidates,
@@ -62,6 +63,10 @@ class Router:
         self._loads[replica].streams += 1
         self._loads[replica].missing += route.missing
         return route
+
+    @property
+    def num_points(self) -> int:
+        return len(self._holders)
 
     def num_streams(self, replica: int) -> int:
         return self._loads[replica].streams

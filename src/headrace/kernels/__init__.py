@@ -10,5 +10,6 @@ from headrace.kernels.tensors import Activation as Activation
 from headrace.kernels.tensors import LayerCache as LayerCache
 from headrace.kernels.tensors import PackedWeight as PackedWeight
 from headrace.kernels.tensors import QuantizedActivation as QuantizedActivation
+from headrace.kernels.tensors import RankMemory as RankMemory
 from headrace.kernels.tensors import Rotary as Rotary
 from headrace.kernels.twins import TorchKernels as TorchKernels

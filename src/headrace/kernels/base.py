@@ -35,6 +35,7 @@ from headrace.kernels.tensors import (
     NormKind,
     PackedWeight,
     QuantizedActivation,
+    RankMemory,
     Rotary,
     Routing,
     Rows,
@@ -222,13 +223,22 @@ class Kernels(ABC):
         out: Tensor,
         *,
         scale: float = 1.0,
+        first_id: int = 0,
+        vocab_size: int | None = None,
         accumulate: bool = False,
         rows: Tensor | None = None,
     ) -> None:
-        """out[r] = table[ids[r]] * scale, or added to out. ids [T] int32, out [T, H]."""
+        """out[r] = table[ids[r] - first_id] * scale, or added to out. ids [T] int32, out [T, H].
+
+        The table may hold a part of the vocabulary, from `first_id` on; the others' rows are zero.
+        """
         check(out, "out", torch.float32, None, table.in_features)
         check(ids, "ids", torch.int32, out.shape[0])
-        self._embedding(self._rows(rows, out.shape[0]), ids, table, scale, out, accumulate)
+        vocabulary = (first_id, vocab_size or table.out_features)
+        if first_id < 0 or first_id + table.out_features > vocabulary[1]:
+            raise ValueError("table: reaches beyond the vocabulary")
+        rows_ = self._rows(rows, out.shape[0])
+        self._embedding(rows_, ids, table, scale, vocabulary, out, accumulate)
 
     def norm(
         self,
@@ -560,7 +570,43 @@ class Kernels(ABC):
         rows_ = self._rows(rows, num_sequences)
         self._attention(rows_, qkv, cache, batch, num_heads, options, out)
 
+    def all_reduce(
+        self,
+        ranks: RankMemory,
+        x: Tensor,
+        out: Tensor,
+        *,
+        accumulate: bool = False,
+        rows: Tensor | None = None,
+    ) -> None:
+        """out = sum of x over all ranks, or with `accumulate` added to out. x, out [T, F].
+
+        Every rank calls it with as many rows. They are added in the order of ranks, whoever comes
+        first: all ranks get the same bits.
+        """
+        check(x, "x", torch.float32, None, None)
+        check(out, "out", torch.float32, *x.shape)
+        self._check_slot(ranks, x)
+        self._all_reduce(self._rows(rows, x.shape[0]), ranks, x, out, accumulate)
+
+    def all_gather(
+        self, ranks: RankMemory, x: Tensor, out: Tensor, *, rows: Tensor | None = None
+    ) -> None:
+        """out = all ranks' columns side by side. x [T, this rank's share of C], out [T, C]."""
+        check(x, "x", torch.float32, None, None)
+        check(out, "out", torch.float32, x.shape[0], None)
+        first, last = ranks.columns(out.shape[1])
+        check_equal("x: columns", x.shape[1], last - first)
+        self._check_slot(ranks, x)
+        self._all_gather(self._rows(rows, x.shape[0]), ranks, x, out)
+
     # Checks
+
+    @staticmethod
+    def _check_slot(ranks: RankMemory, x: Tensor) -> None:
+        check(ranks.storage, "ranks: storage", torch.uint8, None)
+        if x.nbytes > ranks.slot_bytes:
+            raise ValueError(f"x: {x.nbytes} bytes do not fit into the {ranks.slot_bytes} of ranks")
 
     @staticmethod
     def _rows(control: Tensor | None, capacity: int) -> Rows:
@@ -636,6 +682,7 @@ class Kernels(ABC):
         ids: Tensor,
         table: PackedWeight,
         scale: float,
+        vocabulary: tuple[int, int],
         out: Tensor,
         accumulate: bool,
     ) -> None: ...
@@ -754,3 +801,11 @@ class Kernels(ABC):
         options: tuple[float, int | None, float | None, Tensor | None],
         out: Tensor,
     ) -> None: ...
+
+    @abstractmethod
+    def _all_reduce(
+        self, rows: Rows, ranks: RankMemory, x: Tensor, out: Tensor, accumulate: bool
+    ) -> None: ...
+
+    @abstractmethod
+    def _all_gather(self, rows: Rows, ranks: RankMemory, x: Tensor, out: Tensor) -> None: ...

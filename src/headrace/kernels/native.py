@@ -29,6 +29,7 @@ from headrace.kernels.tensors import (
     NormKind,
     PackedWeight,
     QuantizedActivation,
+    RankMemory,
     Rotary,
     Routing,
     Rows,
@@ -114,6 +115,9 @@ class NativeKernels(Kernels):
             weight.has_minimum,
         )
 
+    def _ranks_words(self, ranks: RankMemory) -> tuple[int, ...]:
+        return self._address(ranks.storage), ranks.rank, ranks.size, ranks.slot_bytes
+
     def _cache_words(self, cache: LayerCache) -> tuple[int, ...]:
         parts = (cache.keys, cache.values, cache.key_scales, cache.value_scales)
         sizes = (cache.num_blocks, cache.num_kv_heads, cache.head_size)
@@ -167,6 +171,7 @@ class NativeKernels(Kernels):
         ids: Tensor,
         table: PackedWeight,
         scale: float,
+        vocabulary: tuple[int, int],
         out: Tensor,
         accumulate: bool,
     ) -> None:
@@ -176,6 +181,7 @@ class NativeKernels(Kernels):
             self._address(ids),
             *self._weight_words(table),
             scale,
+            *vocabulary,
             self._address(out),
             accumulate,
         )
@@ -418,3 +424,16 @@ class NativeKernels(Kernels):
             self._address(alibi_slopes),
             self._address(out),
         )
+
+    def _all_reduce(
+        self, rows: Rows, ranks: RankMemory, x: Tensor, out: Tensor, accumulate: bool
+    ) -> None:
+        words = *self._rows_words(rows), *self._ranks_words(ranks)
+        self._call(
+            "all_reduce", *words, self._address(x), x.shape[1], self._address(out), accumulate
+        )
+
+    def _all_gather(self, rows: Rows, ranks: RankMemory, x: Tensor, out: Tensor) -> None:
+        words = *self._rows_words(rows), *self._ranks_words(ranks)
+        columns = out.shape[1]
+        self._call("all_gather", *words, self._address(x), x.shape[1], columns, self._address(out))

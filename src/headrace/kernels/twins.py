@@ -3,8 +3,10 @@
 Quantized activations are held as the float values that the integers stand for.
 """
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -22,6 +24,7 @@ from headrace.kernels.tensors import (
     BLOCK_SIZE,
     FLOAT_DTYPES,
     GROUP_SIZE,
+    RANK_LINE_BYTES,
     Activation,
     Draws,
     ExpertBuffers,
@@ -31,6 +34,7 @@ from headrace.kernels.tensors import (
     NormKind,
     PackedWeight,
     QuantizedActivation,
+    RankMemory,
     Rotary,
     Routing,
     Rows,
@@ -118,6 +122,23 @@ def check_range(index: Tensor, size: int, message: str) -> None:
         raise ValueError(message)
 
 
+def exchange(ranks: RankMemory, x: Tensor, widths: list[int] | None = None) -> list[Tensor]:
+    """Every rank's x [T, width], by way of the memory as csrc/ranks.h describes it."""
+    if not len(x):
+        return [x] * ranks.size
+    lines = ranks.storage[: RANK_LINE_BYTES * ranks.size].view(torch.int32).numpy()
+    arrived = lines[:: RANK_LINE_BYTES // 4]
+    slots = ranks.storage[RANK_LINE_BYTES * ranks.size :].view(torch.float32)
+    mine = int(arrived[ranks.rank]) + 1
+    current = slots.view(ranks.size, 2, -1)[:, mine % 2]
+    current[ranks.rank, : x.numel()] = x.flatten()
+    arrived[ranks.rank] = mine
+    while (arrived - mine < 0).any():
+        time.sleep(0)
+    sizes = [len(x) * width for width in widths or [x.shape[1]] * ranks.size]
+    return [slot[:size].view(len(x), -1) for slot, size in zip(current, sizes, strict=True)]
+
+
 class TorchKernels(Kernels):
     """Ops in torch. See `Kernels` for what each does."""
 
@@ -188,13 +209,19 @@ class TorchKernels(Kernels):
         ids: Tensor,
         table: PackedWeight,
         scale: float,
+        vocabulary: tuple[int, int],
         out: Tensor,
         accumulate: bool,
     ) -> None:
+        first_id, vocab_size = vocabulary
+
         def op() -> None:
             count = rows.count()
-            check_range(ids[:count], table.out_features, "a token id is outside the embedding")
-            result = values_of(table, ids[:count].long()) * scale
+            check_range(ids[:count], vocab_size, "a token id is outside the embedding")
+            index = ids[:count].long() - first_id
+            is_here = (index >= 0) & (index < table.out_features)
+            values = values_of(table, index.clamp(0, table.out_features - 1)) * scale
+            result = values * is_here[:, None]
             out[:count] = out[:count] + result if accumulate else result
 
         self._do(op)
@@ -448,6 +475,26 @@ class TorchKernels(Kernels):
                 query = query.unflatten(1, (num_heads, -1)).transpose(0, 1)
                 result = attend(query, keys[:, :context], values[:, :context], options)
                 out[first:last] = result.transpose(0, 1).flatten(1)
+
+        self._do(op)
+
+    def _all_reduce(
+        self, rows: Rows, ranks: RankMemory, x: Tensor, out: Tensor, accumulate: bool
+    ) -> None:
+        def op() -> None:
+            count = rows.count()
+            parts = exchange(ranks, x[:count])
+            total = sum(parts[1:], start=parts[0])
+            out[:count] = out[:count] + total if accumulate else total
+
+        self._do(op)
+
+    def _all_gather(self, rows: Rows, ranks: RankMemory, x: Tensor, out: Tensor) -> None:
+        def op() -> None:
+            count, columns = rows.count(), out.shape[1]
+            widths = [replace(ranks, rank=rank).columns(columns) for rank in range(ranks.size)]
+            parts = exchange(ranks, x[:count], [last - first for first, last in widths])
+            out[:count] = torch.cat(parts, -1)
 
         self._do(op)
 

@@ -11,6 +11,7 @@ from headrace.layers.operations import Activation, Angles, AttentionLayout, Head
 from headrace.layers.parameters import ParameterLoader
 from headrace.layers.rope import RopeSpec
 from headrace.quantization import LinearWeight
+from headrace.weights import Slice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +59,10 @@ class Attention:
 
     def __init__(self, load: ParameterLoader, prefix: str, layer: int, spec: AttentionSpec) -> None:
         query, key_value = (n * spec.head_size for n in (spec.num_heads, spec.num_kv_heads))
+        heads, kv_heads = (
+            load.shard.slice(spec.num_heads),
+            load.shard.shared_slice(spec.num_kv_heads),
+        )
         self.operations = load.operations
         self.qkv = Linear(
             load,
@@ -65,17 +70,23 @@ class Attention:
             spec.hidden_size,
             [query, key_value, key_value],
             bias=spec.qkv_bias,
+            outputs=[heads, kv_heads, kv_heads],
         )
         self.output = Linear(
-            load, [f"{prefix}.o_proj"], query, [spec.hidden_size], bias=spec.output_bias
+            load,
+            [f"{prefix}.o_proj"],
+            query,
+            [spec.hidden_size],
+            bias=spec.output_bias,
+            inputs=heads,
         )
         self.layout = AttentionLayout(
             layer=layer,
-            num_heads=spec.num_heads,
-            num_kv_heads=spec.num_kv_heads,
+            num_heads=len(heads),
+            num_kv_heads=len(kv_heads),
             head_size=spec.head_size,
-            options=_options(load, prefix, spec),
-            head_norm=_head_norm(load, prefix, spec),
+            options=_options(load, prefix, spec, heads),
+            head_norm=_head_norm(load, prefix, spec, heads, kv_heads),
             clip=spec.clip,
             temperature=spec.temperature,
         )
@@ -90,10 +101,13 @@ class Attention:
         return self.operations.attend(self.qkv(x), angles, batch, self.layout, self.output.weight)
 
 
-def _options(load: ParameterLoader, prefix: str, spec: AttentionSpec) -> AttentionOptions:
-    slopes, sinks = spec.alibi_slopes, None
+def _options(
+    load: ParameterLoader, prefix: str, spec: AttentionSpec, heads: Slice
+) -> AttentionOptions:
+    slopes = None if spec.alibi_slopes is None else spec.alibi_slopes[heads.start : heads.stop]
+    sinks = None
     if spec.has_sinks:
-        sinks = load.tensor(f"{prefix}.sinks", (spec.num_heads,), torch.float32)
+        sinks = load.tensor(f"{prefix}.sinks", (spec.num_heads,), torch.float32, heads)
     return AttentionOptions(
         scale=spec.scale,
         window=spec.window,
@@ -110,12 +124,21 @@ def _norm_shape(norm: HeadNormSpec, num_heads: int, head_size: int) -> tuple[int
     return (num_heads, head_size) if norm.has_weight_per_head else (head_size,)
 
 
-def _head_norm(load: ParameterLoader, prefix: str, spec: AttentionSpec) -> HeadNorm | None:
+def _head_norm(
+    load: ParameterLoader, prefix: str, spec: AttentionSpec, heads: Slice, kv_heads: Slice
+) -> HeadNorm | None:
     norm, size = spec.head_norm, spec.head_size
     if norm is None:
         return None
+    is_shared = not (norm.is_joint or norm.has_weight_per_head)
     query, key = (
-        load_norm(load, f"{prefix}.{name}_norm", _norm_shape(norm, num_heads, size), norm.norm)
-        for name, num_heads in (("q", spec.num_heads), ("k", spec.num_kv_heads))
+        load_norm(
+            load,
+            f"{prefix}.{name}_norm",
+            _norm_shape(norm, share.total, size),
+            norm.norm,
+            None if is_shared else share,
+        )
+        for name, share in (("q", heads), ("k", kv_heads))
     )
     return HeadNorm(query, key, norm.is_joint)

@@ -1,4 +1,8 @@
-"""Token ids to vectors, and vectors to logits; one matrix may serve both."""
+"""Token ids to vectors, and vectors to logits; one matrix may serve both.
+
+Both are split over ranks by token ids, so that one matrix still serves both and no rank keeps more
+than its share: the price is one more sum over the ranks per pass, beside two for every layer.
+"""
 
 from dataclasses import dataclass
 
@@ -30,7 +34,10 @@ class Embedding:
         self, load: ParameterLoader, vocab_size: int, hidden_size: int, spec: EmbeddingSpec
     ) -> None:
         self.spec = spec
-        self.weight = load.linear(["model.embed_tokens"], spec.size, [vocab_size])
+        self.vocabulary = load.shard.slice(vocab_size)
+        self.weight = load.linear(
+            ["model.embed_tokens"], spec.size, [vocab_size], outputs=[self.vocabulary]
+        )
         self.operations = load.operations
         self.positions: LinearWeight | None = None
         self.projection: Linear | None = None
@@ -45,7 +52,11 @@ class Embedding:
             self.norm = Norm(load, "model.embed_norm", hidden_size, spec.norm)
 
     def __call__(self, token_ids: Tensor, positions: Tensor) -> Tensor:
-        hidden = self.operations.embedding(token_ids, self.weight, self.spec.scale)
+        hidden = self.operations.embedding(
+            token_ids, self.weight, self.spec.scale, vocabulary=self.vocabulary
+        )
+        if not self.vocabulary.is_whole:
+            hidden = self.operations.all_reduce(hidden)
         if self.projection is not None:
             hidden = self.projection(self.operations.convert(hidden, self.projection.weight))
         if self.positions is not None:
@@ -69,15 +80,16 @@ class Head:
 
     def __init__(self, load: ParameterLoader, embedding: Embedding, spec: HeadSpec) -> None:
         self.operations = load.operations
+        self.vocabulary = embedding.vocabulary
         self.weight = embedding.weight
         self.bias: Tensor | None = None
         self.soft_cap = spec.soft_cap
         self.projection: Linear | None = None
-        vocab_size, size = self.weight.out_features, self.weight.in_features
+        vocab_size, size = self.vocabulary.total, self.weight.in_features
         if not spec.is_tied:
-            self.weight = load.linear(["lm_head"], size, [vocab_size])
+            self.weight = load.linear(["lm_head"], size, [vocab_size], outputs=[self.vocabulary])
         if spec.bias:
-            self.bias = load.tensor("lm_head.bias", (vocab_size,))
+            self.bias = load.tensor("lm_head.bias", (vocab_size,), share=self.vocabulary)
         if embedding.projection is not None:
             hidden_size = embedding.projection.weight.out_features
             self.projection = Linear(load, ["model.output_projection"], hidden_size, [size])
@@ -90,7 +102,10 @@ class Head:
     def __call__(self, hidden: Activation) -> Tensor:
         if self.projection is not None:
             hidden = self.operations.convert(self.projection(hidden), self.weight)
-        logits = self.operations.linear(hidden, self.weight, self.bias).float()
+        logits = self.operations.linear(hidden, self.weight, self.bias)
+        if not self.vocabulary.is_whole:
+            logits = self.operations.all_gather(logits, self.vocabulary)
+        logits = logits.float()
         if self.soft_cap is None:
             return logits
         return self.operations.soft_cap(logits, self.soft_cap)

@@ -47,6 +47,8 @@ class LatentAttention:
         assert isinstance(load.operations, TorchOperations)
         assert spec.value_size is not None
         self.spec, self.layer, self.operations = spec, layer, load.operations
+        self.heads = load.shard.slice(spec.num_heads)
+        """Of this rank; all have the latents."""
         self.latent_size: int = spec.value_size
         self.rotary_size = spec.head_size - spec.value_size
         self._load_queries(load, prefix)
@@ -66,6 +68,7 @@ class LatentAttention:
             spec.num_heads * spec.head_value_size,
             [spec.hidden_size],
             bias=spec.output_bias,
+            inputs=self.heads,
         )
         self.options = AttentionOptions(scale=spec.scale)
 
@@ -80,16 +83,17 @@ class LatentAttention:
             name, size = "q_b_proj", spec.query_rank
             self.query_norm = load_norm(load, f"{prefix}.q_a_layernorm", (size,), spec.norm)
         width = spec.num_heads * (spec.plain_size + self.rotary_size)
-        self.query = Linear(load, [f"{prefix}.{name}"], size, [width])
+        self.query = Linear(load, [f"{prefix}.{name}"], size, [width], outputs=[self.heads])
 
     def _load_heads(self, load: ParameterLoader, name: str) -> tuple[Tensor, Tensor]:
         """From latents to each head's keys [heads, plain_size, latent] and values."""
         spec = self.spec
         sizes = [spec.plain_size, spec.head_value_size]
-        weight = load.linear([name], self.latent_size, [spec.num_heads * sum(sizes)])
+        width = spec.num_heads * sum(sizes)
+        weight = load.linear([name], self.latent_size, [width], outputs=[self.heads])
         rows = weight.lookup(torch.arange(weight.out_features, device=load.device))
         load.nbytes += rows.nbytes - weight.nbytes
-        key_up, value_up = rows.view(spec.num_heads, -1, self.latent_size).split(sizes, dim=1)
+        key_up, value_up = rows.view(len(self.heads), -1, self.latent_size).split(sizes, dim=1)
         return key_up, value_up
 
     @property
@@ -112,7 +116,7 @@ class LatentAttention:
         """Queries that meet latents, [T, heads, head_size]."""
         if self.query_down is not None:
             x = normalize(self.query_down(x), self.query_norm)
-        queries = self.query(x).view(len(x), self.spec.num_heads, -1)
+        queries = self.query(x).view(len(x), len(self.heads), -1)
         plain, rotary = queries.split([self.spec.plain_size, self.rotary_size], dim=-1)
         absorbed = torch.einsum("thp,hpl->thl", plain, self.key_up)
         return torch.cat((absorbed, self._rotate(rotary, angles)), dim=-1)

@@ -1,4 +1,8 @@
-"""A linear layer, possibly several fused into one. How the weight is stored is its scheme's."""
+"""A linear layer, possibly several fused into one. How the weight is stored is its scheme's.
+
+Over several ranks it is split along its outputs, and each rank has some of the results; or along
+its inputs, and the ranks' results are summed (Shoeybi et al. 2019).
+"""
 
 from collections.abc import Sequence
 
@@ -7,10 +11,11 @@ from torch import Tensor
 
 from headrace.layers.operations import Activation
 from headrace.layers.parameters import ParameterLoader
+from headrace.weights import Slice
 
 
 class Linear:
-    """x W^T + bias, [T, in_features] to [T, sum(out_features)]."""
+    """x W^T + bias, [T, in_features] to [T, sum(out_features)], or to this rank's share of them."""
 
     def __init__(
         self,
@@ -20,14 +25,25 @@ class Linear:
         out_features: Sequence[int],
         *,
         bias: bool = False,
+        outputs: Sequence[Slice] | None = None,
+        inputs: Slice | None = None,
     ) -> None:
-        self.weight = load.linear(names, in_features, out_features)
+        """Sizes are the whole model's; this rank has the shares `outputs` (of each name) and
+        `inputs` of them, None being all."""
+        self.weight = load.linear(names, in_features, out_features, outputs=outputs, inputs=inputs)
         self.operations = load.operations
+        self.is_partial = inputs is not None and not inputs.is_whole
         self.bias: Tensor | None = None
-        if bias:
-            sizes = zip(names, out_features, strict=True)
-            self.bias = torch.cat([load.tensor(f"{name}.bias", (size,)) for name, size in sizes])
+        if bias and not (self.is_partial and load.shard.rank):  # added once
+            shares = outputs or [Slice.whole(size) for size in out_features]
+            sizes = zip(names, out_features, shares, strict=True)
+            self.bias = torch.cat(
+                [load.tensor(f"{name}.bias", (size,), share=share) for name, size, share in sizes]
+            )
 
     def __call__(self, x: Activation, residual: Tensor | None = None) -> Tensor:
         """With `residual` [T, out] the result is added to it, in its memory."""
-        return self.operations.linear(x, self.weight, self.bias, residual)
+        if not self.is_partial:
+            return self.operations.linear(x, self.weight, self.bias, residual)
+        partial = self.operations.linear(x, self.weight, self.bias, is_partial=True)
+        return self.operations.all_reduce(partial, residual)

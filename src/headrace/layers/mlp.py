@@ -27,6 +27,7 @@ class MLP:
         names, inner = ["gate_proj", "up_proj"], spec.intermediate_size
         if not spec.is_gated:
             names = ["up_proj"]
+        share = load.shard.features(inner)
         self.spec = spec
         self.operations = load.operations
         self.up = Linear(
@@ -35,8 +36,11 @@ class MLP:
             hidden_size,
             [inner] * len(names),
             bias=spec.bias,
+            outputs=[share] * len(names),
         )
-        self.down = Linear(load, [f"{prefix}.down_proj"], inner, [hidden_size], bias=spec.bias)
+        self.down = Linear(
+            load, [f"{prefix}.down_proj"], inner, [hidden_size], bias=spec.bias, inputs=share
+        )
 
     @property
     def input_weight(self) -> LinearWeight:

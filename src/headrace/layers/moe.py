@@ -32,22 +32,27 @@ class MoE:
     def __init__(self, load: ParameterLoader, prefix: str, hidden_size: int, spec: MoESpec) -> None:
         self.operations = load.operations
         self.router = _load_router(load, prefix, hidden_size, spec)
-        self.experts = [
-            _load_expert(load, f"{prefix}.experts.{number}", hidden_size, spec.expert)
+        mlps = [
+            MLP(load, f"{prefix}.experts.{number}", hidden_size, spec.expert)
             for number in range(spec.router.num_experts)
         ]
         if spec.shared is not None:
-            shared = _load_expert(load, f"{prefix}.shared_expert", hidden_size, spec.shared)
-            self.experts.append(shared)
+            mlps.append(MLP(load, f"{prefix}.shared_expert", hidden_size, spec.shared))
+        self.experts = [_expert(mlp) for mlp in mlps]
+        self.is_partial = mlps[0].down.is_partial
+        """Other ranks have the rest of each expert."""
 
     def __call__(self, x: Activation, residual: Tensor | None) -> Tensor:
         """Added to the residual stream if one is given, in its memory."""
-        return self.operations.experts(x, self.router, self.experts, residual)
+        if not self.is_partial:
+            return self.operations.experts(x, self.router, self.experts, residual)
+        partial = self.operations.experts(x, self.router, self.experts, None)
+        return self.operations.all_reduce(partial, residual)
 
 
-def _load_expert(load: ParameterLoader, prefix: str, hidden_size: int, spec: MLPSpec) -> Expert:
-    mlp = MLP(load, prefix, hidden_size, spec)
-    return Expert(mlp.up.weight, mlp.up.bias, spec.activation, mlp.down.weight, mlp.down.bias)
+def _expert(mlp: MLP) -> Expert:
+    up, down = mlp.up, mlp.down
+    return Expert(up.weight, up.bias, mlp.spec.activation, down.weight, down.bias)
 
 
 def _load_router(load: ParameterLoader, prefix: str, hidden_size: int, spec: MoESpec) -> Router:

@@ -14,7 +14,7 @@ from torch import Tensor
 from headrace.attention.base import AttentionBatch
 from headrace.attention.native import NativeBackend
 from headrace.errors import StartupError
-from headrace.kernels import Activation, Kernels, QuantizedActivation, Rotary
+from headrace.kernels import Activation, Kernels, QuantizedActivation, RankMemory, Rotary
 from headrace.kernels.tensors import (
     GROUP_SIZE,
     ExpertBuffers,
@@ -30,6 +30,7 @@ from headrace.layers.rope import RotaryEmbedding
 from headrace.layers.routing import Router
 from headrace.quantization import LinearWeight
 from headrace.quantization.packed import PackedLinear, pack_floats
+from headrace.weights import Slice
 
 GATES: dict[str, GateKind] = {
     "silu": "silu",
@@ -85,8 +86,16 @@ class Counts:
 class NativeOperations:
     """See `layers.operations.Operations`; every call needs to be inside `passes`."""
 
-    def __init__(self, kernels: Kernels, backend: NativeBackend, max_positions: int) -> None:
+    def __init__(
+        self,
+        kernels: Kernels,
+        backend: NativeBackend,
+        max_positions: int,
+        ranks: RankMemory | None = None,
+    ) -> None:
+        """`ranks`: None where no other ranks have a part of the model."""
         self.kernels = kernels
+        self._ranks = ranks
         self._backend = backend
         self._max_positions = max_positions
         self._buffers: dict[tuple[str, int, int, bool], Activation] = {}
@@ -135,14 +144,18 @@ class NativeOperations:
         table: LinearWeight,
         scale: float = 1.0,
         residual: Tensor | None = None,
+        vocabulary: Slice | None = None,
     ) -> Tensor:
         assert isinstance(table, PackedLinear)
+        share = vocabulary or Slice.whole(table.out_features)
         out = self._floats("embedding", table.in_features) if residual is None else residual
         self.kernels.embedding(
             ids,
             table.packed,
             out,
             scale=scale,
+            first_id=share.start,
+            vocab_size=share.total,
             accumulate=residual is not None,
             rows=self._counts.tokens,
         )
@@ -197,9 +210,13 @@ class NativeOperations:
         weight: LinearWeight,
         bias: Tensor | None = None,
         residual: Tensor | None = None,
+        *,
+        is_partial: bool = False,
     ) -> Tensor:
         assert isinstance(weight, PackedLinear)
-        out = self._floats("linear", weight.out_features) if residual is None else residual
+        out = residual
+        if out is None:  # the residual stream itself may be a linear's result
+            out = self._floats("partial" if is_partial else "linear", weight.out_features)
         self.kernels.linear(
             x,
             weight.packed,
@@ -208,6 +225,19 @@ class NativeOperations:
             accumulate=residual is not None,
             rows=self._counts.tokens,
         )
+        return out
+
+    def all_reduce(self, partial: Tensor, residual: Tensor | None = None) -> Tensor:
+        assert self._ranks is not None
+        out = partial if residual is None else residual
+        has_residual, rows = residual is not None, self._counts.tokens
+        self.kernels.all_reduce(self._ranks, partial, out, accumulate=has_residual, rows=rows)
+        return out
+
+    def all_gather(self, x: Tensor, columns: Slice) -> Tensor:
+        assert self._ranks is not None
+        out = self._floats("gathered", columns.total)
+        self.kernels.all_gather(self._ranks, x, out, rows=self._counts.tokens)
         return out
 
     def gated(

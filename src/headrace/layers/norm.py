@@ -12,6 +12,7 @@ from torch import Tensor
 from headrace.layers.operations import Activation, NormParameters
 from headrace.layers.parameters import ParameterLoader
 from headrace.quantization import LinearWeight
+from headrace.weights import Slice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,17 +30,25 @@ class NormSpec:
 
 
 def load_norm(
-    load: ParameterLoader, name: str, shape: tuple[int, ...], spec: NormSpec
+    load: ParameterLoader,
+    name: str,
+    shape: tuple[int, ...],
+    spec: NormSpec,
+    share: Slice | None = None,
 ) -> NormParameters:
-    """Parameters of `shape`; its last dimension is the normalised one."""
+    """Parameters of `shape`, or a share of its first dimension; the last is the normalised one."""
     if not spec.has_weight:
-        weight = torch.full(shape, spec.scale, device=load.device)
+        rows = share.count(shape[0]) if share else shape[0]
+        weight = torch.full((rows, *shape[1:]), spec.scale, device=load.device)
     elif spec.offset == 0 and spec.scale == 1:
-        weight = load.tensor(f"{name}.weight", shape)
+        weight = load.tensor(f"{name}.weight", shape, share=share)
     else:
         # Small differences from the offset would be lost in 16 bits.
-        weight = (load.tensor(f"{name}.weight", shape, torch.float32) + spec.offset) * spec.scale
-    bias = load.tensor(f"{name}.bias", shape) * spec.scale if spec.has_bias else None
+        stored = load.tensor(f"{name}.weight", shape, torch.float32, share)
+        weight = (stored + spec.offset) * spec.scale
+    bias = None
+    if spec.has_bias:
+        bias = load.tensor(f"{name}.bias", shape, share=share) * spec.scale
     return NormParameters(spec.kind, spec.epsilon, weight, bias)
 
 

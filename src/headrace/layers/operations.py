@@ -13,10 +13,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from headrace.attention.base import AttentionBackend, AttentionBatch, AttentionOptions
+from headrace.distributed.ranks import OneRank, Ranks
 from headrace.layers.activation import ACTIVATIONS, gate
 from headrace.layers.rope import RotaryEmbedding, rotate
 from headrace.layers.routing import Router, route
 from headrace.quantization import LinearWeight
+from headrace.weights import Slice
 
 Activation = Any
 """Input of a linear layer, in the form that its weight wants: for torch a Tensor [T, features]."""
@@ -93,9 +95,10 @@ class Operations(Protocol):
         table: LinearWeight,
         scale: float = 1.0,
         residual: Tensor | None = None,
+        vocabulary: Slice | None = None,
     ) -> Tensor:
         """Rows ids [T] of the table, times `scale`, [T, hidden_size]; with `residual` added to it,
-        in its memory."""
+        in its memory. A table of only the ids in `vocabulary` gives zeros for others."""
         ...
 
     def norm(self, x: Tensor, norm: NormParameters, consumer: LinearWeight | None) -> Activation:
@@ -117,8 +120,21 @@ class Operations(Protocol):
         weight: LinearWeight,
         bias: Tensor | None = None,
         residual: Tensor | None = None,
+        *,
+        is_partial: bool = False,
     ) -> Tensor:
-        """x W^T + bias + residual, [T, out_features]; may be in residual's memory."""
+        """x W^T + bias + residual, [T, out_features]; may be in residual's memory.
+
+        `is_partial`: other ranks have the rest of the sum (see `all_reduce`).
+        """
+        ...
+
+    def all_reduce(self, partial: Tensor, residual: Tensor | None = None) -> Tensor:
+        """The sum of all ranks' partial [T, H], plus residual; may be in the memory of either."""
+        ...
+
+    def all_gather(self, x: Tensor, columns: Slice) -> Tensor:
+        """x [T, len(columns)] of all ranks side by side, [T, columns.total]."""
         ...
 
     def gated(
@@ -182,11 +198,18 @@ def normalize(x: Tensor, norm: NormParameters) -> Tensor:
     return normed.to(x.dtype)
 
 
+def _lookup(ids: Tensor, table: LinearWeight, vocabulary: Slice) -> Tensor:
+    index = ids - vocabulary.start
+    is_here = (index >= 0) & (index < len(vocabulary))
+    return table.lookup(index.clamp(0, len(vocabulary) - 1)) * is_here.unsqueeze(1)
+
+
 class TorchOperations:
     """Plain torch, at once; `consumer` does not matter to it."""
 
-    def __init__(self, backend: AttentionBackend) -> None:
+    def __init__(self, backend: AttentionBackend, ranks: Ranks | None = None) -> None:
         self.backend = backend
+        self._ranks = ranks or OneRank()
 
     def embedding(
         self,
@@ -194,8 +217,9 @@ class TorchOperations:
         table: LinearWeight,
         scale: float = 1.0,
         residual: Tensor | None = None,
+        vocabulary: Slice | None = None,
     ) -> Tensor:
-        embedded = table.lookup(ids)
+        embedded = table.lookup(ids) if vocabulary is None else _lookup(ids, table, vocabulary)
         embedded = embedded if scale == 1 else embedded * scale
         return embedded if residual is None else residual.add_(embedded)
 
@@ -215,8 +239,17 @@ class TorchOperations:
         weight: LinearWeight,
         bias: Tensor | None = None,
         residual: Tensor | None = None,
+        *,
+        is_partial: bool = False,
     ) -> Tensor:
         return weight.apply(x, bias, residual)
+
+    def all_reduce(self, partial: Tensor, residual: Tensor | None = None) -> Tensor:
+        total = self._ranks.all_reduce(partial)
+        return total if residual is None else residual.add_(total)
+
+    def all_gather(self, x: Tensor, columns: Slice) -> Tensor:
+        return self._ranks.all_gather(x, columns)
 
     def gated(
         self,
@@ -277,8 +310,8 @@ class TorchOperations:
         states = qkv.view(len(qkv), -1, layout.head_size)
         query, key, value = states.split([heads, kv_heads, kv_heads], dim=1)
         if norm := layout.head_norm:
-            query = _normalize_heads(query, norm.query, is_joint=norm.is_joint)
-            key = _normalize_heads(key, norm.key, is_joint=norm.is_joint)
+            function = self._normalize_jointly if norm.is_joint else normalize
+            query, key = function(query, norm.query), function(key, norm.key)
         if angles is not None:
             query, key = rotate(query, *angles), rotate(key, *angles)
         if layout.temperature is not None:
@@ -289,9 +322,13 @@ class TorchOperations:
     def soft_cap(self, x: Tensor, cap: float) -> Tensor:
         return x.div_(cap).tanh_().mul_(cap)
 
-
-def _normalize_heads(states: Tensor, norm: NormParameters, *, is_joint: bool) -> Tensor:
-    """states [T, heads, head_size]."""
-    if is_joint:
-        return normalize(states.flatten(1), norm).view(states.shape)
-    return normalize(states, norm)
+    def _normalize_jointly(self, states: Tensor, norm: NormParameters) -> Tensor:
+        """states [T, heads, head_size], over the heads of all ranks, which have as many each."""
+        flat, size = states.flatten(1), self._ranks.shard.size
+        if size == 1:
+            return normalize(flat, norm).view(states.shape)
+        assert norm.kind == "rms"
+        wide = flat.float()
+        mean = self._ranks.all_reduce(wide.square().mean(-1, keepdim=True)) / size
+        normed = (wide * torch.rsqrt(mean + norm.epsilon)).to(norm.weight.dtype)
+        return (norm.weight * normed).to(states.dtype).view(states.shape)

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from headrace.distributed.shard import Shard
 from headrace.errors import CheckpointError
 from headrace.layers.operations import Operations
 from headrace.quantization import LinearWeight, Scheme
-from headrace.weights import DummyWeights, Weights
+from headrace.weights import DummyWeights, Part, Slice, Weights
 
 
 class ParameterLoader:
@@ -22,8 +23,11 @@ class ParameterLoader:
         *,
         dtype: torch.dtype,
         device: torch.device,
+        shard: Shard | None = None,
     ) -> None:
         self.nbytes = 0
+        self.shard = shard or Shard()
+        """Which part of the model the layers are to have."""
         self.operations = operations
         """What the layers compute with."""
         self._weights = weights
@@ -31,24 +35,45 @@ class ParameterLoader:
         self._dtype = dtype
         self.device = device
 
-    def tensor(self, name: str, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> Tensor:
-        """One parameter; without `dtype` in the model's. Raises CheckpointError if its shape
-        differs."""
+    def tensor(
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        dtype: torch.dtype | None = None,
+        share: Slice | None = None,
+    ) -> Tensor:
+        """One parameter, or a share of its first dimension; without `dtype` in the model's.
+
+        Raises CheckpointError if its shape differs.
+        """
         stored = self._weights.get(name)
         if stored.shape != shape:
             raise CheckpointError(
                 f"tensor {name}: expected shape {list(shape)}, found {list(stored.shape)}"
             )
-        tensor = stored.to(device=self.device, dtype=dtype or self._dtype)
+        cut = share.of(len(stored)) if share else slice(None)
+        tensor = stored[cut].to(device=self.device, dtype=dtype or self._dtype)
         self.nbytes += tensor.nbytes
         return tensor
 
     def linear(
-        self, names: Sequence[str], in_features: int, out_features: Sequence[int]
+        self,
+        names: Sequence[str],
+        in_features: int,
+        out_features: Sequence[int],
+        *,
+        outputs: Sequence[Slice] | None = None,
+        inputs: Slice | None = None,
     ) -> LinearWeight:
-        """The layers `names` fused along their outputs, one size in `out_features` for each."""
-        weight = self._scheme.load(self._weights, names)
-        expected = [sum(out_features), in_features]
+        """The layers `names` fused along their outputs, one size in `out_features` for each.
+
+        Of each layer this rank gets the share in `outputs`, and of all the share `inputs`.
+        """
+        rows = outputs or [Slice.whole(size) for size in out_features]
+        columns = inputs or Slice.whole(in_features)
+        weight = self._scheme.load(self._weights, names, [Part(share, columns) for share in rows])
+        counts = [share.count(size) for share, size in zip(rows, out_features, strict=True)]
+        expected = [sum(counts), columns.count(in_features)]
         if [weight.out_features, weight.in_features] != expected:
             raise CheckpointError(
                 f"weights of {', '.join(names)}: expected {expected} together, "
@@ -69,17 +94,30 @@ class DummyLoader(ParameterLoader):
         *,
         dtype: torch.dtype,
         device: torch.device,
+        shard: Shard | None = None,
     ) -> None:
-        super().__init__(weights, scheme, operations, dtype=dtype, device=device)
+        super().__init__(weights, scheme, operations, dtype=dtype, device=device, shard=shard)
         self._shapes = weights.shapes
 
-    def tensor(self, name: str, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> Tensor:
+    def tensor(
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        dtype: torch.dtype | None = None,
+        share: Slice | None = None,
+    ) -> Tensor:
         self._shapes[name] = shape
-        return super().tensor(name, shape, dtype)
+        return super().tensor(name, shape, dtype, share)
 
     def linear(
-        self, names: Sequence[str], in_features: int, out_features: Sequence[int]
+        self,
+        names: Sequence[str],
+        in_features: int,
+        out_features: Sequence[int],
+        *,
+        outputs: Sequence[Slice] | None = None,
+        inputs: Slice | None = None,
     ) -> LinearWeight:
         for name, size in zip(names, out_features, strict=True):
             self._shapes[f"{name}.weight"] = (size, in_features)
-        return super().linear(names, in_features, out_features)
+        return super().linear(names, in_features, out_features, outputs=outputs, inputs=inputs)

@@ -1,8 +1,9 @@
 """From a checkpoint to a model that runs, with the attention backend that holds its cache."""
 
 import logging
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -12,8 +13,12 @@ from headrace.attention import choose_backend
 from headrace.attention.base import AttentionBackend, AttentionBatch, AttentionShape
 from headrace.attention.native import NativeBackend
 from headrace.checkpoint.checkpoint import Checkpoint
+from headrace.distributed.ranks import OneRank, Ranks
+from headrace.distributed.shard import Shard, allowed_sizes
 from headrace.errors import StartupError
 from headrace.kernels import Kernels
+from headrace.layers.mlp import MLPSpec
+from headrace.layers.moe import MoESpec
 from headrace.layers.native import NativeOperations, unsupported
 from headrace.layers.operations import Operations, TorchOperations
 from headrace.layers.parameters import DummyLoader, ParameterLoader
@@ -47,6 +52,12 @@ class LoadOptions:
     """"dummy": random weights."""
     max_total_tokens: int | None = None
     """The longest request there will be, where that is less than the model's longest context."""
+    ranks: Ranks = field(default_factory=OneRank)
+    """Who else has a part of the model."""
+    max_tokens: int = 0
+    """Of one pass, where there are several ranks: it limits what they exchange."""
+    max_logit_rows: int = 0
+    """Of one call of the head, likewise."""
     trust_remote_code: bool = False
     """Code that comes with a checkpoint may run."""
 
@@ -100,14 +111,15 @@ def _load_fallback(
 def _load_decoder(
     checkpoint: Checkpoint, options: LoadOptions, progress: Progress, spec: DecoderSpec
 ) -> tuple[LanguageModel, AttentionBackend]:
-    config = checkpoint.config
+    config, ranks = checkpoint.config, options.ranks
     if options.max_total_tokens is not None:
         spec = replace(spec, max_position=min(spec.max_position, options.max_total_tokens))
     kernels = options.kernels if _runs_on_kernels(spec, options) else None
     backend = choose_backend(_attention_shape(spec, options, kernels))
-    operations: Operations = TorchOperations(backend)
+    operations: Operations = TorchOperations(backend, ranks)
     if isinstance(backend, NativeBackend):
-        operations = NativeOperations(backend.kernels, backend, spec.max_position)
+        memory = ranks.memory(_slot_floats(spec, options))
+        operations = NativeOperations(backend.kernels, backend, spec.max_position, memory)
     target = Target(
         dtype=options.dtype,
         device=options.device,
@@ -129,23 +141,48 @@ def _loader(
     scheme: Scheme,
     operations: Operations,
 ) -> ParameterLoader:
-    dtype, device = options.dtype, options.device
+    dtype, device, shard = options.dtype, options.device, options.ranks.shard
     if options.load_format == "dummy":
         random = DummyWeights(getattr(torch, checkpoint.config["dtype"] or "float32"))
-        return DummyLoader(random, scheme, operations, dtype=dtype, device=device)
+        return DummyLoader(random, scheme, operations, dtype=dtype, device=device, shard=shard)
     weights = RenamedWeights(open_weights(checkpoint), spec.naming)
-    return ParameterLoader(weights, scheme, operations, dtype=dtype, device=device)
+    return ParameterLoader(weights, scheme, operations, dtype=dtype, device=device, shard=shard)
+
+
+def check_num_ranks(checkpoint: Checkpoint, num_ranks: int) -> None:
+    """Raises StartupError unless the model can be split over so many ranks."""
+    architecture = find_architecture(checkpoint.config)
+    if architecture is None or isinstance(architecture, type):
+        raise StartupError(
+            f"--num-shard {num_ranks}: only native models can be split; architectures is "
+            f"{checkpoint.config.get('architectures')}"
+        )
+    attention = architecture(checkpoint.config).layers[0].attention
+    allowed = allowed_sizes(attention.num_heads, attention.num_kv_heads)
+    if num_ranks not in allowed:
+        raise StartupError(
+            f"--num-shard {num_ranks}: a model with {attention.num_heads} attention heads and "
+            f"{attention.num_kv_heads} key-value heads can be split over "
+            f"{', '.join(map(str, allowed))} ranks"
+        )
+
+
+def _slot_floats(spec: DecoderSpec, options: LoadOptions) -> int:
+    """The largest contribution of one rank to a collective."""
+    columns = -(-spec.vocab_size // options.ranks.shard.size)
+    width = max(spec.hidden_size, spec.embedding.size)
+    return max(options.max_tokens * width, options.max_logit_rows * columns)
 
 
 def _attention_shape(
     spec: DecoderSpec, options: LoadOptions, kernels: Kernels | None
 ) -> AttentionShape:
-    layers = [layer.attention for layer in spec.layers]
+    layers, shard = [layer.attention for layer in spec.layers], options.ranks.shard
     by_default = options.dtype if kernels is None else torch.float16
     return AttentionShape(
         num_layers=len(layers),
-        num_heads=layers[0].num_heads,
-        num_kv_heads=layers[0].num_kv_heads,
+        num_heads=len(shard.slice(layers[0].num_heads)),
+        num_kv_heads=len(shard.shared_slice(layers[0].num_kv_heads)),
         head_size=layers[0].head_size,
         value_size=layers[0].value_size,
         dtype=options.dtype,
@@ -165,10 +202,26 @@ def _runs_on_kernels(spec: DecoderSpec, options: LoadOptions) -> bool:
         return False
     shape = _attention_shape(spec, options, options.kernels)
     reasons = [NativeBackend.unsupported(shape)]
-    reasons += [
-        unsupported(spec.hidden_size, layer.attention, layer.mlp) for layer in set(spec.layers)
-    ]
+    for layer in set(spec.layers):
+        size = options.ranks.shard.size
+        reasons.append(unsupported(spec.hidden_size, layer.attention, _common(layer.mlp, size)))
+        if size > 1 and layer.attention.head_norm and layer.attention.head_norm.is_joint:
+            reasons.append("a norm over the heads of several ranks")
     if reason := next(filter(None, reasons), None):
         logger.warning("plain torch instead of the CPU kernels: %s", reason)
         return False
     return True
+
+
+def _common(mlp: MLPSpec | MoESpec, num_ranks: int) -> MLPSpec | MoESpec:
+    """With a size that divides every rank's share: ranks must come to one decision."""
+    if isinstance(mlp, MoESpec):
+        shared = None if mlp.shared is None else _common_size(mlp.shared, num_ranks)
+        return replace(mlp, expert=_common_size(mlp.expert, num_ranks), shared=shared)
+    return _common_size(mlp, num_ranks)
+
+
+def _common_size(mlp: MLPSpec, num_ranks: int) -> MLPSpec:
+    size = mlp.intermediate_size
+    shares = [Shard(rank, num_ranks).features(size) for rank in range(num_ranks)]
+    return replace(mlp, intermediate_size=math.gcd(*(share.count(size) for share in shares)))

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from headrace.kernels import Kernels
 from headrace.weights.base import Weights
+from headrace.weights.parts import Part
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +57,8 @@ class Scheme(Protocol):
         """`config` is the quantization_config of config.json, {} without one. Raises StartupError
         for settings the scheme does not support."""
 
-    def load(self, weights: Weights, names: Sequence[str]) -> LinearWeight:
-        """The weight of the layers `names` ("model.layers.0.self_attn.q_proj"), one after
-        another. Raises CheckpointError naming a tensor that is missing or does not fit."""
+    def load(self, weights: Weights, names: Sequence[str], parts: Sequence[Part]) -> LinearWeight:
+        """The weight of the layers `names` ("model.layers.0.self_attn.q_proj"), of each its part,
+        one after another. Raises CheckpointError naming a tensor that is missing or does not
+        fit."""
         ...

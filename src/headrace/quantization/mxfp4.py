@@ -3,15 +3,13 @@
 GPT-OSS keeps its experts so. They are unpacked while loading, to 16 bits, which hold them exactly.
 """
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from headrace.errors import CheckpointError
-from headrace.quantization.base import LinearWeight
 from headrace.quantization.none import Unquantized
-from headrace.weights.base import RawTensor, Weights
+from headrace.quantization.place import Matrix
+from headrace.weights.base import Weights
 
 MAGNITUDES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 VALUES = torch.tensor([*MAGNITUDES, *(-value for value in MAGNITUDES)])
@@ -24,38 +22,17 @@ class MXFP4(Unquantized):
     """Tensors per layer: blocks [out, in / 32, 16] uint8, two codes a byte, the lower one first,
     and scales [out, in / 32] uint8; other layers have a weight."""
 
-    def load(self, weights: Weights, names: Sequence[str]) -> LinearWeight:
-        return super().load(UnpackedWeights(weights), names)
-
-
-class UnpackedWeights:
-    """`Weights` where layers with blocks and scales have a weight, [out, in] bfloat16."""
-
-    def __init__(self, weights: Weights) -> None:
-        self._weights = weights
-
-    def has(self, name: str) -> bool:
-        return self._weights.has(name) or self._weights.has(_part(name, "blocks"))
-
-    def get(self, name: str) -> Tensor:
-        if not self._weights.has(_part(name, "blocks")):
-            return self._weights.get(name)
-        blocks, scales = (self._weights.get(_part(name, kind)) for kind in ("blocks", "scales"))
-        if blocks.shape != (*scales.shape, GROUP_SIZE // 2) or {blocks.dtype, scales.dtype} != {
-            torch.uint8
-        }:
+    def read(self, weights: Weights, name: str) -> Matrix:
+        if not weights.has(f"{name}.blocks"):
+            return super().read(weights, name)
+        blocks, scales = (weights.get(f"{name}.{kind}") for kind in ("blocks", "scales"))
+        is_right_type = {blocks.dtype, scales.dtype} == {torch.uint8}
+        if not is_right_type or blocks.shape != (*scales.shape, GROUP_SIZE // 2):
             raise CheckpointError(
-                f"tensor {name}: MXFP4 blocks {list(blocks.shape)} {blocks.dtype} do not fit "
+                f"tensor {name}.blocks: {list(blocks.shape)} {blocks.dtype} does not fit "
                 f"scales {list(scales.shape)} {scales.dtype}"
             )
         return unpack(blocks, scales)
-
-    def raw(self, name: str) -> RawTensor | None:
-        return self._weights.raw(name)
-
-
-def _part(name: str, kind: str) -> str:
-    return f"{name.removesuffix('.weight')}.{kind}"
 
 
 def unpack(blocks: Tensor, scales: Tensor) -> Tensor:

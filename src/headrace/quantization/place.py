@@ -3,6 +3,7 @@
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ from headrace.quantization.matrix import QuantizedMatrix
 from headrace.quantization.packed import pack_blocks, pack_floats
 from headrace.weights.base import RawTensor, Weights
 from headrace.weights.dequantize import dequantize
+from headrace.weights.naming import Rows, stored_layer
+from headrace.weights.parts import Part
 
 Matrix = Tensor | RawTensor | QuantizedMatrix
 """Of floats, of GGUF blocks, or quantized by some scheme."""
@@ -35,9 +38,12 @@ class MatrixScheme(ABC):
     def read(self, weights: Weights, name: str) -> Matrix:
         """The matrix [out_features, in_features] of the layer `name`. Raises CheckpointError."""
 
-    def load(self, weights: Weights, names: Sequence[str]) -> LinearWeight:
+    def load(self, weights: Weights, names: Sequence[str], parts: Sequence[Part]) -> LinearWeight:
         """See `quantization.base.Scheme`."""
-        matrices = [self.read(weights, name) for name in names]
+        matrices = [
+            cut(self._read_ours(weights, name), part)
+            for name, part in zip(names, parts, strict=True)
+        ]
         columns = [matrix.shape[-1] for matrix in matrices]
         if len(set(columns)) != 1:
             raise CheckpointError(
@@ -47,6 +53,35 @@ class MatrixScheme(ABC):
             return place(matrices, self.target, names)
         except ValueError as error:
             raise CheckpointError(f"weights of {', '.join(names)}: {error}") from None
+
+    def _read_ours(self, weights: Weights, name: str) -> Matrix:
+        """By our name for the layer; `read` sees the checkpoint's, so that it finds whatever
+        tensors belong to it."""
+        stored = stored_layer(weights, name)
+        if stored is None:
+            return self.read(weights, name)
+        matrix = self.read(stored.weights, stored.name)
+        return matrix if stored.rows is None else pick(matrix, stored.rows)
+
+
+def pick(matrix: Matrix, rows: Rows) -> Matrix:
+    """Rows of a matrix, in another order or not all."""
+    if isinstance(matrix, Tensor):
+        return rows(matrix)
+    if isinstance(matrix, RawTensor):
+        data = rows(matrix.data)
+        return replace(matrix, data=data, shape=(len(data), *matrix.shape[1:]))
+    return matrix.rows(rows(torch.arange(len(matrix.codes))))
+
+
+def cut(matrix: Matrix, part: Part) -> Matrix:
+    """The share of one rank. Raises CheckpointError as `Slice.of`."""
+    if isinstance(matrix, Tensor):
+        return part.of(matrix)
+    if isinstance(matrix, RawTensor):
+        return part.of_blocks(matrix)
+    rows, columns = part.rows.of(matrix.shape[0]), part.columns.of(matrix.shape[1])
+    return matrix.rows(rows).columns(columns.start, columns.stop)
 
 
 def read_floats(weights: Weights, name: str) -> Tensor:

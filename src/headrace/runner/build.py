@@ -4,16 +4,18 @@ from collections.abc import Callable
 
 import torch
 
+from headrace.attention.base import AttentionBackend
 from headrace.attention.native import NativeBackend
 from headrace.checkpoint.checkpoint import Checkpoint, with_rope_scaling
 from headrace.config import Settings
+from headrace.distributed.ranks import OneRank, Ranks
 from headrace.kernels import Kernels, TorchKernels
 from headrace.models.decoder import Decoder
 from headrace.models.load import LoadOptions, load_model
 from headrace.runner import device as devices
 from headrace.runner.batch import BatchBuffers
 from headrace.runner.executor import Model, ModelExecutor
-from headrace.runner.memory import SHARE_OF_CPU_MEMORY, CacheRequest, size_cache
+from headrace.runner.memory import SHARE_OF_CPU_MEMORY, CacheRequest, CacheSize, size_cache
 from headrace.runner.recorded import RecordedDecoder
 from headrace.runner.sampler import Sampler
 from headrace.runner.warm_up import warm_up_plans
@@ -29,20 +31,23 @@ Progress = Callable[[str, int, int], None]
 
 
 def build_executor(
-    settings: Settings, checkpoint: Checkpoint, progress: Progress
+    settings: Settings, checkpoint: Checkpoint, progress: Progress, ranks: Ranks | None = None
 ) -> tuple[ModelExecutor, EngineInfo]:
-    """Load the model, size and allocate its cache, warm up.
+    """Load the model, size and allocate its cache, warm up; of several `ranks`, everyone does.
 
     Raises StartupError when device, model and memory do not fit what the settings ask for.
     """
     checkpoint = with_rope_scaling(checkpoint, settings.rope_scaling, settings.rope_factor)
-    device = devices.choose_device(settings)
+    ranks = ranks or OneRank()
+    device = devices.choose_device(settings, ranks.shard.rank)
     kernels = devices.choose_kernels(settings, device)
     is_native = not isinstance(kernels, TorchKernels)
-    threads = devices.num_threads(settings)
+    threads = max(1, devices.num_threads(settings) // ranks.shard.size)
     kernels.set_num_threads(threads)
     torch.set_num_threads(threads)
     dtype = devices.choose_dtype(settings, checkpoint.config["dtype"], device)
+    max_num_seqs = settings.max_batch_size or MAX_NUM_SEQS
+    max_prefill_tokens = settings.max_batch_prefill_tokens or PREFILL_TOKENS[device.type]
     options = LoadOptions(
         dtype=dtype,
         device=device,
@@ -52,6 +57,9 @@ def build_executor(
         exact_activations=settings.activations == "float32",
         quantize=settings.quantize,
         load_format=settings.load_format,
+        ranks=ranks,
+        max_tokens=max_prefill_tokens + max_num_seqs,
+        max_logit_rows=max_num_seqs,
         trust_remote_code=settings.trust_remote_code,
         max_total_tokens=settings.max_total_tokens,
     )
@@ -61,24 +69,11 @@ def build_executor(
     is_recorded = isinstance(model, Decoder) and isinstance(backend, NativeBackend)
     # torch's own threads would contend with the kernels' for the same cores.
     torch.set_num_threads(1 if is_recorded else threads)
-    max_num_seqs = settings.max_batch_size or MAX_NUM_SEQS
-    cache = size_cache(
-        CacheRequest(
-            block_size=backend.block_size,
-            bytes_per_block=backend.bytes_per_block(),
-            available=devices.available_memory(device, settings.cuda_memory_fraction),
-            share=SHARE_OF_CPU_MEMORY / settings.num_replica if device.type == "cpu" else 1.0,
-            cache_memory=settings.kv_cache_memory,
-            cache_tokens=settings.max_batch_total_tokens,
-            max_total_tokens=settings.max_total_tokens,
-            max_position_embeddings=model.max_position,
-            max_num_seqs=max_num_seqs,
-        )
-    )
+    cache = _cache_size(settings, backend, model.max_position, device, ranks)
     backend.allocate(cache.num_blocks)
     info = EngineInfo(
         max_total_tokens=cache.max_total_tokens,
-        max_batch_prefill_tokens=settings.max_batch_prefill_tokens or PREFILL_TOKENS[device.type],
+        max_batch_prefill_tokens=max_prefill_tokens,
         max_num_seqs=max_num_seqs,
         num_blocks=cache.num_blocks,
         block_size=backend.block_size,
@@ -98,6 +93,33 @@ def build_executor(
     )
     _warm_up(executor, info, progress)
     return executor, info
+
+
+def _cache_size(
+    settings: Settings,
+    backend: AttentionBackend,
+    max_position: int,
+    device: torch.device,
+    ranks: Ranks,
+) -> CacheSize:
+    """What every rank can have; on the CPU they share the memory."""
+    ranks.minimum(0)  # nobody is loading any more
+    available = devices.available_memory(device, settings.cuda_memory_fraction)
+    is_cpu = device.type == "cpu"
+    size = size_cache(
+        CacheRequest(
+            block_size=backend.block_size,
+            bytes_per_block=backend.bytes_per_block(),
+            available=available // ranks.shard.size if is_cpu else available,
+            share=SHARE_OF_CPU_MEMORY / settings.num_replica if is_cpu else 1.0,
+            cache_memory=settings.kv_cache_memory,
+            cache_tokens=settings.max_batch_total_tokens,
+            max_total_tokens=settings.max_total_tokens,
+            max_position_embeddings=max_position,
+            max_num_seqs=settings.max_batch_size or MAX_NUM_SEQS,
+        )
+    )
+    return CacheSize(ranks.minimum(size.num_blocks), ranks.minimum(size.max_total_tokens))
 
 
 def _watermark(settings: Settings) -> Watermark:

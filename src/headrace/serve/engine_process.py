@@ -5,14 +5,14 @@ managers send them to every process): the front end drains its requests first an
 channel, which ends this process.
 """
 
+import logging
 import os
 import signal
 import socket
 import sys
 from functools import partial
-from pathlib import Path
 
-from headrace.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from headrace.checkpoint.checkpoint import Checkpoint
 from headrace.engine.channel import Channel
 from headrace.engine.core import EngineCore
 from headrace.engine.grammar import GrammarCompiler
@@ -21,11 +21,15 @@ from headrace.engine.scheduler import Scheduler
 from headrace.engine.speculation.prompt_lookup import PromptLookup
 from headrace.engine.speculation.speculator import Speculator
 from headrace.errors import StartupError
-from headrace.observability import logging
-from headrace.runner.build import build_executor
+from headrace.models.load import check_num_ranks
+from headrace.observability.logging import setup
+from headrace.runner.build import Progress, build_executor
 from headrace.serve.launch import EngineOrder
+from headrace.serve.ranks import BroadcastExecutor, start_ranks
 from headrace.text.tokenizer import Tokenizer, load_tokenizer
-from headrace.types import Command, EngineFailure, LoadProgress
+from headrace.types import Command, EngineFailure, EngineInfo, Executor, LoadProgress
+
+log = logging.getLogger(__name__)
 
 
 def run(connection: socket.socket) -> int:
@@ -37,16 +41,15 @@ def run(connection: socket.socket) -> int:
     settings = order.settings
     if order.cores:
         os.sched_setaffinity(0, order.cores)
-    logging.setup(settings.log_level, settings.json_output)
+    setup(settings.log_level, settings.json_output)
     channel = Channel[Command](connection, Command)
 
     def progress(stage: str, done: int, total: int) -> None:
         channel.send(LoadProgress(stage, done, total))
 
     try:
-        adapter = Path(order.adapter) if order.adapter else None
-        checkpoint = open_checkpoint(Path(order.checkpoint), adapter)
-        executor, info = build_executor(settings, checkpoint, progress)
+        checkpoint = order.open_checkpoint()
+        executor, info = build(order, checkpoint, progress)
     except StartupError as error:
         channel.send(EngineFailure(str(error)))
         return 1
@@ -66,6 +69,25 @@ def run(connection: socket.socket) -> int:
     grammars = GrammarJobs(compiler, max_lookahead=num_drafts)
     EngineCore(scheduler, executor, channel, grammars).run()
     return 0
+
+
+def build(
+    order: EngineOrder, checkpoint: Checkpoint, progress: Progress
+) -> tuple[Executor, EngineInfo]:
+    """The executor of the whole model, on all the ranks it shall have. Raises StartupError."""
+    num_ranks = order.settings.num_shard or 1
+    if num_ranks == 1:
+        return build_executor(order.settings, checkpoint, progress)
+    check_num_ranks(checkpoint, num_ranks)
+    ranks, sockets = start_ranks(order, end_with_rank)
+    executor, info = build_executor(order.settings, checkpoint, progress, ranks)
+    return BroadcastExecutor(executor, sockets), info
+
+
+def end_with_rank(reason: str) -> None:
+    """A part of the model is gone: the client shall start the engine anew."""
+    log.error("%s; the engine ends with it", reason)
+    os._exit(1)
 
 
 def load_vocabulary(checkpoint: Checkpoint) -> Tokenizer:

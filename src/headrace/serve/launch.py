@@ -3,9 +3,11 @@
 import sys
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import msgspec
 
+from headrace.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from headrace.checkpoint.locate import Located
 from headrace.config import Settings, child_environment
 from headrace.engine import process
@@ -27,6 +29,11 @@ class EngineOrder(msgspec.Struct, frozen=True):
     """To bind to; empty: none in particular."""
     adapter: str | None = None
     """Folder of the LoRA adapter to merge into the checkpoint."""
+
+    def open_checkpoint(self) -> Checkpoint:
+        """Raises CheckpointError."""
+        adapter = Path(self.adapter) if self.adapter else None
+        return open_checkpoint(Path(self.checkpoint), adapter)
 
 
 def launches(settings: Settings, model: Located) -> list[Launch]:

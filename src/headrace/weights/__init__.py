@@ -6,10 +6,11 @@ from headrace.weights.dummy import DummyWeights
 from headrace.weights.gguf import GGUFWeights
 from headrace.weights.lora import LoraWeights
 from headrace.weights.naming import Naming, RenamedWeights
+from headrace.weights.parts import Part, Slice
 from headrace.weights.pytorch import PytorchWeights
 from headrace.weights.safetensors import SafetensorsWeights
 
-__all__ = ["DummyWeights", "Naming", "RenamedWeights", "Weights", "open_weights"]
+__all__ = ["DummyWeights", "Naming", "Part", "RenamedWeights", "Slice", "Weights", "open_weights"]
 
 
 def open_weights(checkpoint: Checkpoint) -> Weights:

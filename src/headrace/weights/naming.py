@@ -3,7 +3,7 @@
 Our names are Llama's in Hugging Face's format (`models.decoder` lists them). Knows no model.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -17,6 +17,8 @@ Rows = Callable[[Tensor], Tensor]
 LAYERS = "model.layers."
 ROW_KINDS = ("weight", "bias", "blocks", "scales")
 """Parameters that have a row for each output (the last two are MXFP4's)."""
+QUANTIZED = ("weight", "qweight", "weight_packed")
+"""What a linear layer's matrix is called, quantized or not."""
 
 
 @dataclass(frozen=True)
@@ -89,14 +91,32 @@ class RenamedWeights:
         source, kind = self._find(name)
         if source.rows is not None and kind not in ROW_KINDS:
             raise CheckpointError(
-                f"tensor {source.parameter(kind)}: rows of a quantized fused layer cannot be picked"
+                f"tensor {source.parameter(kind)}: rows of packed numbers cannot be picked"
             )
         tensors = [self._weights.get(part) for part in _parts(source, kind)]
         tensor = torch.stack(tensors) if source.num_parts is not None else tensors[0]
-        try:
-            return _own(tensor, source, is_matrix=kind == "weight")
-        except (RuntimeError, IndexError) as error:
-            raise _misfit(tensor, source, error) from None
+        if source.expert is not None:
+            tensor = _picked(lambda experts: experts[source.expert], tensor, source)
+        is_transposed = source.is_transposed and kind == "weight"
+        if is_transposed:
+            tensor = _picked(torch.t, tensor, source)
+        ours = tensor if source.rows is None else _picked(source.rows, tensor, source)
+        return ours.contiguous() if is_transposed else ours
+
+    def stored(self, layer: str) -> "StoredLayer | None":
+        """See `stored_layer`."""
+        source = self._naming.source(layer)
+        if source.num_parts is not None or source.expert is not None:
+            return None
+        if source.is_transposed and self.has(f"{layer}.weight"):
+            return None
+        name = self._prefixed_as_stored(source, QUANTIZED).name
+
+        def rows(matrix: Tensor) -> Tensor:
+            assert source.rows is not None
+            return _picked(source.rows, matrix, source)
+
+        return StoredLayer(self._weights, name, None if source.rows is None else rows)
 
     def raw(self, name: str) -> RawTensor | None:
         source, kind = self._find(name)
@@ -105,21 +125,40 @@ class RenamedWeights:
         raw = self._weights.raw(source.parameter(kind))
         if raw is None or source.rows is None:
             return raw
-        try:
-            data = source.rows(raw.data)
-        except RuntimeError as error:
-            raise _misfit(raw.data, source, error) from None
+        data = _picked(source.rows, raw.data, source)
         return RawTensor(raw.type, data, (len(data), *raw.shape[1:]))
 
     def _find(self, name: str) -> tuple[Source, str]:
         """The source of a parameter, and the part of its name after the last dot."""
         layer, _, kind = name.rpartition(".")
         source = self._naming.source(layer)
-        if not self._weights.has(next(_parts(source, kind))):
-            short = replace(source, name=source.name.removeprefix(self._naming.base))
-            if self._weights.has(next(_parts(short, kind))):
-                return short, kind
-        return source, kind
+        return self._prefixed_as_stored(source, (kind,)), kind
+
+    def _prefixed_as_stored(self, source: Source, kinds: Sequence[str]) -> Source:
+        """With the naming's base, or without it where the checkpoint's names lack it."""
+        short = replace(source, name=source.name.removeprefix(self._naming.base))
+        for candidate in (source, short):
+            if any(self._weights.has(next(_parts(candidate, kind))) for kind in kinds):
+                return candidate
+        return source
+
+
+@dataclass(frozen=True)
+class StoredLayer:
+    """A layer under the checkpoint's own name."""
+
+    weights: Weights
+    name: str
+    rows: Rows | None
+    """Which rows of the matrix are ours. Raises CheckpointError if it has too few."""
+
+
+def stored_layer(weights: Weights, layer: str) -> StoredLayer | None:
+    """Where a linear layer lies, for who reads all its tensors; None: where `weights` says.
+
+    For quantized layers, whose rows can be picked when all tensors are read only.
+    """
+    return weights.stored(layer) if isinstance(weights, RenamedWeights) else None
 
 
 def _parts(source: Source, kind: str) -> Iterator[str]:
@@ -128,21 +167,13 @@ def _parts(source: Source, kind: str) -> Iterator[str]:
         yield name.format(part) if source.num_parts is not None else name
 
 
-def _own(tensor: Tensor, source: Source, *, is_matrix: bool) -> Tensor:
-    """What of a stored tensor is ours."""
-    if source.expert is not None:
-        tensor = tensor[source.expert]
-    is_transposed = source.is_transposed and is_matrix
-    if is_transposed:
-        tensor = tensor.t()
-    ours = tensor if source.rows is None else source.rows(tensor)
-    return ours.contiguous() if is_transposed else ours
-
-
-def _misfit(tensor: Tensor, source: Source, error: Exception) -> CheckpointError:
-    return CheckpointError(
-        f"tensor {source.name}: shape {list(tensor.shape)} does not fit the config: {error}"
-    )
+def _picked(rows: Rows, tensor: Tensor, source: Source) -> Tensor:
+    try:
+        return rows(tensor)
+    except (RuntimeError, IndexError) as error:
+        raise CheckpointError(
+            f"tensor {source.name}: shape {list(tensor.shape)} does not fit the config: {error}"
+        ) from None
 
 
 def part(start: int, count: int) -> Rows:

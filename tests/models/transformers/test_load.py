@@ -145,7 +145,9 @@ def test_start_up_says_what_runs_and_how(tmp_path: Path, caplog: pytest.LogCaptu
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_dummy_weights_need_a_config_only(tmp_path: Path, engine: str) -> None:
-    write_config(tmp_path, "FlexOlmoForCausalLM", dtype="bfloat16", **FALLBACK["FlexOlmoForCausalLM"])
+    write_config(
+        tmp_path, "FlexOlmoForCausalLM", dtype="bfloat16", **FALLBACK["FlexOlmoForCausalLM"]
+    )
     driver = ENGINES[engine](tmp_path, load_format="dummy")
     (logits,) = driver.step([(driver.start([1, 2, 3]), 3)])
     assert logits.shape == (3, 199) and torch.isfinite(logits).all()

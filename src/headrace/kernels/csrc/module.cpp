@@ -10,6 +10,7 @@
 #include "pack.h"
 #include "pointwise.h"
 #include "products_amx.h"
+#include "ranks.h"
 #include "rope.h"
 #include "sample.h"
 
@@ -74,6 +75,12 @@ class Arguments {
         return {keys, values, key_scales, value_scales, type, blocks, heads, integer()};
     }
 
+    Ranks ranks() {
+        auto* memory = address<uint8_t>();
+        const int64_t rank = integer(), size = integer();
+        return {memory, rank, size, integer()};
+    }
+
     // To be asked after the last argument.
     bool complete() const {
         if (PyErr_Occurred()) return false;
@@ -127,8 +134,10 @@ PyObject* embedding(PyObject*, PyObject* const* values, Py_ssize_t count) {
     const auto* ids = a.address<int32_t>();
     const Weight table = a.weight();
     const float scale = a.number();
+    const int64_t first_id = a.integer(), vocab_size = a.integer();
     auto* out = a.address<float>();
-    return finish_one(a, program, EmbeddingOp(rows, ids, table, scale, out, a.flag()));
+    return finish_one(a, program, EmbeddingOp(rows, ids, table, scale, first_id, vocab_size, out,
+                                              a.flag()));
 }
 
 PyObject* norm(PyObject*, PyObject* const* values, Py_ssize_t count) {
@@ -353,6 +362,37 @@ PyObject* attention(PyObject*, PyObject* const* values, Py_ssize_t count) {
     return finish(program, std::move(ops));
 }
 
+PyObject* all_reduce(PyObject*, PyObject* const* values, Py_ssize_t count) {
+    Arguments a(values, count);
+    Program* program = a.program();
+    const Rows rows = a.rows();
+    const Ranks ranks = a.ranks();
+    const auto* x = a.address<float>();
+    const int64_t features = a.integer();
+    auto* out = a.address<float>();
+    const bool accumulate = a.flag();
+    if (!a.complete()) return nullptr;
+    Program ops;
+    ops.push_back(std::make_unique<ContributeOp>(rows, ranks, x, features));
+    ops.push_back(std::make_unique<SumOp>(rows, ranks, features, out, accumulate));
+    return finish(program, std::move(ops));
+}
+
+PyObject* all_gather(PyObject*, PyObject* const* values, Py_ssize_t count) {
+    Arguments a(values, count);
+    Program* program = a.program();
+    const Rows rows = a.rows();
+    const Ranks ranks = a.ranks();
+    const auto* x = a.address<float>();
+    const int64_t features = a.integer(), columns = a.integer();
+    auto* out = a.address<float>();
+    if (!a.complete()) return nullptr;
+    Program ops;
+    ops.push_back(std::make_unique<ContributeOp>(rows, ranks, x, features));
+    ops.push_back(std::make_unique<ConcatenateOp>(rows, ranks, columns, out));
+    return finish(program, std::move(ops));
+}
+
 PyObject* pack_blocks(PyObject*, PyObject* const* values, Py_ssize_t count) {
     Arguments a(values, count);
     const Rows rows = a.rows();
@@ -425,6 +465,8 @@ PyMethodDef methods[] = {
     {"experts", fast(experts), METH_FASTCALL, nullptr},
     {"rope_write", fast(rope_write), METH_FASTCALL, nullptr},
     {"attention", fast(attention), METH_FASTCALL, nullptr},
+    {"all_reduce", fast(all_reduce), METH_FASTCALL, nullptr},
+    {"all_gather", fast(all_gather), METH_FASTCALL, nullptr},
     {"pack_blocks", fast(pack_blocks), METH_FASTCALL, nullptr},
     {"pack_groups", fast(pack_groups), METH_FASTCALL, nullptr},
     {"pack_floats", fast(pack_floats), METH_FASTCALL, nullptr},

@@ -84,15 +84,18 @@ void row_group(const Weight& table, int64_t row, int64_t group, float* to) {
 
 void EmbeddingOp::run(Team& team) const {
     team.share(rows_.count(), [&](int64_t row) {
-        const int64_t id = ids_[row];
-        if (id < 0 || id >= table_.out) return team.fail("a token id is outside the embedding");
+        if (ids_[row] < 0 || ids_[row] >= vocab_size_) {
+            return team.fail("a token id is outside the embedding");
+        }
+        const int64_t id = ids_[row] - first_id_;
+        const bool is_here = id >= 0 && id < table_.out;
         float* out = out_ + row * table_.in;
         for (int64_t first = 0; first < table_.in; first += kGroup) {
             const int64_t count = std::min<int64_t>(kGroup, table_.in - first);
-            float values[kGroup];
-            if (is_grouped(table_.kind)) {
+            float values[kGroup] = {};
+            if (is_here && is_grouped(table_.kind)) {
                 row_group(table_, id, first / kGroup, values);
-            } else {
+            } else if (is_here) {
                 for (int64_t k = 0; k < count; ++k) values[k] = weight_at(table_, id, first + k);
             }
             for (int64_t k = 0; k < count; ++k) {

@@ -15,18 +15,21 @@ inline void gate_rows(Gate kind, const float* gate, const float* up, int64_t cou
     }
 }
 
-// out[r] = table[ids[r]] * scale, or added to out[r].
+// out[r] = table[ids[r] - first_id] * scale, or added to out[r]; zero for ids of the vocabulary
+// beyond the table.
 class EmbeddingOp : public Op {
    public:
-    EmbeddingOp(Rows rows, const int32_t* ids, Weight table, float scale, float* out,
-                bool accumulate)
-        : Op(rows), ids_(ids), table_(table), scale_(scale), out_(out), accumulate_(accumulate) {}
+    EmbeddingOp(Rows rows, const int32_t* ids, Weight table, float scale, int64_t first_id,
+                int64_t vocab_size, float* out, bool accumulate)
+        : Op(rows), ids_(ids), table_(table), scale_(scale), first_id_(first_id),
+          vocab_size_(vocab_size), out_(out), accumulate_(accumulate) {}
     void run(Team& team) const override;
 
    private:
     const int32_t* ids_;
     Weight table_;
     float scale_;
+    int64_t first_id_, vocab_size_;
     float* out_;
     bool accumulate_;
 };

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from headrace.quantization import LinearWeight, Scheme
+from headrace.weights import Part
 
 
 class SchemeLinear(nn.Module):
@@ -72,7 +73,7 @@ def adopt_linears(model: nn.Module, scheme: Scheme) -> None:
         if type(module) in (nn.Linear, nn.Embedding):
             users.setdefault(id(module.weight), []).append(name)
     for names in users.values():
-        weight = scheme.load(ModuleWeights(model), names[:1])
+        weight = scheme.load(ModuleWeights(model), names[:1], [Part.whole()])
         for name in names:
             _replace(model, name, weight)
 

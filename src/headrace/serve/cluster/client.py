@@ -22,6 +22,8 @@ from headrace.types import Add, EngineInfo, EngineStats, TokenEvent
 log = logging.getLogger(__name__)
 
 POLL_SECONDS: Final = 2.0
+POLL_SECONDS_PER_REPLICA: Final = 0.02
+"""So that questions stay under 50 a second, however many replicas there are."""
 MAX_SILENCE_SECONDS: Final = 60.0
 """Of all replicas together, before this counts as unhealthy."""
 
@@ -35,6 +37,7 @@ class RayEngineClient:
         self._info: EngineInfo | None = None
         self._stats = EngineStats()
         self._last_answer = 0.0
+        self._num_replicas = 0
         self._poll: asyncio.Task[None] | None = None
         self.on_step: Callable[[EngineStats], None] = lambda stats: None
         """Hears of what the replicas did lately; for metrics."""
@@ -61,12 +64,13 @@ class RayEngineClient:
         )
         if alive := [one for one in answers if not isinstance(one, BaseException)]:
             self._last_answer = asyncio.get_running_loop().time()
+            self._num_replicas = len(alive)
             return alive
         raise EngineDeadError("no replica answers")
 
     async def _watch(self) -> None:
         while True:
-            await asyncio.sleep(POLL_SECONDS)
+            await asyncio.sleep(POLL_SECONDS + POLL_SECONDS_PER_REPLICA * self._num_replicas)
             with contextlib.suppress(EngineDeadError, RayError, RayServeException, TimeoutError):
                 self._stats = total_stats(await self._ask("stats"))
                 self.on_step(self._stats)

@@ -1,0 +1,56 @@
+"""Main of a further rank: load its part of the model, then run every plan that rank 0 sends.
+
+It has neither scheduler nor tokenizer, and nobody waits for what it samples.
+"""
+
+import logging
+import signal
+import socket
+import sys
+import time
+
+from headrace.engine.channel import Channel
+from headrace.errors import StartupError
+from headrace.observability.logging import setup
+from headrace.runner.build import build_executor
+from headrace.serve.ranks import RankOrder, end_with_peer
+from headrace.types import StepPlan
+
+log = logging.getLogger(__name__)
+
+GRACE_SECONDS = 3.0
+"""After an error of loading. Rank 0 most likely meets the same one, and shall be who reports it."""
+
+
+def run(connection: socket.socket) -> int:
+    """Work until rank 0 goes away; returns the exit code."""
+    orders = Channel[RankOrder](connection, RankOrder).receive(wait=True)
+    if not orders:
+        return 1
+    (order,) = orders
+    end_with_peer(connection)
+    settings = order.engine.settings
+    setup("warning", settings.json_output)
+    try:
+        checkpoint = order.engine.open_checkpoint()
+        executor, _ = build_executor(settings, checkpoint, lambda *_: None, order.join())
+    except StartupError as error:
+        log.error("rank %d: %s", order.rank, error)
+        time.sleep(GRACE_SECONDS)
+        return 1
+    plans = Channel[StepPlan](connection, StepPlan)
+    while (received := plans.receive(wait=True)) is not None:
+        for plan in received:
+            executor.execute(plan)
+    return 0
+
+
+def main() -> int:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    with socket.socket(fileno=int(sys.argv[1])) as connection:
+        return run(connection)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
