@@ -18,13 +18,13 @@ __all__ = ["ON_LOAD", "SCHEMES", "LinearWeight", "Scheme", "Target", "open_schem
 
 SCHEMES: dict[str, type[Scheme]] = {
     "none": Unquantized,
-    "mxfp4": MXFP4,
     "gptq": GPTQ,
     "awq": AWQ,
     "compressed-tensors": CompressedTensors,
     "fp8": FP8,
     "fbgemm_fp8": FP8,
     "bitsandbytes": BitsAndBytes,
+    "mxfp4": MXFP4,
 }
 """By quant_method of the checkpoint's quantization_config."""
 UNSUPPORTED = {
