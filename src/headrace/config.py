@@ -100,7 +100,9 @@ class Settings:
         "auto", "native: fail without the compiled kernels; torch: use their plain twins"
     )
     activations: Literal["int8", "float32"] = flag(
-        "int8", "what the CPU kernels multiply quantized weights with; float32 is exact and slower"
+        "int8",
+        "what the CPU kernels multiply quantized weights with (AMX: bfloat16 ones by bfloat16); "
+        "float32 is exact and slower",
     )
     cpu_threads: int | None = flag(
         None, "compute threads of all ranks together; default: the cores this process may use"

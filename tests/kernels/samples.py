@@ -76,8 +76,8 @@ def grouped(kind: WeightKind, out: int, in_: int, group_size: int, has_minimum: 
     return Dense(kind, group_size, parts, values)
 
 
-def quantized(kernels: Kernels, x: Tensor) -> Activation:
-    out = kernels.activation(*x.shape)
+def quantized(kernels: Kernels, x: Tensor, dtype: torch.dtype = torch.int8) -> Activation:
+    out = kernels.activation(*x.shape, dtype)
     kernels.quantize(x, out)  # type: ignore[arg-type]
     return out
 
@@ -151,6 +151,17 @@ def fill(kernels: Kernels, batch: Ragged, dtype: torch.dtype) -> tuple[Tensor, L
     qkv, table = batch.qkv.clone(), rotary(head_size)
     kernels.rope_write(qkv, positions, slots, cache, num_heads=num_heads, rotary=table)
     return qkv, cache
+
+
+def in_order(kernels: Kernels, cache: LayerCache) -> LayerCache:
+    """The same cache, keys [..., features, tokens] and values [..., tokens, features]."""
+    is_tiled = cache.keys.dtype == torch.bfloat16 and cache.head_size % 32 == 0
+    if not (kernels.has_bfloat16_tiles and is_tiled):
+        return cache
+    keys = cache.keys.flatten(2).unflatten(2, (-1, 2, 16, 16, 2)).permute(0, 1, 2, 4, 6, 3, 5)
+    values = cache.values.flatten(2).unflatten(2, (-1, 16, 16, 2)).permute(0, 1, 3, 5, 2, 4)
+    shapes = cache.keys.shape, cache.values.shape
+    return LayerCache(keys.reshape(shapes[0]), values.reshape(shapes[1]))
 
 
 def attend(

@@ -14,7 +14,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch, features: frozenset[str], built: se
         module = name.rsplit(".", 1)[1]
         if module not in built:
             raise ImportError(name)
-        return SimpleNamespace(isa=module)
+        return SimpleNamespace(isa=module, has_bfloat16_tiles=0)
 
     monkeypatch.setattr(dispatch, "cpu_features", lambda: features)
     monkeypatch.setattr(dispatch.importlib, "import_module", import_module)

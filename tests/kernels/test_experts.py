@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from headrace.kernels.base import Kernels
 from headrace.kernels.native import NativeKernels
 from headrace.kernels.routing import RoutingRule, choose
-from headrace.kernels.tensors import ExpertWeights, Routing
+from headrace.kernels.tensors import ExpertWeights, Routing, WeightKind
 from headrace.kernels.twins import TorchKernels
 from tests.kernels.samples import Dense, dense, grouped
 
@@ -54,8 +54,8 @@ def test_route_is_the_plain_choice(
         torch.testing.assert_close(routing.weights[:, -1], wanted)
 
 
-def expert_weights(kind: str, sizes: list[int]) -> list[tuple[Dense, Dense]]:
-    if kind == "float32":
+def expert_weights(kind: WeightKind, sizes: list[int]) -> list[tuple[Dense, Dense]]:
+    if kind != "int4":
         return [(dense(kind, 2 * size, HIDDEN), dense(kind, HIDDEN, size)) for size in sizes]
     return [
         (grouped("int4", 2 * size, HIDDEN, 32, True), grouped("int4", HIDDEN, size, 32, True))
@@ -104,7 +104,7 @@ def random_routing(rows: int, num_experts: int, chosen: int) -> Routing:
 @pytest.mark.parametrize("kind", ["float32", "int4"])
 @pytest.mark.parametrize("rows", [1, 2, 19, 70])
 def test_experts_against_float64(
-    kernels: Kernels, kind: str, rows: int, weighs_inputs: bool
+    kernels: Kernels, kind: WeightKind, rows: int, weighs_inputs: bool
 ) -> None:
     torch.manual_seed(rows)
     experts = expert_weights(kind, [32, 32, 32, 96])
@@ -121,9 +121,10 @@ def test_experts_against_float64(
     torch.testing.assert_close(got.double(), wanted, rtol=1e-4, atol=1e-4)
 
 
-def test_quantized_inputs_are_those_of_the_twins(native: Kernels) -> None:
+@pytest.mark.parametrize("kind", ["int4", "bfloat16"])
+def test_rounded_inputs_are_those_of_the_twins(native: Kernels, kind: WeightKind) -> None:
     torch.manual_seed(0)
-    experts = expert_weights("int4", [32] * 5)
+    experts = expert_weights(kind, [32] * 5)
     x, routing = torch.randn(40, HIDDEN), random_routing(40, 5, 2)
     got, wanted = (
         mixture(kernels, x, routing, experts, exact=False)
@@ -132,10 +133,13 @@ def test_quantized_inputs_are_those_of_the_twins(native: Kernels) -> None:
     torch.testing.assert_close(got, wanted, rtol=2e-2, atol=2e-2)
 
 
+@pytest.mark.parametrize("kind", ["int4", "bfloat16"])
 @pytest.mark.parametrize("exact", [False, True])
-def test_rows_do_not_depend_on_company_or_threads(native: NativeKernels, exact: bool) -> None:
+def test_rows_do_not_depend_on_company_or_threads(
+    native: NativeKernels, exact: bool, kind: WeightKind
+) -> None:
     torch.manual_seed(0)
-    experts = expert_weights("int4", [32] * 6 + [64])
+    experts = expert_weights(kind, [32] * 6 + [64])
     x, routing = torch.randn(150, HIDDEN), random_routing(150, 7, 3)
 
     def part(index: torch.Tensor) -> torch.Tensor:

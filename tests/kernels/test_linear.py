@@ -7,6 +7,7 @@ from headrace.kernels.base import Kernels
 from headrace.kernels.dispatch import native_modules
 from headrace.kernels.native import NativeKernels
 from headrace.kernels.tensors import WeightKind
+from tests.kernels.conftest import NATIVE
 from tests.kernels.samples import (
     Dense,
     activations,
@@ -72,7 +73,7 @@ def test_codebook_weights(kernels: Kernels, kind: WeightKind, group_size: int, o
             kernels.linear(quantized(kernels, x), packed, result)
             assert error(result, fake_quantized(x), rounded(weight)) < TOLERANCE
         else:
-            with pytest.raises(ValueError, match="float8 weight takes float32"):
+            with pytest.raises(ValueError, match="this float8 weight takes no torch.int8"):
                 kernels.linear(quantized(kernels, x), packed, result)
 
 
@@ -91,6 +92,41 @@ def test_float_weights(kernels: Kernels, kind: WeightKind, out: int, in_: int) -
         result = torch.empty(rows, out)
         kernels.linear(x, packed, result)
         assert error(result, x, weight) < TOLERANCE
+
+
+@pytest.mark.parametrize(("out", "in_"), [(1, 32), (50, 96), (96, 640)])
+def test_bfloat16_activations(kernels: Kernels, out: int, in_: int) -> None:
+    weight = dense("bfloat16", out, in_)
+    packed = weight.pack(kernels)
+    if kernels.input_dtype(packed) != torch.bfloat16:
+        pytest.skip("these kernels read float32")
+    for rows in ROWS:
+        x = torch.randn(rows, in_)
+        result = torch.empty(rows, out)
+        kernels.linear(quantized(kernels, x, torch.bfloat16), packed, result)
+        assert error(result, x.bfloat16(), weight) < TOLERANCE
+
+
+def test_bfloat16_sums_have_two_chains_for_32_inputs() -> None:
+    """What the instruction is documented to compute: even and odd inputs apart, each in order."""
+    kernels = next((k for k in NATIVE if k.has_bfloat16_tiles), None)
+    if kernels is None:
+        pytest.skip("needs AMX")
+    torch.manual_seed(0)
+    weight, x = dense("bfloat16", 16, 96), torch.randn(16, 96)
+    result = torch.empty(16, 16)
+    kernels.linear(quantized(kernels, x, torch.bfloat16), weight.pack(kernels), result)
+    left, right = x.bfloat16().double(), weight.values
+    total = torch.zeros(16, 16)
+    for first in range(0, 96, 32):
+        chains = [torch.zeros(16, 16), torch.zeros(16, 16)]
+        for k in range(first, first + 32, 4):
+            for chain, inputs in enumerate([(k, k + 1), (k + 2, k + 3)]):
+                for i in inputs:
+                    product = torch.outer(left[:, i], right[:, i])
+                    chains[chain] = (chains[chain].double() + product).float()
+        total = total + (chains[0] + chains[1])
+    assert torch.equal(result, total)
 
 
 @pytest.mark.parametrize("exact", [False, True])
@@ -114,8 +150,8 @@ def test_fused_gate_is_gate_after_linear(
     x = quantized(kernels, torch.randn(rows, 64))
     product = torch.empty(rows, 192)
     kernels.linear(x, weight, product)
-    fused = kernels.activation(rows, 96, exact=exact_out)
-    apart = kernels.activation(rows, 96, exact=exact_out)
+    dtype = torch.float32 if exact_out else torch.int8
+    fused, apart = kernels.activation(rows, 96, dtype), kernels.activation(rows, 96, dtype)
     kernels.linear_gate(x, weight, fused, kind=kind)  # type: ignore[arg-type]
     kernels.gate(product, apart, kind=kind)  # type: ignore[arg-type]
     assert torch.equal(exact_values(kernels, fused), exact_values(kernels, apart))
@@ -139,12 +175,13 @@ def test_rows_do_not_depend_on_batch_or_threads(
     native: Kernels, weight_of: type[Dense], exact: bool
 ) -> None:
     weight = weight_of().pack(native)
-    exact = exact or not weight.is_integer
+    dtype = torch.float32 if exact else native.input_dtype(weight)
     x = torch.randn(150, 1280)
 
     def product(rows: torch.Tensor) -> torch.Tensor:
         out = torch.empty(len(rows), 70)
-        native.linear(rows if exact else quantized(native, rows), weight, out)
+        activation = rows if dtype == torch.float32 else quantized(native, rows, dtype)
+        native.linear(activation, weight, out)
         return out
 
     whole = product(x)
@@ -161,11 +198,11 @@ def test_modules_with_and_without_tiles_agree_to_the_bit(
     kind: WeightKind, has_minimum: bool
 ) -> None:
     modules = {module.isa: NativeKernels(module, "test") for module in native_modules()}
-    if not {"amx_int8", "avx512_vnni"} <= modules.keys():
+    if not {"amx", "avx512_vnni"} <= modules.keys():
         pytest.skip("needs AMX")
     x, weight = torch.randn(60, 1280), grouped(kind, 70, 1280, 32, has_minimum)
     results = []
-    for name in ("amx_int8", "avx512_vnni"):
+    for name in ("amx", "avx512_vnni"):
         kernels, out = modules[name], torch.empty(60, 70)
         kernels.linear(quantized(kernels, x), weight.pack(kernels), out)
         results.append(out)

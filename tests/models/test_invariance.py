@@ -17,7 +17,7 @@ PROMPT = [(i * 7919) % 40000 + 20 for i in range(75)]
 OTHERS = [[(i * 104729 + k) % 40000 + 20 for i in range(3 + 13 * k)] for k in range(6)]
 
 
-@pytest.fixture(scope="module", params=[torch.float16, torch.int8], ids=str)
+@pytest.fixture(scope="module", params=[torch.float16, torch.bfloat16, torch.int8], ids=str)
 def driver(request: pytest.FixtureRequest) -> Iterator[Driver]:
     yield drive_kernels(embedded_model(), exact_activations=False, kv_dtype=request.param)
 

@@ -9,8 +9,9 @@ from headrace.attention.native import NativeBackend
 from headrace.attention.paged import PagedBackend
 from headrace.checkpoint.checkpoint import open_checkpoint
 from headrace.kernels import load as load_kernels
+from headrace.kernels.twins import TorchKernels
 from headrace.models import ARCHITECTURES
-from headrace.models.load import LoadOptions, load_model
+from headrace.models.load import LoadOptions, _default_kv_dtype, load_model
 from tests.models.checkpoints import CASES, make_checkpoint
 from tests.models.driver import Driver
 
@@ -61,3 +62,12 @@ def test_dummy_weights_have_the_sizes_of_real_ones(tmp_path: Path, architecture:
     driver = Driver(dummy, backend)
     (logits,) = driver.step([(driver.start([1, 2, 3]), 3)])
     assert logits.shape == (3, 199) and torch.isfinite(logits).all()
+
+
+def test_the_cache_is_narrow_on_the_kernels_and_bfloat16_where_they_multiply_it_in_tiles() -> None:
+    kernels = TorchKernels("test")
+    assert _default_kv_dtype(torch.float32, "bfloat16", None) == torch.float32
+    assert _default_kv_dtype(torch.float32, "bfloat16", kernels) == torch.float16
+    kernels.has_bfloat16_tiles = True
+    assert _default_kv_dtype(torch.float32, "bfloat16", kernels) == torch.bfloat16
+    assert _default_kv_dtype(torch.float32, None, kernels) == torch.float16

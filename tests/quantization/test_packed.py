@@ -45,7 +45,7 @@ def test_fused_blocks_are_their_values(kernels: Kernels, names: list[str]) -> No
 def test_bias_and_residual_are_added(kernels: Kernels, exact: bool) -> None:
     part, values = blocks("Q8_0", 16, 96, 7)
     weight = pack_blocks(kernels, [part], exact=exact)
-    assert weight.takes_floats == exact
+    assert weight.input_dtype == (torch.float32 if exact else torch.int8)
     x, bias, residual = torch.randn(3, 96), torch.randn(16), torch.randn(3, 16)
     expected = x @ values.T + bias + residual
     actual = weight.apply(x, bias, residual.clone())
@@ -56,8 +56,8 @@ def test_bias_and_residual_are_added(kernels: Kernels, exact: bool) -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_floats_keep_their_width(kernels: Kernels, dtype: torch.dtype) -> None:
     parts = [torch.randn(10, 48).to(dtype), torch.randn(6, 48).to(dtype)]
-    weight = pack_floats(kernels, parts, None)
-    assert isinstance(weight, PackedLinear) and weight.takes_floats
+    weight = pack_floats(kernels, parts, None, exact=False)
+    assert isinstance(weight, PackedLinear) and weight.input_dtype == torch.float32
     assert weight.nbytes == 16 * 48 * dtype.itemsize
     x = torch.randn(4, 48)
     expected = x @ torch.cat(parts).float().T

@@ -68,6 +68,8 @@ class Kernels(ABC):
     name: str
     reason: str
     """For people: what is in use, and why."""
+    has_bfloat16_tiles = False
+    """Whether products with bfloat16 weights take bfloat16 activations."""
     samples_anywhere = False
     """Whether the ops on logits take those of other devices too."""
 
@@ -84,12 +86,19 @@ class Kernels(ABC):
 
     # Storage
 
-    def activation(self, rows: int, features: int, *, exact: bool = False) -> Activation:
-        """A buffer for a linear's input: quantized, or with `exact` float32."""
-        if exact:
+    def input_dtype(self, weight: PackedWeight) -> torch.dtype:
+        """The narrowest dtype in which a linear reads its input; all read float32 too."""
+        if weight.is_integer:
+            return torch.int8
+        is_tiled = weight.kind == "bfloat16" and weight.in_features % GROUP_SIZE == 0
+        return torch.bfloat16 if self.has_bfloat16_tiles and is_tiled else torch.float32
+
+    def activation(self, rows: int, features: int, dtype: torch.dtype = torch.int8) -> Activation:
+        """A buffer for a linear's input, in a dtype that `input_dtype` gives or float32."""
+        if dtype == torch.float32:
             return torch.zeros(rows, features)
         check_multiple("features", features, GROUP_SIZE)
-        return self._quantized(rows, features)
+        return self._quantized(rows, features, dtype)
 
     def empty_cache(
         self, num_blocks: int, num_kv_heads: int, head_size: int, dtype: torch.dtype
@@ -113,16 +122,22 @@ class Kernels(ABC):
         *,
         exact: bool = False,
     ) -> ExpertBuffers:
-        """For `experts` over up to so many rows; float32 inside with `exact`."""
+        """For `experts` over up to so many rows; inputs are in the dtype that all weights read, or
+        in float32 where they differ, and with `exact`."""
         places = rows * experts_per_row
         slots = places + min(len(experts), places) * (SLOT_MULTIPLE - 1)
         slots = -(-slots // SLOT_MULTIPLE) * SLOT_MULTIPLE
         hidden = experts[0].gate_up.in_features
         inner = max(expert.down.in_features for expert in experts)
+
+        def dtype(weights: list[PackedWeight]) -> torch.dtype:
+            dtypes = {self.input_dtype(weight) for weight in weights}
+            return torch.float32 if exact or len(dtypes) > 1 else dtypes.pop()
+
         return ExpertBuffers(
             torch.zeros(2 * len(experts) + 1 + places + slots, dtype=torch.int32),
-            self.activation(slots, hidden, exact=exact),
-            self.activation(slots, inner, exact=exact),
+            self.activation(slots, hidden, dtype([expert.gate_up for expert in experts])),
+            self.activation(slots, inner, dtype([expert.down for expert in experts])),
             torch.zeros(slots, hidden),
         )
 
@@ -283,7 +298,7 @@ class Kernels(ABC):
     ) -> None:
         """out = x @ weight.T + bias, or with `accumulate` added to out (the residual stream).
 
-        x [T, K], quantized only with integer weights; out [T, N]; bias [N].
+        x [T, K], float32 or of the weight's `input_dtype`; out [T, N]; bias [N].
         """
         num_rows = self._check_product(x, weight)
         check(out, "out", torch.float32, num_rows, weight.out_features)
@@ -392,10 +407,9 @@ class Kernels(ABC):
             check_equal("gate and up", expert.gate_up.out_features, 2 * expert.down.in_features)
             check_multiple("inner features", expert.down.in_features, GROUP_SIZE)
             self._check_product(buffers.inputs, expert.gate_up)
+            self._check_input(buffers.inner, expert.down)
             if expert.down.in_features > inner:
                 raise ValueError("buffers: made for narrower experts")
-            if isinstance(buffers.inner, QuantizedActivation) and not expert.down.is_integer:
-                raise ValueError(f"inner: a {expert.down.kind} weight takes float32 activations")
         places = num_rows * routing.experts.shape[1]
         check(buffers.outputs, "outputs", torch.float32, slots, hidden)
         check(buffers.plan, "plan", torch.int32, 2 * len(experts) + 1 + places + slots)
@@ -410,7 +424,7 @@ class Kernels(ABC):
         self._soft_cap(self._rows(rows, x.shape[0]), x, cap)
 
     def quantize(self, x: Tensor, out: QuantizedActivation, *, rows: Tensor | None = None) -> None:
-        """out = x as int8, scale = max|x| / 127 for each 32 features. x [T, F]."""
+        """out = x, rounded as QuantizedActivation says. x [T, F]."""
         check(x, "x", torch.float32, out.rows, out.features)
         self._quantize(self._rows(rows, out.rows), x, out)
 
@@ -619,13 +633,15 @@ class Kernels(ABC):
         if row < 0 or row + count > weight.out_features:
             raise ValueError(f"rows {row}..{row + count} of a weight of {weight.out_features} rows")
 
-    @staticmethod
-    def _check_product(x: Activation, weight: PackedWeight) -> int:
+    def _check_product(self, x: Activation, weight: PackedWeight) -> int:
         num_rows, features = check_activation(x, "x")
         check_equal("x: features", features, weight.in_features)
-        if isinstance(x, QuantizedActivation) and not weight.is_integer:
-            raise ValueError(f"x: a {weight.kind} weight takes float32 activations")
+        self._check_input(x, weight)
         return num_rows
+
+    def _check_input(self, x: Activation, weight: PackedWeight) -> None:
+        if isinstance(x, QuantizedActivation) and x.dtype != self.input_dtype(weight):
+            raise ValueError(f"x: this {weight.kind} weight takes no {x.dtype} activations")
 
     @staticmethod
     def _check_gate(kind: str, out: Activation, num_rows: int, features: int) -> None:
@@ -657,7 +673,7 @@ class Kernels(ABC):
     # What an implementation provides, with checked arguments
 
     @abstractmethod
-    def _quantized(self, rows: int, features: int) -> QuantizedActivation: ...
+    def _quantized(self, rows: int, features: int, dtype: torch.dtype) -> QuantizedActivation: ...
 
     @abstractmethod
     def _empty_weight(

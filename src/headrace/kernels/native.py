@@ -36,9 +36,10 @@ from headrace.kernels.tensors import (
     WeightKind,
 )
 
-TILE_ROWS = 16
 CELL_ROWS = 16
-CELL_BYTES = 768
+CELL_BYTES = {torch.int8: 768, torch.bfloat16: 1024}
+FORMATS = (torch.float32, torch.int8, torch.bfloat16)
+"""Of activations; the order is that of `Format` in csrc/layout.h."""
 BITS: dict[WeightKind, int] = {
     "int4": 4, "int8": 8, "nf4": 4, "fp4": 4, "float8": 8,
     "float16": 16, "bfloat16": 16, "float32": 32,
@@ -63,6 +64,7 @@ class NativeKernels(Kernels):
     def __init__(self, module: ModuleType, reason: str) -> None:
         self.name = module.isa
         self.reason = reason
+        self.has_bfloat16_tiles = bool(module.has_bfloat16_tiles)
         self._module = module
         self._program: NativeProgram | None = None
 
@@ -102,8 +104,8 @@ class NativeKernels(Kernels):
 
     def _activation_words(self, x: Activation) -> tuple[int, ...]:
         if isinstance(x, QuantizedActivation):
-            return self._address(x.storage), x.features, 1
-        return self._address(x), x.shape[1], 0
+            return self._address(x.storage), x.features, FORMATS.index(x.dtype)
+        return self._address(x), x.shape[1], FORMATS.index(torch.float32)
 
     def _weight_words(self, weight: PackedWeight) -> tuple[int, ...]:
         return (
@@ -126,19 +128,16 @@ class NativeKernels(Kernels):
 
     # Storage
 
-    def _quantized(self, rows: int, features: int) -> QuantizedActivation:
-        blocks = -(-rows // CELL_ROWS)
-        storage = torch.zeros(blocks, features // GROUP_SIZE, CELL_BYTES, dtype=torch.uint8)
-        return QuantizedActivation(rows, features, storage)
+    def _quantized(self, rows: int, features: int, dtype: torch.dtype) -> QuantizedActivation:
+        cells = -(-rows // CELL_ROWS), features // GROUP_SIZE
+        storage = torch.zeros(*cells, CELL_BYTES[dtype], dtype=torch.uint8)
+        return QuantizedActivation(rows, features, dtype, storage)
 
     def _empty_weight(
         self, kind: WeightKind, out: int, in_: int, group_size: int, has_minimum: bool
     ) -> PackedWeight:
-        tile_bytes = TILE_ROWS * in_ * BITS[kind] // 8
-        if group_size:
-            scale_bytes = in_ // group_size * TILE_ROWS * (4 if has_minimum else 2)
-            tile_bytes = -(-(tile_bytes + scale_bytes) // 64) * 64
-        storage = torch.zeros(-(-out // TILE_ROWS) * tile_bytes, dtype=torch.uint8)
+        words = WEIGHT_KINDS.index(kind), group_size, has_minimum
+        storage = torch.zeros(self._module.weight_bytes(0, out, in_, *words), dtype=torch.uint8)
         return PackedWeight(out, in_, kind, group_size, has_minimum, (storage,))
 
     def _pack_blocks(self, weight: PackedWeight, row: int, form: str, blocks: Tensor) -> None:

@@ -109,10 +109,12 @@ class PackedWeight:
 
 @dataclass(frozen=True, slots=True)
 class QuantizedActivation:
-    """Activations [rows, features] as int8 with one scale for 32 features."""
+    """Activations [rows, features] in fewer bits: as int8 with one scale (max|x| / 127) for 32
+    features, or as bfloat16."""
 
     rows: int
     features: int
+    dtype: torch.dtype
     storage: Tensor
 
 
@@ -153,7 +155,8 @@ class LayerCache:
     """One layer's paged KV cache; a block holds 32 tokens.
 
     keys [blocks, kv heads, head size, 32], values [blocks, kv heads, 32, head size]; for int8
-    also scales [blocks, kv heads, 32] float32. Must start zeroed.
+    also scales [blocks, kv heads, 32] float32. Must start zeroed. (With AMX a block's bfloat16
+    elements lie in another order: csrc/cache.h.)
     """
 
     keys: Tensor

@@ -93,10 +93,17 @@ def product(x: Activation, weight: PackedWeight, count: int) -> Tensor:
     return functional.linear(x[:count], values_of(weight))
 
 
+def rounded(x: Tensor, like: Activation) -> Tensor:
+    """x as an activation of that kind holds it."""
+    if not isinstance(like, QuantizedActivation):
+        return x
+    return fake_quantize(x) if like.dtype == torch.int8 else x.bfloat16().float()
+
+
 def put(x: Tensor, out: Activation) -> None:
     """Store rows of x as the activation `out`, quantized if that is."""
     if isinstance(out, QuantizedActivation):
-        out.storage[: x.shape[0]] = fake_quantize(x)
+        out.storage[: x.shape[0]] = rounded(x, out)
     else:
         out[: x.shape[0]] = x
 
@@ -168,8 +175,8 @@ class TorchKernels(Kernels):
 
     # Storage
 
-    def _quantized(self, rows: int, features: int) -> QuantizedActivation:
-        return QuantizedActivation(rows, features, torch.zeros(rows, features))
+    def _quantized(self, rows: int, features: int, dtype: torch.dtype) -> QuantizedActivation:
+        return QuantizedActivation(rows, features, dtype, torch.zeros(rows, features))
 
     def _empty_weight(
         self, kind: WeightKind, out: int, in_: int, group_size: int, has_minimum: bool
@@ -324,9 +331,7 @@ class TorchKernels(Kernels):
         weighs_inputs: bool,
         accumulate: bool,
     ) -> None:
-        is_quantized = isinstance(buffers.inputs, QuantizedActivation)
-        rounded = fake_quantize if is_quantized else torch.clone
-        books = ROUNDED if is_quantized else CODEBOOKS
+        books = ROUNDED if isinstance(buffers.inputs, QuantizedActivation) else CODEBOOKS
 
         def op() -> None:
             count = rows.count()
@@ -334,11 +339,11 @@ class TorchKernels(Kernels):
             for number, expert in enumerate(experts):
                 index, place = torch.where(routing.experts[:count] == number)
                 weights = routing.weights[index, place, None]
-                inputs = rounded(x[index] * weights if weighs_inputs else x[index])
+                inputs = rounded(x[index] * weights if weighs_inputs else x[index], buffers.inputs)
                 gate, up = functional.linear(
                     inputs, values_of(expert.gate_up, codebooks=books)
                 ).chunk(2, -1)
-                inner = rounded(GATES[kind](gate) * up)
+                inner = rounded(GATES[kind](gate) * up, buffers.inner)
                 result = functional.linear(inner, values_of(expert.down, codebooks=books))
                 total.index_add_(0, index, result if weighs_inputs else result * weights)
             out[:count] = out[:count] + total if accumulate else total

@@ -98,7 +98,7 @@ class NativeOperations:
         self._ranks = ranks
         self._backend = backend
         self._max_positions = max_positions
-        self._buffers: dict[tuple[str, int, int, bool], Activation] = {}
+        self._buffers: dict[tuple[str, int, int, torch.dtype], Activation] = {}
         self._mixtures: dict[tuple[object, ...], ExpertBuffers] = {}
         self._counts: Counts
 
@@ -108,12 +108,10 @@ class NativeOperations:
         self._counts = counts
         yield
 
-    def _buffer(self, use: str, features: int, *, quantized: bool = False) -> Activation:
-        key = (use, self._counts.capacity, features, quantized)
+    def _buffer(self, use: str, features: int, dtype: torch.dtype = torch.float32) -> Activation:
+        key = (use, self._counts.capacity, features, dtype)
         if key not in self._buffers:
-            self._buffers[key] = self.kernels.activation(
-                self._counts.capacity, features, exact=not quantized
-            )
+            self._buffers[key] = self.kernels.activation(*key[1:])
         return self._buffers[key]
 
     def _floats(self, use: str, features: int) -> Tensor:
@@ -124,8 +122,8 @@ class NativeOperations:
     def _input_of(self, consumer: LinearWeight, use: str) -> Activation:
         """Where to put what `consumer` reads; to be passed through `_ordered`."""
         assert isinstance(consumer, PackedLinear)
-        quantized = not consumer.takes_floats and consumer.permutation is None
-        return self._buffer(use, consumer.in_features, quantized=quantized)
+        dtype = consumer.input_dtype if consumer.permutation is None else torch.float32
+        return self._buffer(use, consumer.in_features, dtype)
 
     def _ordered(self, x: Activation, consumer: LinearWeight, use: str) -> Activation:
         """The features in the order in which `consumer` was quantized."""
@@ -133,8 +131,7 @@ class NativeOperations:
         if consumer.permutation is None:
             return x
         assert isinstance(x, Tensor)
-        features = consumer.packed.in_features
-        out = self._buffer(f"{use}, ordered", features, quantized=not consumer.takes_floats)
+        out = self._buffer(f"{use}, ordered", consumer.packed.in_features, consumer.input_dtype)
         self.kernels.permute(x, consumer.permutation.index, out, rows=self._counts.tokens)
         return out
 
@@ -307,7 +304,7 @@ class NativeOperations:
 
     def _product(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """x [T, H] times a small float32 weight that no scheme has packed."""
-        packed = pack_floats(self.kernels, [weight], torch.float32)
+        packed = pack_floats(self.kernels, [weight], torch.float32, exact=True)
         out = self._floats("router", packed.out_features)
         self.kernels.linear(x, packed.packed, out, bias=bias, rows=self._counts.tokens)
         return out
@@ -375,7 +372,7 @@ class NativeOperations:
 
 
 def _expert_weights(experts: Sequence[Expert]) -> tuple[list[ExpertWeights], bool]:
-    """The packed weights, and whether they take float32 inputs. Raises StartupError where they
+    """The packed weights, and whether they read float32 only. Raises StartupError where they
     read their inputs in an order of their own."""
     packed = []
     for expert in experts:
@@ -386,5 +383,9 @@ def _expert_weights(experts: Sequence[Expert]) -> tuple[list[ExpertWeights], boo
             "experts quantized in another order of their inputs (GPTQ's act-order, or groups that "
             "are no multiple of 32) do not run on the CPU kernels; use --kernels torch"
         )
-    is_exact = any(part.takes_floats for parts in packed for part in parts)
+    is_exact = any(
+        part.input_dtype != part.kernels.input_dtype(part.packed)
+        for parts in packed
+        for part in parts
+    )
     return [ExpertWeights(gate_up.packed, down.packed) for gate_up, down in packed], is_exact

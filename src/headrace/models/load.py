@@ -45,7 +45,7 @@ class LoadOptions:
     weight_dtype: torch.dtype | None = None
     """Of floating-point weights on the kernels; None: as stored."""
     exact_activations: bool = False
-    """On the kernels, float32 activations also with quantized weights, not int8."""
+    """On the kernels, float32 activations with all weights, not int8 or bfloat16."""
     quantize: str | None = None
     """--quantize."""
     load_format: str = "auto"
@@ -115,7 +115,7 @@ def _load_decoder(
     if options.max_total_tokens is not None:
         spec = replace(spec, max_position=min(spec.max_position, options.max_total_tokens))
     kernels = options.kernels if _runs_on_kernels(spec, options) else None
-    backend = choose_backend(_attention_shape(spec, options, kernels))
+    backend = choose_backend(_attention_shape(spec, options, kernels, checkpoint.config["dtype"]))
     operations: Operations = TorchOperations(backend, ranks)
     if isinstance(backend, NativeBackend):
         memory = ranks.memory(_slot_floats(spec, options))
@@ -174,11 +174,25 @@ def _slot_floats(spec: DecoderSpec, options: LoadOptions) -> int:
     return max(options.max_tokens * width, options.max_logit_rows * columns)
 
 
+def _default_kv_dtype(
+    dtype: torch.dtype, checkpoint_dtype: str | None, kernels: Kernels | None
+) -> torch.dtype:
+    """That of the arithmetic; with the kernels float16, or bfloat16 where that is quicker and the
+    checkpoint's own."""
+    if kernels is None:
+        return dtype
+    is_tiled = kernels.has_bfloat16_tiles and checkpoint_dtype == "bfloat16"
+    return torch.bfloat16 if is_tiled else torch.float16
+
+
 def _attention_shape(
-    spec: DecoderSpec, options: LoadOptions, kernels: Kernels | None
+    spec: DecoderSpec,
+    options: LoadOptions,
+    kernels: Kernels | None,
+    checkpoint_dtype: str | None = None,
 ) -> AttentionShape:
     layers, shard = [layer.attention for layer in spec.layers], options.ranks.shard
-    by_default = options.dtype if kernels is None else torch.float16
+    by_default = _default_kv_dtype(options.dtype, checkpoint_dtype, kernels)
     return AttentionShape(
         num_layers=len(layers),
         num_heads=len(shard.slice(layers[0].num_heads)),

@@ -28,7 +28,7 @@ class Target:
     kernels: Kernels | None = None
     """CPU kernels that the layers run on; None: plain torch."""
     exact_activations: bool = False
-    """The kernels read float32 activations also with quantized weights, not int8."""
+    """The kernels read float32 activations with all weights, not int8 or bfloat16."""
 
 
 class LinearWeight(Protocol):

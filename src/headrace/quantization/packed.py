@@ -12,7 +12,6 @@ from headrace.kernels import (
     Activation,
     Kernels,
     PackedWeight,
-    QuantizedActivation,
 )
 from headrace.kernels.tensors import FLOAT_DTYPES, GROUP_SIZE, WeightKind
 from headrace.weights.base import RawTensor
@@ -47,8 +46,7 @@ class PackedLinear:
         self.in_features = permutation.in_features if permutation else packed.in_features
         self.out_features = packed.out_features
         self.nbytes = packed.num_bytes + (permutation.index.nbytes if permutation else 0)
-        self.takes_floats = exact or not packed.is_integer
-        """The layer's input is float32, not int8."""
+        self.input_dtype = torch.float32 if exact else kernels.input_dtype(packed)
 
     def apply(self, x: Tensor, bias: Tensor | None, residual: Tensor | None) -> Tensor:
         accumulate = residual is not None
@@ -57,12 +55,13 @@ class PackedLinear:
         return out
 
     def _input(self, x: Tensor) -> Activation:
-        if self.takes_floats and self.permutation is None:
+        if self.input_dtype == torch.float32 and self.permutation is None:
             return x
-        out = self.kernels.activation(len(x), self.packed.in_features, exact=self.takes_floats)
+        out = self.kernels.activation(len(x), self.packed.in_features, self.input_dtype)
         if self.permutation is not None:
             self.kernels.permute(x, self.permutation.index, out)
-        elif isinstance(out, QuantizedActivation):
+        else:
+            assert not isinstance(out, Tensor)
             self.kernels.quantize(x, out)
         return out
 
@@ -100,7 +99,7 @@ def pack_blocks(kernels: Kernels, parts: Sequence[RawTensor], *, exact: bool) ->
 
 
 def pack_floats(
-    kernels: Kernels, parts: Sequence[Tensor], dtype: torch.dtype | None
+    kernels: Kernels, parts: Sequence[Tensor], dtype: torch.dtype | None, *, exact: bool
 ) -> PackedLinear:
     """Matrices of floats, fused along their rows; `dtype` None keeps that of the first."""
     kind = FLOAT_KINDS[dtype or parts[0].dtype]
@@ -109,4 +108,4 @@ def pack_floats(
     for part in parts:
         kernels.pack_floats(packed, first, part)
         first += len(part)
-    return PackedLinear(kernels, packed, exact=True)
+    return PackedLinear(kernels, packed, exact=exact)

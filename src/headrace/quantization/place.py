@@ -132,4 +132,5 @@ def _pack(
     if quantized:
         logger.warning("%s: quantized in different ways, kept in 16 bits", ", ".join(names))
     dtype = torch.float16 if quantized else target.weight_dtype
-    return pack_floats(kernels, [to_floats(matrix) for matrix in matrices], dtype)
+    floats = [to_floats(matrix) for matrix in matrices]
+    return pack_floats(kernels, floats, dtype, exact=target.exact_activations)

@@ -3,13 +3,15 @@
 #include <cmath>
 #include <limits>
 
+#include "attention_amx.h"
 #include "math.h"
 
 namespace headrace {
 namespace {
 
 constexpr int64_t kSplit = 256;
-constexpr int64_t kRows = kFmaRows;  // query heads x tokens of a unit at most
+constexpr int64_t kMaxHeadSize = 512;
+constexpr int64_t kRows = kHasTiles ? kBlockRows : kFmaRows;  // query heads x tokens of a unit
 constexpr int64_t kCellsAhead = 2;   // fetched while one is read
 constexpr int64_t kApartUnits = 8;   // with so few units, splits are shared out as well
 constexpr float kNone = -std::numeric_limits<float>::infinity();
@@ -51,6 +53,7 @@ void softmax(float* scores, int64_t count, int64_t first, int64_t last, float& m
              float& total) {
     const F32x16 none = F32x16::broadcast(kNone);
     const auto keep = [&](F32x16 value, F32x16 otherwise, int64_t i) {
+        if (i >= first && i + kLanes <= last) return value;
         return select(value, otherwise, static_cast<int>(first - i), static_cast<int>(last - i));
     };
     F32x16 largest = none, sum = F32x16::zero();
@@ -154,6 +157,85 @@ void AttentionOp::add_distances(const Unit& unit, int64_t start, int64_t end,
     }
 }
 
+// Turns scores [rows][split], of positions from `start`, into weights, and notes maxima and totals.
+void AttentionOp::weigh(const Unit& unit, int64_t start, int64_t end, float* scores,
+                        float* part) const {
+    const int64_t size = cache_.head_size, rows = unit.rows();
+    if (options_.soft_cap > 0) {
+        const F32x16 cap = F32x16::broadcast(options_.soft_cap);
+        const F32x16 inverse = F32x16::broadcast(1.0f / options_.soft_cap);
+        for (int64_t i = 0; i < rows * kSplit; i += kLanes) {
+            if (i % kSplit >= end) continue;
+            (tanh(F32x16::load(scores + i) * inverse) * cap).store(scores + i);
+        }
+    }
+    if (options_.alibi_slopes) add_distances(unit, start, end, scores);
+    clear(part, size);
+    for (int64_t r = 0; r < rows; ++r) {
+        const int64_t position = unit.position + r / unit.heads - start;
+        const int64_t first = options_.window ? position + 1 - options_.window : 0;
+        if (position < 0 || first >= kSplit) {
+            std::fill_n(scores + r * kSplit, end, 0.0f);
+            continue;
+        }
+        softmax(scores + r * kSplit, end, first, position + 1, maxima(part, size)[r],
+                totals(part, size)[r]);
+    }
+}
+
+#if defined(__AMX_BF16__)
+// The same for a cache in tiles.
+void AttentionOp::attend_tiles(const Unit& unit, int64_t split, const float* q, float* part) const {
+    const int64_t size = cache_.head_size, rows = unit.rows(), start = split * kSplit;
+    const int64_t tokens = std::min(kSplit, unit.last_position() + 1 - start);
+    const int64_t oldest = options_.window ? unit.position + 1 - options_.window : 0;
+    const int64_t from = std::max<int64_t>(0, oldest - start) / kBlockTokens;
+    const int64_t blocks = (tokens + kBlockTokens - 1) / kBlockTokens;
+    const int32_t* table = batch_.block_table + unit.sequence * batch_.table_width +
+                           start / kBlockTokens;
+    const auto cell_of = [&](const void* cells, int64_t block) {
+        return static_cast<const uint16_t*>(cells) +
+               cache_.cell(table[block], unit.kv_head) * size * kBlockTokens;
+    };
+
+    SplitTile queries[kMaxHeadSize / kGroup];
+    for (int64_t i = 0; i < size; i += kGroup) {
+        for (int64_t r = 0; r < rows; ++r) split_row(q + r * size + i, queries[i / kGroup], r);
+    }
+    alignas(64) float scores[kRows * kSplit];
+    for (int64_t r = 0; r < rows; ++r) std::fill_n(scores + r * kSplit, from * kBlockTokens, 0.0f);
+    for (int64_t i = from; i < blocks; ++i) {
+        score_block(queries, size, cell_of(cache_.keys, i), scores + i * kBlockTokens, kSplit);
+    }
+    weigh(unit, start, blocks * kBlockTokens, scores, part);
+    SplitTile weights[kSplit / kBlockTokens];
+    for (int64_t i = from; i < blocks; ++i) {
+        for (int64_t r = 0; r < rows; ++r) {
+            split_row(scores + r * kSplit + i * kBlockTokens, weights[i], r);
+        }
+    }
+    // Behind the context may lie what another sequence left, even NaN, which no weight of zero
+    // would silence.
+    alignas(64) uint16_t last[4 * Cache::kTile];
+    const int64_t used = tokens - (blocks - 1) * kBlockTokens;
+    for (int64_t d = 0; d < size; d += 4 * kLanes) {
+        const int tiles = static_cast<int>(std::min<int64_t>(4, (size - d) / kLanes));
+        const auto value_tiles = [&](int64_t i) -> const uint16_t* {
+            const uint16_t* values = cell_of(cache_.values, from + i) + d * kBlockTokens;
+            if (from + i < blocks - 1 || used == kBlockTokens) return values;
+            for (int64_t k = 0; k < tiles * Cache::kTile; ++k) {
+                const int64_t token = k % Cache::kTile / (2 * kLanes) * 2 + k % 2;
+                last[k] = token < used ? values[k] : 0;
+            }
+            return last;
+        };
+        sum_blocks(weights + from, blocks - from, value_tiles, tiles, part + d, size);
+    }
+}
+#else
+void AttentionOp::attend_tiles(const Unit&, int64_t, const float*, float*) const {}
+#endif
+
 // Scores, weights and weighted sum of one split.
 template <typename Type>
 void AttentionOp::attend_split(const Unit& unit, int64_t split, const float* q, float* part) const {
@@ -197,26 +279,7 @@ void AttentionOp::attend_split(const Unit& unit, int64_t split, const float* q, 
             scale_columns(scores, cache_.key_scales + cell(token) * kBlockTokens, token);
         }
     }
-    if (options_.soft_cap > 0) {
-        const F32x16 cap = F32x16::broadcast(options_.soft_cap);
-        const F32x16 inverse = F32x16::broadcast(1.0f / options_.soft_cap);
-        for (int64_t i = 0; i < rows * kSplit; i += kLanes) {
-            if (i % kSplit >= end) continue;
-            (tanh(F32x16::load(scores + i) * inverse) * cap).store(scores + i);
-        }
-    }
-    if (options_.alibi_slopes) add_distances(unit, start, end, scores);
-    clear(part, size);
-    for (int64_t r = 0; r < rows; ++r) {
-        const int64_t position = unit.position + r / unit.heads - start;
-        const int64_t first = options_.window ? position + 1 - options_.window : 0;
-        if (position < 0 || first >= kSplit) {
-            std::fill_n(scores + r * kSplit, end, 0.0f);
-            continue;
-        }
-        softmax(scores + r * kSplit, end, first, position + 1, maxima(part, size)[r],
-                totals(part, size)[r]);
-    }
+    weigh(unit, start, end, scores, part);
     for (int64_t i = 0; i < blocks; ++i) {
         const int64_t token = from + i * kBlockTokens;
         // Behind the context may lie what another sequence left, even NaN, which no weight of zero
@@ -250,7 +313,6 @@ void AttentionOp::attend(const Team& team, const Unit& unit, int64_t first, int6
             return team.fail("a block id is outside the cache");
         }
     }
-    constexpr int64_t kMaxHeadSize = 512;
     alignas(64) float q[kRows * kMaxHeadSize], part[kRows * (kMaxHeadSize + 2)];
     const F32x16 scale = F32x16::broadcast(options_.scale);
     for (int64_t r = 0; r < unit.rows(); ++r) {
@@ -261,9 +323,13 @@ void AttentionOp::attend(const Team& team, const Unit& unit, int64_t first, int6
         }
     }
     for (int64_t split = first; split < last; ++split) {
-        with_cache_type(cache_.type, [&](auto type) {
-            attend_split<decltype(type)>(unit, split, q, part);
-        });
+        if (cache_.is_tiled()) {
+            attend_tiles(unit, split, q, part);
+        } else {
+            with_cache_type(cache_.type, [&](auto type) {
+                attend_split<decltype(type)>(unit, split, q, part);
+            });
+        }
         merge(part, unit.rows(), size, sum);
     }
 }
@@ -296,6 +362,7 @@ bool AttentionOp::valid(const Team& team) const {
 
 void AttentionOp::run(Team& team) const {
     if (!valid(team)) return;
+    const TileRegisters registers(cache_.is_tiled() ? Format::kBFloat16 : Format::kFloat32, kRows);
     const int64_t size = cache_.head_size, splits = count_splits();
     if (splits_apart()) {
         for_each_unit(team, splits, [&](const Unit& unit, int64_t index, int64_t split) {

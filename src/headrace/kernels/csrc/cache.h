@@ -1,5 +1,7 @@
 // One layer's paged KV cache. A block holds 32 tokens; keys lie [head size][32], so that lanes are
-// tokens in the scores, values [32][head size], so that lanes are features in the sum. Blocks must
+// tokens in the scores, values [32][head size], so that lanes are features in the sum. With AMX,
+// bfloat16 lies in right tiles of 32 x 16 instead: line i of a tile of keys holds features 2i and
+// 2i + 1 of 16 tokens, of a tile of values tokens 2i and 2i + 1 of 16 features. Blocks must
 // start zeroed: masked lanes are multiplied by zero, and NaN would survive that.
 #pragma once
 
@@ -20,6 +22,26 @@ struct Cache {
     int64_t blocks, heads, head_size;
 
     int64_t cell(int64_t block, int64_t head) const { return block * heads + head; }
+    bool is_tiled() const {
+        return kHasTiles && type == CacheType::kBFloat16 && head_size % kGroup == 0;
+    }
+    // Where an element lies in its cell.
+    int64_t key_element(int64_t feature, int64_t token) const {
+        if (!is_tiled()) return feature * kBlockTokens + token;
+        const int64_t tile = feature / kGroup * 2 + token / kLanes;
+        return tile * kTile + in_tile(feature % kGroup, token % kLanes);
+    }
+    int64_t value_element(int64_t token, int64_t feature) const {
+        if (!is_tiled()) return token * head_size + feature;
+        return feature / kLanes * kTile + in_tile(token, feature % kLanes);
+    }
+
+    static constexpr int64_t kTile = kGroup * kLanes;
+
+   private:
+    static int64_t in_tile(int64_t depth, int64_t lane) {
+        return depth / 2 * 2 * kLanes + lane * 2 + depth % 2;
+    }
 };
 
 // Calls function with the type that loads the cache's elements.

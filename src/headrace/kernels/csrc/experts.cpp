@@ -156,7 +156,7 @@ void ExpertGateOp::run(Team& team) const {
     for_each_expert_unit(team, m.count(), units, [&](int64_t e, int64_t unit) {
         const Weight& weight = m.experts[static_cast<size_t>(e)].gate_up;
         const int64_t rows = m.counts()[e];
-        const TileRegisters registers(m.inputs.quantized && suits_tiles(rows));
+        const TileRegisters registers(m.inputs.format, rows);
         const Activation x = m.inputs.from(m.starts()[e], weight.in);
         gate_unit(x, weight, kind_, m.inner.from(m.starts()[e], weight.out / 2), rows, unit);
     });
@@ -170,7 +170,7 @@ void ExpertDownOp::run(Team& team) const {
     for_each_expert_unit(team, m.count(), units, [&](int64_t e, int64_t unit) {
         const Weight& weight = m.experts[static_cast<size_t>(e)].down;
         const int64_t rows = m.counts()[e];
-        const TileRegisters registers(m.inner.quantized && suits_tiles(rows));
+        const TileRegisters registers(m.inner.format, rows);
         const Activation x = m.inner.from(m.starts()[e], weight.in);
         linear_unit(x, weight, {nullptr, m.outputs + m.starts()[e] * weight.out, false}, rows,
                     unit);

@@ -8,6 +8,11 @@
 
 namespace headrace {
 
+#if defined(__AMX_BF16__)
+constexpr bool kHasTiles = true;
+#else
+constexpr bool kHasTiles = false;
+#endif
 constexpr int kGroup = 32;      // activations that share a scale
 constexpr int kBlockRows = 16;  // rows of one activation block
 
@@ -22,19 +27,34 @@ struct alignas(64) Cell {
 };
 static_assert(sizeof(Cell) == 768, "the Python side allocates by this size");
 
+// Sixteen rows of one group in bfloat16: one left tile of AMX. Of each four features the middle two
+// change places, as in the right tiles that weights lie in.
+struct alignas(64) BFloat16Cell {
+    uint16_t values[kBlockRows][kGroup];
+};
+
+enum class Format : int { kFloat32, kInt8, kBFloat16 };
+
 // Activations [rows, features], either plain float32 or cells [ceil(rows / 16)][features / 32].
 struct Activation {
     void* data;
     int64_t features;
-    bool quantized;
+    Format format;
 
     int64_t groups() const { return features / kGroup; }
     float* row(int64_t row) const { return static_cast<float*>(data) + row * features; }
     Cell* cells(int64_t block) const { return static_cast<Cell*>(data) + block * groups(); }
+    BFloat16Cell* bfloat16_cells(int64_t block) const {
+        return static_cast<BFloat16Cell*>(data) + block * groups();
+    }
     // What begins at row `first`, a multiple of 16, with rows of no more features.
     Activation from(int64_t first, int64_t narrow) const {
-        void* start = quantized ? static_cast<void*>(cells(first / kBlockRows)) : row(first);
-        return {start, narrow, quantized};
+        const int64_t block = first / kBlockRows;
+        switch (format) {
+            case Format::kInt8: return {cells(block), narrow, format};
+            case Format::kBFloat16: return {bfloat16_cells(block), narrow, format};
+            default: return {row(first), narrow, format};
+        }
     }
 };
 
@@ -52,7 +72,8 @@ constexpr bool is_nibbles(Kind kind) { return kind == Kind::kInt4 || is_codebook
 //          w = q * scale + minimum, or (q - 8) * scale and (q - 128) * scale without; int8 with
 //          minimum is (q - 128) * scale + minimum
 //   nf4, fp4: like int4 without minimum, float8: like int8; w = codebook[code] * scale (codebook.h)
-//   float: [in][16]
+//   float: [in][16], but for AMX bfloat16 in right tiles, if `in` allows: per 32 inputs 16 lines of
+//          64 bytes, in lane o of line 2j inputs 4j and 4j + 2, of line 2j + 1 those between
 struct Weight {
     uint8_t* data;
     int64_t out, in;
@@ -70,6 +91,13 @@ struct Weight {
     uint8_t* tile(int64_t index) const { return data + index * tile_bytes(); }
     uint16_t* scales(int64_t index) const {
         return reinterpret_cast<uint16_t*>(tile(index) + quant_bytes());
+    }
+    bool is_tiled() const { return kHasTiles && kind == Kind::kBFloat16 && in % kGroup == 0; }
+    // Where a float weight has input k of an output, in elements from its tile.
+    int64_t element(int64_t k, int64_t lane) const {
+        if (!is_tiled()) return k * kLanes + lane;
+        const int64_t line = k / 4 * 2 + k % 2;
+        return line * 2 * kLanes + lane * 2 + k % 4 / 2;
     }
 };
 

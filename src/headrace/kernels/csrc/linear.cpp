@@ -9,7 +9,7 @@ namespace {
 
 constexpr int64_t kPanelRows = 128;
 constexpr int64_t kPanelColumns = 2 * kLanes;
-constexpr int64_t kPanelDepth = 256;  // inputs of an integer weight widened to float at a time
+constexpr int64_t kPanelDepth = 256;  // inputs of a weight widened to float at a time
 
 // One unit of work: the product of up to 64 rows with two tiles of a weight.
 struct alignas(64) Panel {
@@ -53,8 +53,8 @@ void integer_product(const Activation& x, const Weight& weight, int64_t tile, in
     }
 }
 
-// Inputs first..first + 32 of a tile as floats [32][16].
-void widen_group(const Weight& weight, int64_t tile, int64_t first, float* to) {
+// Inputs first..first + 32 of a tile in groups as floats [32][16].
+void widen_codes(const Weight& weight, int64_t tile, int64_t first, float* to) {
     const bool nibbles = is_nibbles(weight.kind);
     const float* book = codebook(weight.kind);
     const int64_t step = weight.scale_bytes() / 2;
@@ -80,7 +80,16 @@ void widen_group(const Weight& weight, int64_t tile, int64_t first, float* to) {
     }
 }
 
-// A weight in groups with float activations.
+// The same of any tile that does not hold its floats in order.
+void widen_group(const Weight& weight, int64_t tile, int64_t first, float* to) {
+    if (is_grouped(weight.kind)) return widen_codes(weight, tile, first, to);
+    const auto* values = reinterpret_cast<const uint16_t*>(weight.tile(tile));
+    for (int64_t i = 0; i < kGroup * kLanes; ++i) {
+        to[i] = bfloat16_to_float(values[weight.element(first + i / kLanes, i % kLanes)]);
+    }
+}
+
+// Such a weight with float activations.
 void widened_product(const Activation& x, const Weight& weight, int64_t tile, int vectors,
                      int64_t row, int64_t rows, float* c) {
     alignas(64) float widened[2 * kPanelDepth * kLanes];
@@ -109,7 +118,10 @@ void float_product(const Activation& x, const Weight& weight, int64_t tile, int 
 void product(const Activation& x, const Weight& weight, int64_t tile, int vectors, int64_t row,
              int64_t rows, Panel& panel) {
     float* c = panel.values;
-    if (x.quantized) {
+    if (x.format == Format::kBFloat16) {
+        return multiply_bfloat16(x, row, rows, weight, tile, vectors, c, kPanelColumns);
+    }
+    if (x.format == Format::kInt8) {
         for (int v = 0; v < vectors; ++v) {
             integer_product(x, weight, tile + v, row, rows, c + v * kLanes);
         }
@@ -118,10 +130,13 @@ void product(const Activation& x, const Weight& weight, int64_t tile, int vector
     std::memset(c, 0, static_cast<size_t>(rows * kPanelColumns) * sizeof(float));
     switch (weight.kind) {
         case Kind::kFloat16: return float_product<Float16>(x, weight, tile, vectors, row, rows, c);
-        case Kind::kBFloat16: return float_product<BFloat16>(x, weight, tile, vectors, row, rows, c);
+        case Kind::kBFloat16:
+            if (weight.is_tiled()) break;
+            return float_product<BFloat16>(x, weight, tile, vectors, row, rows, c);
         case Kind::kFloat32: return float_product<Float32>(x, weight, tile, vectors, row, rows, c);
-        default: return widened_product(x, weight, tile, vectors, row, rows, c);
+        default: break;
     }
+    widened_product(x, weight, tile, vectors, row, rows, c);
 }
 
 int64_t row_chunks(int64_t rows) { return (rows + kPanelRows - 1) / kPanelRows; }
@@ -184,14 +199,14 @@ void gate_unit(const Activation& x, const Weight& weight, Gate kind, const Activ
 
 void LinearOp::run(Team& team) const {
     const int64_t rows = rows_.count();
-    const TileRegisters registers(x_.quantized && suits_tiles(rows));
+    const TileRegisters registers(x_.format, rows);
     team.share(linear_units(weight_, rows),
                [&](int64_t unit) { linear_unit(x_, weight_, out_, rows, unit); });
 }
 
 void LinearGateOp::run(Team& team) const {
     const int64_t rows = rows_.count();
-    const TileRegisters registers(x_.quantized && suits_tiles(rows));
+    const TileRegisters registers(x_.format, rows);
     team.share(gate_units(weight_, rows),
                [&](int64_t unit) { gate_unit(x_, weight_, kind_, out_, rows, unit); });
 }

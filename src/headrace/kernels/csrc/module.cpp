@@ -58,7 +58,7 @@ class Arguments {
     Activation activation() {
         void* data = address<void>();
         const int64_t features = integer();
-        return {data, features, flag()};
+        return {data, features, static_cast<Format>(size())};
     }
     Weight weight() {
         auto* data = address<uint8_t>();
@@ -444,6 +444,14 @@ PyObject* set_threads(PyObject*, PyObject* count) {
     Py_RETURN_NONE;
 }
 
+// Bytes that a weight's storage needs; its address does not matter.
+PyObject* weight_bytes(PyObject*, PyObject* const* values, Py_ssize_t count) {
+    Arguments a(values, count);
+    const Weight weight = a.weight();
+    if (!a.complete()) return nullptr;
+    return PyLong_FromLongLong(weight.tiles() * weight.tile_bytes());
+}
+
 PyCFunction fast(PyObject* (*function)(PyObject*, PyObject* const*, Py_ssize_t)) {
     return reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function));
 }
@@ -470,6 +478,7 @@ PyMethodDef methods[] = {
     {"pack_blocks", fast(pack_blocks), METH_FASTCALL, nullptr},
     {"pack_groups", fast(pack_groups), METH_FASTCALL, nullptr},
     {"pack_floats", fast(pack_floats), METH_FASTCALL, nullptr},
+    {"weight_bytes", fast(weight_bytes), METH_FASTCALL, nullptr},
     {"new_program", new_program, METH_NOARGS, nullptr},
     {"run_program", run_program, METH_O, nullptr},
     {"set_num_threads", set_threads, METH_O, nullptr},
@@ -490,6 +499,8 @@ PyMODINIT_FUNC HEADRACE_INIT(HEADRACE_MODULE)() {
         return nullptr;
     }
     PyObject* module = PyModule_Create(&headrace::definition);
-    if (module) PyModule_AddStringConstant(module, "isa", headrace::kIsa);
+    if (!module) return nullptr;
+    PyModule_AddStringConstant(module, "isa", headrace::kIsa);
+    PyModule_AddIntConstant(module, "has_bfloat16_tiles", headrace::kHasTiles);
     return module;
 }

@@ -222,10 +222,10 @@ void PackFloatsOp::run(Team& team) const {
     team.share(rows_.count(), [&](int64_t row) {
         const int64_t to_row = first_row_ + row;
         const uint8_t* from = values_ + row * row_bytes_;
-        uint8_t* to = weight_.tile(to_row / kLanes) + static_cast<size_t>(to_row % kLanes) * bytes;
+        uint8_t* to = weight_.tile(to_row / kLanes);
         for (int64_t k = 0; k < weight_.in; ++k) {
-            std::memcpy(to + static_cast<size_t>(k * kLanes) * bytes,
-                        from + static_cast<size_t>(k) * bytes, bytes);
+            const auto at = static_cast<size_t>(weight_.element(k, to_row % kLanes));
+            std::memcpy(to + at * bytes, from + static_cast<size_t>(k) * bytes, bytes);
         }
     });
 }

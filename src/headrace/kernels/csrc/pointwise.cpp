@@ -44,15 +44,11 @@ float weight_at(const Weight& table, int64_t row, int64_t k) {
     const int64_t tile = row / kLanes, lane = row % kLanes;
     const auto* bytes = table.tile(tile);
     const auto* halves = reinterpret_cast<const uint16_t*>(bytes);
+    const int64_t at = table.element(k, lane);
     switch (table.kind) {
-        case Kind::kFloat32: return reinterpret_cast<const float*>(bytes)[k * kLanes + lane];
-        case Kind::kFloat16: return half_to_float(halves[k * kLanes + lane]);
-        default: {
-            const uint32_t bits = static_cast<uint32_t>(halves[k * kLanes + lane]) << 16;
-            float value;
-            std::memcpy(&value, &bits, sizeof value);
-            return value;
-        }
+        case Kind::kFloat32: return reinterpret_cast<const float*>(bytes)[at];
+        case Kind::kFloat16: return half_to_float(halves[at]);
+        default: return bfloat16_to_float(halves[at]);
     }
 }
 
@@ -124,7 +120,7 @@ void NormOp::normalize(int64_t row, int64_t first, int64_t last) const {
                              load_partial(weight_ + i, lanes);
         return bias_ ? value + load_partial(bias_ + i, lanes) : value;
     };
-    if (!out_.quantized) {
+    if (out_.format == Format::kFloat32) {
         float* out = out_.row(0) + row * out_stride_;
         for (int64_t i = first; i < last; i += kLanes) {
             const int64_t lanes = std::min<int64_t>(kLanes, last - i);
@@ -150,7 +146,7 @@ void NormOp::run(Team& team) const {
             }
         }
     }
-    if (!out_.quantized && out_.row(0) == x_) {
+    if (out_.format == Format::kFloat32 && out_.row(0) == x_) {
         // In place a row is one thread's: no other may read it meanwhile.
         return team.share(rows, [&](int64_t row) { normalize(row, 0, out_.features); });
     }

@@ -1,19 +1,19 @@
-// AMX: the product of int8 rows with an integer tile, one instruction for 16 rows and 32 inputs.
-// Its integer sums are exact and are scaled in the same order as in multiply_tile, so a row's
+// AMX, one instruction for 16 rows, 16 outputs and 32 inputs: the products of bfloat16 rows with
+// bfloat16 tiles, and of int8 rows with an integer tile. The latter's integer sums are exact and are scaled in the same order as in multiply_tile, so a row's
 // result is the same bits whichever of the two computes it.
 // Without AMX no number of rows suits.
 #pragma once
 
 #include "products.h"
 
-#if defined(__AMX_INT8__)
+#if defined(__AMX_BF16__)
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
 
 namespace headrace {
 
-#if defined(__AMX_INT8__)
+#if defined(__AMX_BF16__)
 
 // With fewer rows, multiply_tile is quicker.
 inline bool suits_tiles(int64_t rows) { return rows > 10; }
@@ -24,18 +24,27 @@ inline bool permit_tiles() {
     return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 }
 
-// Tile registers: 0..2 sums [16][16] int32, 4..5 activations [16][32], 6..7 weights [8][16][4].
-// A thread has them, if needed, from construction to destruction.
+// A thread has tile registers from construction to destruction. For int8: 0..2 sums [16][16] int32,
+// 4..5 activations [16][32], 6..7 weights [8][16][4]. For bfloat16: 0..3 sums [rows][16] float32,
+// 4..5 activations [rows][32], 6..7 weights [16][16][2].
 class TileRegisters {
    public:
-    explicit TileRegisters(bool needed) : needed_(needed) {
-        if (!needed) return;
+    TileRegisters(Format format, int64_t rows)
+        : needed_(format == Format::kBFloat16 || (format == Format::kInt8 && suits_tiles(rows))) {
+        if (!needed_) return;
+        const bool is_int8 = format == Format::kInt8;
+        const auto left = static_cast<uint8_t>(is_int8 || rows > kBlockRows ? kBlockRows : rows);
         struct alignas(64) {
             uint8_t palette = 1, start_row = 0, reserved[14] = {};
-            uint16_t row_bytes[16] = {64, 64, 64, 64, kGroup, kGroup, 64, 64};
-            uint8_t rows[16] = {16, 16, 16, 16, kBlockRows, kBlockRows, kGroup / 4, kGroup / 4};
+            uint16_t row_bytes[16] = {};
+            uint8_t rows[16] = {};
         } config;
-        _tile_loadconfig(&config);
+        for (int i = 0; i < 8; ++i) {
+            config.row_bytes[i] = is_int8 && (i == 4 || i == 5) ? kGroup : 64;
+            config.rows[i] = i < 6 ? left : is_int8 ? kGroup / 4 : kGroup / 2;
+        }
+        // Not the intrinsic: gcc 12 takes it to read eight bytes, and may drop the others.
+        __asm__ volatile("ldtilecfg %0" : : "m"(config) : "memory");
     }
     ~TileRegisters() {
         if (needed_) _tile_release();
@@ -195,14 +204,91 @@ inline void multiply_blocks(const Activation& x, int64_t block, int64_t rows,
     }
 }
 
+// 32 inputs of 16 outputs; see Weight.
+struct alignas(64) RightTile {
+    uint16_t values[kGroup / 2][kLanes][2];
+};
+
+template <int kTile>
+inline void clear_tile() {
+    __asm__ volatile("tilezero %%tmm%c[tile]" : : [tile] "i"(kTile));
+}
+template <int kTile>
+inline void load_tile(const void* from) {
+    __asm__ volatile("tileloadd (%[from], %[line]), %%tmm%c[tile]"
+                     : : [from] "r"(from), [line] "r"(int64_t{64}), [tile] "i"(kTile) : "memory");
+}
+template <int kTile>
+inline void store_tile(float* to, int64_t row_floats) {
+    __asm__ volatile("tilestored %%tmm%c[tile], (%[to], %[row])"
+                     : : [to] "r"(to), [row] "r"(row_floats * 4), [tile] "i"(kTile) : "memory");
+}
+template <int kSum, int kLeft, int kRight>
+inline void multiply_tiles() {
+    __asm__ volatile("tdpbf16ps %%tmm%c[right], %%tmm%c[left], %%tmm%c[sum]"
+                     : : [sum] "i"(kSum), [left] "i"(kLeft), [right] "i"(kRight));
+}
+
+// c[16 * kBlocks][16 * kVectors] = blocks of rows times tiles, both `groups` long.
+template <int kBlocks, int kVectors>
+inline void multiply_bfloat16_blocks(const BFloat16Cell* cells, const RightTile* tiles,
+                                     int64_t groups, float* c, int64_t ldc) {
+    clear_tile<0>();
+    if (kVectors > 1) clear_tile<1>();
+    if (kBlocks > 1) clear_tile<2>();
+    if (kBlocks > 1 && kVectors > 1) clear_tile<3>();
+    for (int64_t g = 0; g < groups; ++g) {
+        for (int v = 0; v < kVectors; ++v) {
+            const RightTile* ahead = tiles + v * groups + g + kPrefetchBytes / sizeof(RightTile);
+            for (const auto& line : ahead->values) __builtin_prefetch(line, 0, 2);
+        }
+        load_tile<4>(cells + g);
+        load_tile<6>(tiles + g);
+        multiply_tiles<0, 4, 6>();
+        if (kVectors > 1) {
+            load_tile<7>(tiles + groups + g);
+            multiply_tiles<1, 4, 7>();
+        }
+        if (kBlocks > 1) {
+            load_tile<5>(cells + groups + g);
+            multiply_tiles<2, 5, 6>();
+        }
+        if (kBlocks > 1 && kVectors > 1) multiply_tiles<3, 5, 7>();
+    }
+    store_tile<0>(c, ldc);
+    if (kVectors > 1) store_tile<1>(c + kLanes, ldc);
+    if (kBlocks > 1) store_tile<2>(c + kBlockRows * ldc, ldc);
+    if (kBlocks > 1 && kVectors > 1) store_tile<3>(c + kBlockRows * ldc + kLanes, ldc);
+}
+
+// c[rows][16 * vectors] = rows from `row`, the first of a block, times one or two bfloat16 tiles, of
+// any number of rows with the same instructions. Writes whole blocks to c.
+inline void multiply_bfloat16(const Activation& x, int64_t row, int64_t rows, const Weight& weight,
+                              int64_t tile, int vectors, float* c, int64_t ldc) {
+    const auto* tiles = reinterpret_cast<const RightTile*>(weight.tile(tile));
+    const int64_t blocks = (rows + kBlockRows - 1) / kBlockRows;
+    with_constant<2>(vectors, [&](auto v) {
+        for (int64_t b = 0; b < blocks; b += 2) {
+            const BFloat16Cell* cells = x.bfloat16_cells(row / kBlockRows + b);
+            with_constant<2>(static_cast<int>(std::min<int64_t>(2, blocks - b)), [&](auto n) {
+                multiply_bfloat16_blocks<n.value, v.value>(cells, tiles, x.groups(),
+                                                           c + b * kBlockRows * ldc, ldc);
+            });
+        }
+    });
+}
+
 #else
 
 inline bool permit_tiles() { return true; }
 inline bool suits_tiles(int64_t) { return false; }
 
 struct TileRegisters {
-    explicit TileRegisters(bool) {}
+    TileRegisters(Format, int64_t) {}
 };
+
+inline void multiply_bfloat16(const Activation&, int64_t, int64_t, const Weight&, int64_t, int,
+                              float*, int64_t) {}
 
 template <Kind, bool>
 inline void multiply_blocks(const Activation&, int64_t, int64_t, const Weight&, int64_t, float*,

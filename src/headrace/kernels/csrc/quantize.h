@@ -21,17 +21,32 @@ inline void quantize_group(const float* from, Cell& cell, int row) {
     cell.start8[row] = -128 * static_cast<int32_t>(sum);
 }
 
+// 32 values as row `row` of a block.
+inline void round_group(const float* from, BFloat16Cell& cell, int row) {
+    for (int i = 0; i < kGroup; i += kLanes) {
+        store_bf16(swap_middles(F32x16::load(from + i)), cell.values[row] + i);
+    }
+}
+
 // Groups first..last of one row, from a row of floats that starts at group `first`.
 inline void store_groups(const Activation& to, int64_t row, int64_t first, int64_t last,
                          const float* from) {
-    if (!to.quantized) {
-        std::memcpy(to.row(row) + first * kGroup, from,
-                    static_cast<size_t>((last - first) * kGroup) * sizeof(float));
-        return;
-    }
-    Cell* cells = to.cells(row / kBlockRows);
-    for (int64_t group = first; group < last; ++group, from += kGroup) {
-        quantize_group(from, cells[group], static_cast<int>(row % kBlockRows));
+    const int block_row = static_cast<int>(row % kBlockRows);
+    const int64_t count = last - first, block = row / kBlockRows;
+    switch (to.format) {
+        case Format::kFloat32:
+            std::memcpy(to.row(row) + first * kGroup, from,
+                        static_cast<size_t>(count * kGroup) * sizeof(float));
+            return;
+        case Format::kInt8:
+            for (int64_t i = 0; i < count; ++i) {
+                quantize_group(from + i * kGroup, to.cells(block)[first + i], block_row);
+            }
+            return;
+        case Format::kBFloat16:
+            for (int64_t i = 0; i < count; ++i) {
+                round_group(from + i * kGroup, to.bfloat16_cells(block)[first + i], block_row);
+            }
     }
 }
 

@@ -7,20 +7,12 @@ namespace {
 
 constexpr int64_t kMaxHeadSize = 512;
 
-uint16_t to_bfloat16(float value) {
-    uint32_t bits;
-    std::memcpy(&bits, &value, sizeof bits);
-    if (std::isnan(value)) return 0x7fc0;
-    return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
-
-
 void convert_float16(const float* from, int64_t count, uint16_t* to) {
     for (int64_t i = 0; i < count; i += kLanes) store_f16(F32x16::load(from + i), to + i);
 }
 
 void convert_bfloat16(const float* from, int64_t count, uint16_t* to) {
-    for (int64_t i = 0; i < count; ++i) to[i] = to_bfloat16(from[i]);
+    for (int64_t i = 0; i < count; i += kLanes) store_bf16(F32x16::load(from + i), to + i);
 }
 
 // Returns the scale: q = round(x / scale), scale = max|x| / 127.
@@ -81,10 +73,13 @@ void RopeWriteOp::write(const float* head, int64_t slot, int64_t kv_head, bool i
         }
         auto* base = static_cast<Element*>(is_key ? cache_.keys : cache_.values) +
                      cell * size * kBlockTokens;
-        if (is_key) {
-            for (int64_t i = 0; i < size; ++i) base[i * kBlockTokens + token] = converted[i];
-        } else {
+        if (!is_key && !cache_.is_tiled()) {
             std::memcpy(base + token * size, converted, static_cast<size_t>(size) * sizeof(Element));
+            return;
+        }
+        for (int64_t i = 0; i < size; ++i) {
+            base[is_key ? cache_.key_element(i, token) : cache_.value_element(token, i)] =
+                converted[i];
         }
     });
 }

@@ -13,6 +13,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 // Loops over registers: they must be unrolled for the arrays to become registers.
 #if defined(__clang__)
@@ -41,6 +42,36 @@ inline float half_to_float(uint16_t half) {
     load_f16(lanes).store(out);
     return out[0];
 }
+
+inline float bfloat16_to_float(uint16_t half) {
+    const uint32_t bits = static_cast<uint32_t>(half) << 16;
+    float value;
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+#if !defined(__AVX512BF16__)
+inline uint16_t to_bfloat16(float value) {
+    uint32_t bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    if (value != value) return 0x7fc0;
+    return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+inline void store_bf16(F32x16 a, uint16_t* to) {
+    float lanes[kLanes];
+    a.store(lanes);
+    for (int i = 0; i < kLanes; ++i) to[i] = to_bfloat16(lanes[i]);
+}
+
+// Of each four lanes the two in the middle change places.
+inline F32x16 swap_middles(F32x16 a) {
+    float lanes[kLanes];
+    a.store(lanes);
+    for (int i = 0; i < kLanes; i += 4) std::swap(lanes[i + 1], lanes[i + 2]);
+    return F32x16::load(lanes);
+}
+#endif
 
 // The first `count` (1..16) lanes; the others are zero, or not stored.
 inline F32x16 load_partial(const float* from, int64_t count) {

@@ -14,8 +14,8 @@
 
 namespace headrace {
 
-#if defined(__AMX_INT8__)
-constexpr const char* kIsa = "amx_int8";
+#if defined(__AMX_BF16__)
+constexpr const char* kIsa = "amx";
 #else
 constexpr const char* kIsa = "avx512_vnni";
 #endif
@@ -67,6 +67,15 @@ inline void store_f16(F32x16 a, uint16_t* to) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(to),
                         _mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
+#if defined(__AVX512BF16__)
+inline void store_bf16(F32x16 a, uint16_t* to) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to),
+                        reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(a.v)));
+}
+inline F32x16 swap_middles(F32x16 a) {
+    return {_mm512_permute_ps(a.v, _MM_SHUFFLE(3, 1, 2, 0))};
+}
+#endif
 // Whole values in -128..127.
 inline void store_i8(F32x16 a, int8_t* to) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(a.v)));
