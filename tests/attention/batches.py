@@ -41,6 +41,10 @@ class Case:
     window: int | None = None
     soft_cap: float | None = None
     alibi_slopes: list[float] | None = None
+    sinks: list[float] | None = None
+    chunk: int | None = None
+    value_size: int = HEAD_SIZE
+    """Less: values are the first elements of keys."""
     seed: int = 0
 
     @property
@@ -50,18 +54,22 @@ class Case:
             window=self.window,
             soft_cap=self.soft_cap,
             alibi_slopes=None if self.alibi_slopes is None else torch.tensor(self.alibi_slopes),
+            sinks=None if self.sinks is None else torch.tensor(self.sinks),
+            chunk=self.chunk,
         )
 
     def tokens(self) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         """Query, key and value of each whole context."""
         generator = torch.Generator().manual_seed(self.seed)
-        return [
-            tuple(
+        contexts = []
+        for count, before in self.sequences:
+            query, key, value = (
                 torch.randn(count + before, heads, HEAD_SIZE, generator=generator)
                 for heads in (HEADS, KV_HEADS, KV_HEADS)
             )
-            for count, before in self.sequences
-        ]  # type: ignore[misc]
+            value = value if self.value_size == HEAD_SIZE else key[..., : self.value_size]
+            contexts.append((query, key, value))
+        return contexts
 
 
 def batch_of(
@@ -132,6 +140,8 @@ def expected_output(case: Case) -> torch.Tensor:
     for (query, key, value), (_, before) in zip(case.tokens(), case.sequences, strict=True):
         for position in range(before, len(query)):
             first = 0 if case.window is None else max(0, position + 1 - case.window)
+            if case.chunk is not None:
+                first = max(first, position // case.chunk * case.chunk)
             for head in range(HEADS):
                 shared = head * KV_HEADS // HEADS
                 keys = key[first : position + 1, shared].double()
@@ -141,8 +151,12 @@ def expected_output(case: Case) -> torch.Tensor:
                 if case.alibi_slopes is not None:
                     distances = position - torch.arange(first, position + 1)
                     scores = scores - case.alibi_slopes[head] * distances
-                rows.append(scores.softmax(0) @ value[first : position + 1, shared].double())
-    return torch.stack(rows).view(-1, HEADS * HEAD_SIZE).float()
+                exponentials = scores.exp()
+                total = exponentials.sum()
+                if case.sinks is not None:
+                    total = total + math.exp(case.sinks[head])
+                rows.append(exponentials / total @ value[first : position + 1, shared].double())
+    return torch.stack(rows).view(-1, HEADS * case.value_size).float()
 
 
 @st.composite

@@ -35,4 +35,8 @@ def test_reasons_for_refusal() -> None:
     kernels = load_kernels()
     assert "needs the CPU kernels" in (NativeBackend.unsupported(shape()) or "")
     assert "head size" in (NativeBackend.unsupported(shape(kernels=kernels, head_size=24)) or "")
+    for lacking in ({"has_sinks": True}, {"has_chunks": True}, {"value_size": 4}):
+        assert "neither sinks" in (
+            NativeBackend.unsupported(shape(kernels=kernels, **lacking)) or ""
+        )
     assert NativeBackend.unsupported(shape(kernels=kernels)) is None

@@ -1,12 +1,15 @@
 """The paged backend against attention written out token by token."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from headrace.attention import paged
 from headrace.attention.paged import PagedBackend, _store
-from tests.attention.batches import Case, cases, expected_output, run, shape
+from tests.attention.batches import HEAD_SIZE, HEADS, Case, cases, expected_output, run, shape
 
 
 @settings(max_examples=60, deadline=None)
@@ -14,6 +17,30 @@ from tests.attention.batches import Case, cases, expected_output, run, shape
 def test_any_batch(case: Case) -> None:
     output = run(PagedBackend(shape()), case)
     torch.testing.assert_close(output, expected_output(case), rtol=1e-4, atol=1e-5)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    case=cases(),
+    sinks=st.none() | st.lists(st.floats(-3, 3), min_size=HEADS, max_size=HEADS),
+    chunk=st.none() | st.integers(1, 50),
+    value_size=st.sampled_from([4, HEAD_SIZE]),
+)
+def test_sinks_chunks_and_values_within_keys(
+    case: Case, sinks: list[float] | None, chunk: int | None, value_size: int
+) -> None:
+    case = replace(case, sinks=sinks, chunk=chunk, value_size=value_size)
+    within_keys = value_size if value_size < HEAD_SIZE else None
+    output = run(PagedBackend(shape(value_size=within_keys)), case)
+    torch.testing.assert_close(output, expected_output(case), rtol=1e-4, atol=1e-5)
+
+
+def test_values_within_keys_are_not_cached_twice() -> None:
+    backend, apart = PagedBackend(shape(value_size=4)), PagedBackend(shape())
+    assert 2 * backend.bytes_per_block() == apart.bytes_per_block()
+    backend.allocate(7)
+    assert backend.keys.nbytes == 7 * backend.bytes_per_block()
+    assert backend.values.data_ptr() == backend.keys.data_ptr()
 
 
 def test_prompts_longer_than_a_tile_and_split_gathers(monkeypatch: pytest.MonkeyPatch) -> None:

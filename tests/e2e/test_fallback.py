@@ -47,11 +47,11 @@ def generated_tokens(server: ServerProcess, count: int) -> list[int]:
 
 
 def test_a_model_of_transformers_answers(tmp_path: Path) -> None:
-    model = make_checkpoint(tmp_path, "OlmoeForCausalLM", FALLBACK["OlmoeForCausalLM"])
+    model = make_checkpoint(tmp_path, "FlexOlmoForCausalLM", FALLBACK["FlexOlmoForCausalLM"])
     prompt = make_tokenizer(tmp_path)
     with ServerProcess("--model-id", str(tmp_path), "--kv-cache-dtype", "float32") as server:
         server.wait_ready()
-        assert "OlmoeForCausalLM runs on transformers' code" in server.output
+        assert "FlexOlmoForCausalLM runs on transformers' code" in server.output
         assert generated_tokens(server, 12) == expected_tokens(model, prompt, 12)
         # The second request finds its prompt's blocks in the prefix cache.
         assert generated_tokens(server, 12) == expected_tokens(model, prompt, 12)

@@ -42,6 +42,36 @@ LONGROPE = {
     "long_factor": [2.0 + i for i in range(8)],
 }
 QWEN_WINDOW = {"use_sliding_window": True, "sliding_window": 9, "max_window_layers": 1}
+EXPERTS = {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+LOCAL_EXPERTS = {"num_local_experts": 6, "num_experts_per_tok": 2}
+DEEPSEEK = {
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 3,
+    "n_group": 4,
+    "topk_group": 2,
+    "n_shared_experts": 2,
+    "moe_intermediate_size": 32,
+    "routed_scaling_factor": 1.5,
+    "first_k_dense_replace": 2,
+    "num_key_value_heads": 4,
+    "q_lora_rank": 24,
+    "kv_lora_rank": 32,
+    "qk_nope_head_dim": 16,
+    "qk_rope_head_dim": 8,
+    "head_dim": 8,
+    "v_head_dim": 24,
+}
+DEEPSEEK_YARN = YARN_ROPE | {"mscale": 0.7, "mscale_all_dim": 1.0}
+LLAMA4 = {
+    "num_local_experts": 5,
+    "num_experts_per_tok": 1,
+    "intermediate_size_mlp": 32,
+    "interleave_moe_layer_step": 1,
+    "attention_chunk_size": 24,
+    "no_rope_layer_interval": 2,
+    "floor_scale": 16,
+    "pad_token_id": 0,
+}
 CASES: dict[str, dict[str, dict[str, Any]]] = {
     "LlamaForCausalLM": {
         "plain": {},
@@ -60,6 +90,77 @@ CASES: dict[str, dict[str, dict[str, Any]]] = {
         "window": QWEN_WINDOW,
         "bias": {"attention_bias": True},
         "yarn": {"rope_parameters": YARN_ROPE},
+    },
+    "MixtralForCausalLM": {
+        "plain": {"num_local_experts": 5, "num_experts_per_tok": 2},
+        "window": {"num_local_experts": 4, "sliding_window": 7},
+    },
+    "Qwen2MoeForCausalLM": {
+        "plain": EXPERTS | {"shared_expert_intermediate_size": 64},
+        "window": EXPERTS
+        | QWEN_WINDOW
+        | {
+            "shared_expert_intermediate_size": 32,
+            "norm_topk_prob": True,
+            "mlp_only_layers": [1],
+            "qkv_bias": False,
+        },
+    },
+    "Qwen3MoeForCausalLM": {
+        "plain": EXPERTS | {"norm_topk_prob": True},
+        "window": EXPERTS | QWEN_WINDOW | {"decoder_sparse_step": 2},
+    },
+    "GraniteMoeForCausalLM": {
+        "plain": LOCAL_EXPERTS | {"attention_multiplier": 0.25},
+        "multipliers": LOCAL_EXPERTS
+        | {
+            "embedding_multiplier": 12.0,
+            "attention_multiplier": 0.1,
+            "residual_multiplier": 0.22,
+            "logits_scaling": 8.0,
+        },
+    },
+    "GraniteMoeSharedForCausalLM": {"shared": LOCAL_EXPERTS | {"shared_intermediate_size": 64}},
+    "OlmoeForCausalLM": {
+        "plain": {"num_experts": 6, "num_experts_per_tok": 2}
+        | {"eos_token_id": None, "pad_token_id": 0},
+        "normalized": {"num_experts": 6, "num_experts_per_tok": 2}
+        | {"eos_token_id": None, "pad_token_id": 0, "norm_topk_prob": True},
+    },
+    "GptOssForCausalLM": {
+        "window": LOCAL_EXPERTS
+        | {
+            "sliding_window": 8,
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+        },
+        "plain": LOCAL_EXPERTS
+        | {
+            "layer_types": ["full_attention"] * 3,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
+        },
+    },
+    "DeepseekV2ForCausalLM": {
+        "plain": DEEPSEEK | {"topk_method": "group_limited_greedy"},
+        "lite": DEEPSEEK
+        | {
+            "q_lora_rank": None,
+            "first_k_dense_replace": 0,
+            "rope_parameters": DEEPSEEK_YARN,
+        },
+    },
+    "DeepseekV3ForCausalLM": {
+        "plain": DEEPSEEK | {"first_k_dense_replace": 1},
+        "yarn": DEEPSEEK
+        | {
+            "rope_parameters": DEEPSEEK_YARN,
+            "attention_bias": True,
+            "norm_topk_prob": False,
+        },
+    },
+    "Llama4ForCausalLM": {
+        "plain": LLAMA4 | {"interleave_moe_layer_step": 2, "attention_bias": True},
+        "scout": LLAMA4 | {"num_experts_per_tok": 2, "no_rope_layers": [0, 1, 0]},
+        "no-norm": LLAMA4 | {"use_qk_norm": False, "attn_temperature_tuning": False},
     },
     "GemmaForCausalLM": {"plain": {"head_dim": 32}},
     "Gemma2ForCausalLM": {
@@ -215,5 +316,8 @@ def make_checkpoint(
         for name, parameter in model.named_parameters():
             if parameter.dim() == 1 or "norm" in name:
                 parameter.add_(torch.randn_like(parameter) * 0.2)
+        for name, buffer in model.named_buffers():
+            if name.endswith("e_score_correction_bias"):
+                buffer.add_(torch.randn_like(buffer) * 0.2)
     model.save_pretrained(folder, **save)
     return model

@@ -9,6 +9,8 @@ import pytest
 
 from headrace.checkpoint.model_config import normalize
 from headrace.errors import StartupError
+from headrace.layers.mlp import MLPSpec
+from headrace.layers.moe import MoESpec
 from headrace.models import spec_of
 from headrace.models.spec import DecoderSpec
 
@@ -130,6 +132,71 @@ def test_command_r7b() -> None:
     rotates = [layer.attention.rope is not None for layer in spec.layers]
     assert rotates[:8] == [True, True, True, False] * 2
     assert spec.norm is not None and spec.norm.scale == 0.25
+
+
+def test_deepseek_v3() -> None:
+    spec = read(
+        "DeepseekV3ForCausalLM", first_k_dense_replace=3, hidden_act="silu", hidden_size=7168,
+        intermediate_size=18432, kv_lora_rank=512, max_position_embeddings=163840,
+        moe_intermediate_size=2048, moe_layer_freq=1, n_group=8, n_routed_experts=256,
+        n_shared_experts=1, norm_topk_prob=True, num_attention_heads=128, num_experts_per_tok=8,
+        num_hidden_layers=61, num_key_value_heads=128, q_lora_rank=1536, qk_nope_head_dim=128,
+        qk_rope_head_dim=64, rms_norm_eps=1e-06, rope_theta=10000, routed_scaling_factor=2.5,
+        rope_scaling={"beta_fast": 32, "beta_slow": 1, "factor": 40, "mscale": 1.0,
+                      "mscale_all_dim": 1.0, "original_max_position_embeddings": 4096,
+                      "type": "yarn"},
+        scoring_func="sigmoid", topk_group=4, topk_method="noaux_tc", v_head_dim=128,
+        vocab_size=129280, ep_size=1, tie_word_embeddings=False,
+    )  # fmt: skip
+    dense, sparse = spec.layers[2].mlp, spec.layers[3].mlp
+    assert isinstance(dense, MLPSpec) and isinstance(sparse, MoESpec)
+    assert sparse.shared is not None and sparse.shared.intermediate_size == 2048
+    attention = spec.layers[0].attention
+    assert (attention.num_kv_heads, attention.head_size, attention.value_size) == (1, 576, 512)
+    assert attention.scale == pytest.approx(192**-0.5 * 1.3688879454**2)
+    assert attention.rope is not None and attention.rope.attention_factor == 1.0
+
+
+def test_gpt_oss_20b() -> None:
+    windows = ["sliding_attention", "full_attention"] * 12
+    spec = read(
+        "GptOssForCausalLM", attention_bias=True, experts_per_token=4, head_dim=64,
+        hidden_act="silu", hidden_size=2880, initial_context_length=4096, intermediate_size=2880,
+        layer_types=windows, max_position_embeddings=131072, num_attention_heads=64,
+        num_experts_per_tok=4, num_hidden_layers=24, num_key_value_heads=8, num_local_experts=32,
+        quantization_config={"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]},
+        rms_norm_eps=1e-05, rope_theta=150000, sliding_window=128, swiglu_limit=7.0,
+        rope_scaling={"beta_fast": 32.0, "beta_slow": 1.0, "factor": 32.0, "truncate": False,
+                      "original_max_position_embeddings": 4096, "rope_type": "yarn"},
+        tie_word_embeddings=False, vocab_size=201088,
+    )  # fmt: skip
+    mixture = spec.layers[0].mlp
+    assert isinstance(mixture, MoESpec) and mixture.router.num_experts == 32
+    assert [layer.attention.window for layer in spec.layers[:2]] == [128, None]
+    assert spec.max_position == 131072 and spec.layers[0].attention.has_sinks
+
+
+@pytest.mark.parametrize(
+    ("architecture", "changes", "message"),
+    [
+        ("MixtralForCausalLM", {"num_experts_per_tok": 9}, r"\(9\) exceeds .* \(8\)"),
+        ("DeepseekV3ForCausalLM", {"n_group": 3, "topk_group": 2}, "2 of 3 groups"),
+        ("DeepseekV3ForCausalLM", {"n_group": 4, "topk_group": 5}, "5 of 4 groups"),
+        ("GptOssForCausalLM", {"swiglu_limit": 3.0}, "swiglu_limit"),
+        ("OlmoeForCausalLM", {"clip_qkv": 2.0}, "clip_qkv"),
+    ],
+)
+def test_unusable_experts_name_the_field(
+    architecture: str, changes: dict[str, Any], message: str
+) -> None:
+    sizes = {
+        "hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 1, "vocab_size": 99,
+        "max_position_embeddings": 64, "num_local_experts": 8, "num_experts_per_tok": 2,
+        "kv_lora_rank": 32, "qk_nope_head_dim": 16, "qk_rope_head_dim": 8, "v_head_dim": 16,
+        "sliding_window": 8, "layer_types": ["full_attention"],
+    }  # fmt: skip
+    with pytest.raises(StartupError, match=message):
+        read(architecture, **sizes | changes)
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,15 @@
 whatever shares its batch, however its prompt was chunked, wherever its blocks lie."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 
+from headrace.attention.native import NativeBackend
 from headrace.checkpoint.embedded import embedded_model
 from headrace.kernels import load as load_kernels
+from tests.models.checkpoints import make_checkpoint
 from tests.models.driver import Driver, drive_kernels
 
 PROMPT = [(i * 7919) % 40000 + 20 for i in range(75)]
@@ -67,3 +70,20 @@ def test_threads(driver: Driver, alone: torch.Tensor, num_threads: int) -> None:
         assert torch.equal(prefill(driver, [40, 35]), alone)
     finally:
         kernels.set_num_threads(2)
+
+
+@pytest.mark.parametrize(
+    "architecture", ["MixtralForCausalLM", "Qwen2MoeForCausalLM", "Qwen3MoeForCausalLM"]
+)
+def test_mixtures_of_experts(tmp_path: Path, architecture: str) -> None:
+    """Which experts the other tokens go to changes nothing."""
+    make_checkpoint(tmp_path, architecture, "plain")
+    driver = drive_kernels(tmp_path)
+    assert isinstance(driver.backend, NativeBackend)
+    prompts = [[token % 199 for token in prompt] for prompt in (*OTHERS, PROMPT)]
+    work = [(driver.start(prompt), len(prompt)) for prompt in prompts]
+    together = driver.step(work)[-1]
+    for chunks in ([75], [1] * 75, [9] * 8 + [3]):
+        sequence = driver.start(prompts[-1])
+        parts = [driver.step([(sequence, chunk)])[0] for chunk in chunks]
+        assert torch.equal(torch.cat(parts), together)

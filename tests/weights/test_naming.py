@@ -14,6 +14,7 @@ from headrace.weights.naming import (
     RenamedWeights,
     Source,
     deinterleaved,
+    every_other,
     grouped_heads,
     part,
 )
@@ -26,6 +27,10 @@ NAMING = Naming(
         "self_attn.k_proj": Source("attn.qkv", part(4, 2)),
         "mlp.up_proj": Source("mlp.fc", is_transposed=True),
         "self_attn.q_norm": Source("attn.norms.{}", num_parts=2),
+        "mlp.experts.1.up_proj": Source(
+            "mlp.up", every_other(1), is_transposed=True, expert=1, is_parameter=True
+        ),
+        "mlp.experts.4.up_proj": Source("mlp.up", expert=4, is_parameter=True),
     },
     outer={"embed_tokens": "wte"},
     head="embed_out",
@@ -39,7 +44,8 @@ class Stored(dict[str, Tensor]):
         return name in self
 
     def get(self, name: str) -> Tensor:  # type: ignore[override]
-        return self[name].float()
+        tensor = self[name]
+        return tensor if tensor.dtype == torch.uint8 else tensor.float()
 
     def raw(self, name: str) -> RawTensor | None:
         data = self[name]
@@ -105,6 +111,19 @@ def test_transposed_and_stacked() -> None:
     up = weights.get("model.layers.0.mlp.up_proj.weight")
     assert torch.equal(up, stored.t()) and up.is_contiguous()
     assert torch.equal(weights.get("model.layers.0.self_attn.q_norm.weight"), stored[:2])
+
+
+def test_experts_in_one_tensor() -> None:
+    stored, bias = torch.randn(3, 5, 6), torch.randn(3, 6)
+    blocks = torch.randint(255, (3, 6, 2, 16), dtype=torch.uint8)
+    weights = renamed(h__0__mlp__up=stored, h__0__mlp__up_bias=bias, h__0__mlp__up_blocks=blocks)
+    name = "model.layers.0.mlp.experts.1.up_proj"
+    assert torch.equal(weights.get(f"{name}.weight"), stored[1, :, 1::2].t())
+    assert torch.equal(weights.get(f"{name}.bias"), bias[1, 1::2])
+    assert torch.equal(weights.get(f"{name}.blocks"), blocks[1, 1::2])
+    assert weights.has(f"{name}.bias") and not weights.has(f"{name}.scales")
+    with pytest.raises(CheckpointError, match=r"mlp.up: shape \[3, 5, 6\] does not fit"):
+        weights.get("model.layers.0.mlp.experts.4.up_proj.weight")
 
 
 def test_rows_that_do_not_fit_are_named() -> None:

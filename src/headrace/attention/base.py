@@ -47,7 +47,12 @@ class AttentionShape:
     device: torch.device
     has_soft_cap: bool = False
     has_alibi: bool = False
+    has_sinks: bool = False
+    has_chunks: bool = False
     """Some layer asks for it (see `AttentionOptions`)."""
+    value_size: int | None = None
+    """Values are the first so many elements of the keys, and not cached by themselves (multi-head
+    latent attention); None: they are as long as keys."""
     kernels: Kernels | None = None
     """CPU kernels that the model runs on; None: plain torch."""
 
@@ -63,6 +68,10 @@ class AttentionOptions:
     """Scores become soft_cap * tanh(score / soft_cap)."""
     alibi_slopes: Tensor | None = None
     """[num_heads] float32: scores fall by so much per token of distance (Press et al. 2021)."""
+    sinks: Tensor | None = None
+    """[num_heads] float32: the score of one more key, whose value is zero (Xiao et al. 2023)."""
+    chunk: int | None = None
+    """Each token sees only tokens of its own chunk of so many positions (Llama 4)."""
 
 
 class AttentionBackend(Protocol):
@@ -99,6 +108,7 @@ class AttentionBackend(Protocol):
         """Write this step's keys and values, then attend causally over each whole context.
 
         query [T, num_heads, head_size], key and value [T, num_kv_heads, head_size], rotary
-        embedding applied; returns [T, num_heads * head_size].
+        embedding applied; returns [T, num_heads * head_size]. With a `value_size` that is the size
+        of value and result.
         """
         ...

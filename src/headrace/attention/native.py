@@ -27,6 +27,8 @@ class NativeBackend:
             return "needs the CPU kernels"
         if shape.head_size % HEAD_SIZE_MULTIPLE:
             return f"needs a head size in multiples of {HEAD_SIZE_MULTIPLE}, not {shape.head_size}"
+        if shape.has_sinks or shape.has_chunks or shape.value_size is not None:
+            return "has neither sinks, chunks nor values within the keys"
         if shape.kv_dtype not in CACHE_DTYPES:
             return f"cannot cache {shape.kv_dtype}"
         return None

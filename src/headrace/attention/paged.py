@@ -19,7 +19,10 @@ GATHERED_TOKENS = 1 << 16
 
 
 class PagedBackend:
-    """Keys and values in [num_blocks * block_size, num_kv_heads, head_size] per layer."""
+    """Keys and values in [num_blocks * block_size, num_kv_heads, head_size] per layer.
+
+    Values that are the first elements of their keys are a view of them.
+    """
 
     block_size = 32
 
@@ -37,14 +40,17 @@ class PagedBackend:
     def bytes_per_block(self) -> int:
         shape = self.shape
         elements = shape.num_layers * self.block_size * shape.num_kv_heads * shape.head_size
-        return 2 * elements * shape.kv_dtype.itemsize
+        return (2 if shape.value_size is None else 1) * elements * shape.kv_dtype.itemsize
 
     def allocate(self, num_blocks: int) -> None:
         shape = self.shape
         slots = num_blocks * self.block_size
         sizes = (shape.num_layers, slots, shape.num_kv_heads, shape.head_size)
         self.keys = zeroed(sizes, shape.kv_dtype, shape.device)
-        self.values = zeroed(sizes, shape.kv_dtype, shape.device)
+        if shape.value_size is None:
+            self.values = zeroed(sizes, shape.kv_dtype, shape.device)
+        else:
+            self.values = self.keys[..., : shape.value_size]
 
     def forward(
         self,
@@ -57,8 +63,9 @@ class PagedBackend:
     ) -> Tensor:
         keys, values = self.keys[layer], self.values[layer]
         _store(key, keys, batch.slot_mapping)
-        _store(value, values, batch.slot_mapping)
-        output = torch.empty_like(query)
+        if self.shape.value_size is None:
+            _store(value, values, batch.slot_mapping)
+        output = query.new_empty(*query.shape[:2], value.shape[2])
         starts = batch.query_start.tolist()
         contexts = batch.context_lens.tolist()
         # Decodes come first; a lone token elsewhere is a prompt of length one.
@@ -116,6 +123,8 @@ def _mask(
     visible = keys <= queries
     if options.window is not None:
         visible = visible & (keys > queries - options.window)
+    if options.chunk is not None:
+        visible = visible & (keys >= queries - queries % options.chunk)
     if options.alibi_slopes is None:
         return visible
     slopes = options.alibi_slopes.view(heads)
@@ -134,7 +143,7 @@ def _decode(
     heads = (*grouped.shape[1:3], 1)
     mask = _mask(positions.view(-1, 1, 1, 1), key_positions, options, heads)
     keys, values = keys.transpose(1, 2), values.transpose(1, 2)
-    return _attend(grouped, keys, values, mask, options).flatten(1, 2)
+    return _attend(grouped, keys, values, mask, options, heads).flatten(1, 2)
 
 
 def _prefill(
@@ -149,29 +158,47 @@ def _prefill(
     for start in range(0, length, QUERY_TILE):
         stop = min(start + QUERY_TILE, length)
         low, high = context - length + start, context - length + stop
-        first = 0 if options.window is None else max(0, low + 1 - options.window)
+        first = _first_key(low, options)
         mask = _mask(positions[low:high, None], positions[first:high], options, heads)
         tile = _attend(
             grouped[:, :, start:stop], keys[:, :, first:high], values[:, :, first:high],
-            mask, options,
+            mask, options, heads,
         )  # fmt: skip
         output[start:stop] = tile.permute(2, 0, 1, 3).flatten(1, 2)
 
 
+def _first_key(query: int, options: AttentionOptions) -> int:
+    """The first position that a query or a later one sees."""
+    first = 0 if options.window is None else max(0, query + 1 - options.window)
+    return first if options.chunk is None else max(first, query - query % options.chunk)
+
+
 def _attend(
-    query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, options: AttentionOptions
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    mask: Tensor,
+    options: AttentionOptions,
+    heads: tuple[int, ...],
 ) -> Tensor:
-    """Softmax attention, query [A, B, Q, D], the rest broadcast to it; in the query's dtype."""
+    """Softmax attention, query [A, B, Q, D], the rest broadcast to it; in the query's dtype.
+
+    `heads`: as for `_mask`.
+    """
     keys, values = keys.to(query.dtype), values.to(query.dtype)
-    if options.soft_cap is None:
+    is_bool = mask.dtype == torch.bool
+    if options.soft_cap is None and options.sinks is None:
         keys, values = (x.expand(*query.shape[:2], -1, -1) for x in (keys, values))
-        mask = mask if mask.dtype == torch.bool else mask.to(query.dtype)
+        mask = mask if is_bool else mask.to(query.dtype)
         return functional.scaled_dot_product_attention(
             query, keys, values, attn_mask=mask, scale=options.scale
         )
     scores = (query @ keys.transpose(-1, -2)).float() * options.scale
-    scores = options.soft_cap * torch.tanh(scores / options.soft_cap)
-    is_bool = mask.dtype == torch.bool
+    if options.soft_cap is not None:
+        scores = options.soft_cap * torch.tanh(scores / options.soft_cap)
     scores = scores.masked_fill(~mask, float("-inf")) if is_bool else scores + mask
-    weights = scores.softmax(-1)
+    if options.sinks is not None:
+        sinks = options.sinks.view(heads).expand(*scores.shape[:-1], 1)
+        scores = torch.cat((scores, sinks), dim=-1)
+    weights = scores.softmax(-1)[..., : keys.shape[-2]]
     return weights.to(query.dtype) @ values

@@ -43,6 +43,8 @@ class VarlenBackend:
             return f"takes head sizes up to 256 in steps of 8, not {shape.head_size}"
         if shape.has_soft_cap or shape.has_alibi:
             return "its kernel has neither soft cap nor ALiBi"
+        if shape.has_sinks or shape.has_chunks or shape.value_size is not None:
+            return "its kernel has neither sinks, chunks nor values within the keys"
         return trial(shape)
 
     def bytes_per_block(self) -> int:

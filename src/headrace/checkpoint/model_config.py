@@ -24,6 +24,7 @@ ALIASES = {
     "layer_norm_eps": ("layer_norm_epsilon", "norm_epsilon"),
     "partial_rotary_factor": ("rotary_pct", "rope_pct"),
     "rope_theta": ("rotary_emb_base",),
+    "num_experts": ("num_local_experts", "n_routed_experts"),
 }
 """Normal name to older families' names; tried in order where the normal one is missing."""
 REQUIRED = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")

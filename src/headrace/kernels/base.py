@@ -6,7 +6,7 @@ number or on the number of threads. All floats are float32 unless a shape line s
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from headrace.kernels.memory import zeroed
+from headrace.kernels.routing import RoutingRule
 from headrace.kernels.tensors import (
     BLOCK_FORMATS,
     BLOCK_SIZE,
@@ -27,6 +28,8 @@ from headrace.kernels.tensors import (
     WEIGHT_KINDS,
     Activation,
     Draws,
+    ExpertBuffers,
+    ExpertWeights,
     GateKind,
     LayerCache,
     NormKind,
@@ -34,6 +37,7 @@ from headrace.kernels.tensors import (
     QuantizedActivation,
     RankMemory,
     Rotary,
+    Routing,
     Rows,
     WeightKind,
     check,
@@ -46,6 +50,8 @@ from headrace.kernels.tensors import (
 )
 
 MAX_HEAD_SIZE = 512
+SLOT_MULTIPLE = 16
+"""Slots of one expert: whole blocks of quantized activations."""
 
 
 class Program(Protocol):
@@ -107,6 +113,33 @@ class Kernels(ABC):
             return LayerCache(keys, values)
         scales = zeroed((2, *heads, BLOCK_SIZE), torch.float32, cpu)
         return LayerCache(keys, values, scales[0], scales[1])
+
+    def expert_buffers(
+        self,
+        rows: int,
+        experts_per_row: int,
+        experts: Sequence[ExpertWeights],
+        *,
+        exact: bool = False,
+    ) -> ExpertBuffers:
+        """For `experts` over up to so many rows; inputs are in the dtype that all weights read, or
+        in float32 where they differ, and with `exact`."""
+        places = rows * experts_per_row
+        slots = places + min(len(experts), places) * (SLOT_MULTIPLE - 1)
+        slots = -(-slots // SLOT_MULTIPLE) * SLOT_MULTIPLE
+        hidden = experts[0].gate_up.in_features
+        inner = max(expert.down.in_features for expert in experts)
+
+        def dtype(weights: list[PackedWeight]) -> torch.dtype:
+            dtypes = {self.input_dtype(weight) for weight in weights}
+            return torch.float32 if exact or len(dtypes) > 1 else dtypes.pop()
+
+        return ExpertBuffers(
+            torch.zeros(2 * len(experts) + 1 + places + slots, dtype=torch.int32),
+            self.activation(slots, hidden, dtype([expert.gate_up for expert in experts])),
+            self.activation(slots, inner, dtype([expert.down for expert in experts])),
+            torch.zeros(slots, hidden),
+        )
 
     def empty_weight(
         self,
@@ -307,6 +340,81 @@ class Kernels(ABC):
         check(x, "x", torch.float32, num_rows, features)
         check_multiple("out: features", features, GROUP_SIZE)
         self._activate(self._rows(rows, num_rows), x, kind, out)
+
+    def route(
+        self,
+        logits: Tensor,
+        routing: Routing,
+        rule: RoutingRule,
+        *,
+        choice_bias: Tensor | None = None,
+        has_shared: bool = False,
+        shared: Tensor | None = None,
+        rows: Tensor | None = None,
+    ) -> None:
+        """routing = what `kernels.routing.choose` gives of logits [T, num_experts].
+
+        With `has_shared` one more expert comes last, weighing 1 or sigmoid(shared[r]); shared
+        [T, 1].
+        """
+        check(logits, "logits", torch.float32, None, rule.num_experts)
+        if not 1 <= rule.experts_per_token <= rule.num_experts:
+            raise ValueError("experts_per_token: outside 1 to num_experts")
+        check_multiple("num_experts", rule.num_experts, rule.num_groups)
+        if not (
+            1 <= rule.groups_per_token <= rule.num_groups
+            and 1 <= rule.experts_per_group <= rule.num_experts // rule.num_groups
+        ):
+            raise ValueError("groups_per_token or experts_per_group: more than there are")
+        shape = (len(logits), rule.experts_per_token + has_shared)
+        check(routing.experts, "experts", torch.int32, *shape)
+        check(routing.weights, "weights", torch.float32, *shape)
+        if choice_bias is not None:
+            check(choice_bias, "choice_bias", torch.float32, rule.num_experts)
+        if shared is not None:
+            check(shared, "shared", torch.float32, len(logits), 1)
+        rows_ = self._rows(rows, len(logits))
+        self._route(rows_, logits, routing, rule, choice_bias, has_shared, shared)
+
+    def experts(
+        self,
+        x: Tensor,
+        routing: Routing,
+        experts: Sequence[ExpertWeights],
+        out: Tensor,
+        buffers: ExpertBuffers,
+        *,
+        kind: GateKind,
+        weighs_inputs: bool = False,
+        accumulate: bool = False,
+        rows: Tensor | None = None,
+    ) -> None:
+        """out[r] = the results of x[r]'s experts, weighted, summed in the order of their numbers,
+        or with `accumulate` added to out.
+
+        x and out [T, H]. `buffers` are those of `expert_buffers` for T rows. `weighs_inputs`: the
+        weights multiply what the experts read.
+        """
+        check_choice(kind, "gate kind", GATE_KINDS)
+        num_rows, hidden = out.shape
+        check(out, "out", torch.float32, num_rows, None)
+        check(x, "x", torch.float32, num_rows, hidden)
+        check(routing.experts, "experts", torch.int32, num_rows, None)
+        slots, inner = check_activation(buffers.inner, "inner")
+        for expert in experts:
+            check_equal("gate and up: inputs", expert.gate_up.in_features, hidden)
+            check_equal("down: outputs", expert.down.out_features, hidden)
+            check_equal("gate and up", expert.gate_up.out_features, 2 * expert.down.in_features)
+            check_multiple("inner features", expert.down.in_features, GROUP_SIZE)
+            self._check_product(buffers.inputs, expert.gate_up)
+            self._check_input(buffers.inner, expert.down)
+            if expert.down.in_features > inner:
+                raise ValueError("buffers: made for narrower experts")
+        places = num_rows * routing.experts.shape[1]
+        check(buffers.outputs, "outputs", torch.float32, slots, hidden)
+        check(buffers.plan, "plan", torch.int32, 2 * len(experts) + 1 + places + slots)
+        rows_ = self._rows(rows, num_rows)
+        self._experts(rows_, x, routing, experts, out, buffers, kind, weighs_inputs, accumulate)
 
     def soft_cap(self, x: Tensor, *, cap: float, rows: Tensor | None = None) -> None:
         """x = cap * tanh(x / cap), in place. x [R, F]."""
@@ -528,9 +636,12 @@ class Kernels(ABC):
     def _check_product(self, x: Activation, weight: PackedWeight) -> int:
         num_rows, features = check_activation(x, "x")
         check_equal("x: features", features, weight.in_features)
+        self._check_input(x, weight)
+        return num_rows
+
+    def _check_input(self, x: Activation, weight: PackedWeight) -> None:
         if isinstance(x, QuantizedActivation) and x.dtype != self.input_dtype(weight):
             raise ValueError(f"x: this {weight.kind} weight takes no {x.dtype} activations")
-        return num_rows
 
     @staticmethod
     def _check_gate(kind: str, out: Activation, num_rows: int, features: int) -> None:
@@ -627,6 +738,32 @@ class Kernels(ABC):
 
     @abstractmethod
     def _activate(self, rows: Rows, x: Tensor, kind: GateKind, out: Activation) -> None: ...
+
+    @abstractmethod
+    def _route(
+        self,
+        rows: Rows,
+        logits: Tensor,
+        routing: Routing,
+        rule: RoutingRule,
+        choice_bias: Tensor | None,
+        has_shared: bool,
+        shared: Tensor | None,
+    ) -> None: ...
+
+    @abstractmethod
+    def _experts(
+        self,
+        rows: Rows,
+        x: Tensor,
+        routing: Routing,
+        experts: Sequence[ExpertWeights],
+        out: Tensor,
+        buffers: ExpertBuffers,
+        kind: GateKind,
+        weighs_inputs: bool,
+        accumulate: bool,
+    ) -> None: ...
 
     @abstractmethod
     def _soft_cap(self, rows: Rows, x: Tensor, cap: float) -> None: ...

@@ -3,7 +3,7 @@
 Knows the modules' calling convention (csrc/module.cpp) and the size of their layouts.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from headrace.kernels.base import Kernels
+from headrace.kernels.routing import RoutingRule
 from headrace.kernels.tensors import (
     BLOCK_FORMATS,
     CACHE_DTYPES,
@@ -21,6 +22,8 @@ from headrace.kernels.tensors import (
     WEIGHT_KINDS,
     Activation,
     Draws,
+    ExpertBuffers,
+    ExpertWeights,
     GateKind,
     LayerCache,
     NormKind,
@@ -28,6 +31,7 @@ from headrace.kernels.tensors import (
     QuantizedActivation,
     RankMemory,
     Rotary,
+    Routing,
     Rows,
     WeightKind,
 )
@@ -250,6 +254,67 @@ class NativeKernels(Kernels):
         words = self._rows_words(rows)
         kind_index = GATE_KINDS.index(kind)
         self._call("activate", *words, self._address(x), kind_index, *self._activation_words(out))
+
+    def _route(
+        self,
+        rows: Rows,
+        logits: Tensor,
+        routing: Routing,
+        rule: RoutingRule,
+        choice_bias: Tensor | None,
+        has_shared: bool,
+        shared: Tensor | None,
+    ) -> None:
+        self._call(
+            "route",
+            *self._rows_words(rows),
+            self._address(logits),
+            self._address(choice_bias),
+            self._address(shared),
+            rule.num_experts,
+            rule.experts_per_token,
+            rule.scores == "sigmoid",
+            rule.is_normalized,
+            has_shared,
+            rule.scale,
+            rule.num_groups,
+            rule.groups_per_token,
+            rule.experts_per_group,
+            self._address(routing.experts),
+            self._address(routing.weights),
+        )
+
+    def _experts(
+        self,
+        rows: Rows,
+        x: Tensor,
+        routing: Routing,
+        experts: Sequence[ExpertWeights],
+        out: Tensor,
+        buffers: ExpertBuffers,
+        kind: GateKind,
+        weighs_inputs: bool,
+        accumulate: bool,
+    ) -> None:
+        weights = [part for expert in experts for part in (expert.gate_up, expert.down)]
+        self._call(
+            "experts",
+            *self._rows_words(rows),
+            self._address(x),
+            routing.experts.shape[1],
+            self._address(routing.experts),
+            self._address(routing.weights),
+            weighs_inputs,
+            self._address(buffers.plan),
+            *self._activation_words(buffers.inputs),
+            *self._activation_words(buffers.inner),
+            self._address(buffers.outputs),
+            GATE_KINDS.index(kind),
+            self._address(out),
+            accumulate,
+            len(experts),
+            *(word for weight in weights for word in self._weight_words(weight)),
+        )
 
     def _soft_cap(self, rows: Rows, x: Tensor, cap: float) -> None:
         self._call("soft_cap", *self._rows_words(rows), self._address(x), x.shape[1], cap)

@@ -123,6 +123,34 @@ Activation = Tensor | QuantizedActivation
 
 
 @dataclass(frozen=True, slots=True)
+class Routing:
+    """Where rows go: experts [T, K] int32 in the order of their numbers, and weights [T, K]."""
+
+    experts: Tensor
+    weights: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertWeights:
+    """One gated MLP of a mixture: [2F, H] and [H, F]."""
+
+    gate_up: PackedWeight
+    down: PackedWeight
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertBuffers:
+    """Room for a mixture's rows, sorted by expert into slots."""
+
+    plan: Tensor
+    """int32: where they are."""
+    inputs: Activation
+    inner: Activation
+    outputs: Tensor
+    """[slots, H]."""
+
+
+@dataclass(frozen=True, slots=True)
 class LayerCache:
     """One layer's paged KV cache; a block holds 32 tokens.
 

@@ -4,7 +4,7 @@ Quantized activations are held as the float values that the integers stand for.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -15,6 +15,8 @@ from torch.nn import functional
 from headrace.kernels.base import Kernels
 from headrace.kernels.block_formats import decode
 from headrace.kernels.codebooks import CODEBOOKS, ROUNDED
+from headrace.kernels.routing import RoutingRule
+from headrace.kernels.routing import choose as choose_experts
 from headrace.kernels.sampling.choice import choose
 from headrace.kernels.sampling.ranking import leading
 from headrace.kernels.sampling.truncation import row_sum
@@ -25,6 +27,8 @@ from headrace.kernels.tensors import (
     RANK_LINE_BYTES,
     Activation,
     Draws,
+    ExpertBuffers,
+    ExpertWeights,
     GateKind,
     LayerCache,
     NormKind,
@@ -32,6 +36,7 @@ from headrace.kernels.tensors import (
     QuantizedActivation,
     RankMemory,
     Rotary,
+    Routing,
     Rows,
     WeightKind,
 )
@@ -88,11 +93,17 @@ def product(x: Activation, weight: PackedWeight, count: int) -> Tensor:
     return functional.linear(x[:count], values_of(weight))
 
 
+def rounded(x: Tensor, like: Activation) -> Tensor:
+    """x as an activation of that kind holds it."""
+    if not isinstance(like, QuantizedActivation):
+        return x
+    return fake_quantize(x) if like.dtype == torch.int8 else x.bfloat16().float()
+
+
 def put(x: Tensor, out: Activation) -> None:
     """Store rows of x as the activation `out`, quantized if that is."""
     if isinstance(out, QuantizedActivation):
-        rounded = fake_quantize(x) if out.dtype == torch.int8 else x.bfloat16().float()
-        out.storage[: x.shape[0]] = rounded
+        out.storage[: x.shape[0]] = rounded(x, out)
     else:
         out[: x.shape[0]] = x
 
@@ -284,6 +295,60 @@ class TorchKernels(Kernels):
 
     def _activate(self, rows: Rows, x: Tensor, kind: GateKind, out: Activation) -> None:
         self._do(lambda: put(GATES[kind](x[: rows.count()]), out))
+
+    def _route(
+        self,
+        rows: Rows,
+        logits: Tensor,
+        routing: Routing,
+        rule: RoutingRule,
+        choice_bias: Tensor | None,
+        has_shared: bool,
+        shared: Tensor | None,
+    ) -> None:
+        def op() -> None:
+            count, width = rows.count(), rule.experts_per_token
+            experts, weights = choose_experts(logits[:count], rule, choice_bias)
+            routing.experts[:count, :width] = experts
+            routing.weights[:count, :width] = weights
+            if has_shared:
+                routing.experts[:count, width] = rule.num_experts
+                routing.weights[:count, width] = (
+                    1 if shared is None else shared[:count, 0].sigmoid()
+                )
+
+        self._do(op)
+
+    def _experts(
+        self,
+        rows: Rows,
+        x: Tensor,
+        routing: Routing,
+        experts: Sequence[ExpertWeights],
+        out: Tensor,
+        buffers: ExpertBuffers,
+        kind: GateKind,
+        weighs_inputs: bool,
+        accumulate: bool,
+    ) -> None:
+        books = ROUNDED if isinstance(buffers.inputs, QuantizedActivation) else CODEBOOKS
+
+        def op() -> None:
+            count = rows.count()
+            total = torch.zeros_like(out[:count])
+            for number, expert in enumerate(experts):
+                index, place = torch.where(routing.experts[:count] == number)
+                weights = routing.weights[index, place, None]
+                inputs = rounded(x[index] * weights if weighs_inputs else x[index], buffers.inputs)
+                gate, up = functional.linear(
+                    inputs, values_of(expert.gate_up, codebooks=books)
+                ).chunk(2, -1)
+                inner = rounded(GATES[kind](gate) * up, buffers.inner)
+                result = functional.linear(inner, values_of(expert.down, codebooks=books))
+                total.index_add_(0, index, result if weighs_inputs else result * weights)
+            out[:count] = out[:count] + total if accumulate else total
+
+        self._do(op)
 
     def _soft_cap(self, rows: Rows, x: Tensor, cap: float) -> None:
         def op() -> None:

@@ -7,7 +7,7 @@ import torch
 from headrace.attention.base import AttentionBatch, AttentionOptions
 from headrace.layers.linear import Linear
 from headrace.layers.norm import NormSpec, load_norm
-from headrace.layers.operations import Activation, Angles, AttentionLayout, HeadNorm
+from headrace.layers.operations import Activation, Angles, AttentionLayout, HeadNorm, Temperature
 from headrace.layers.parameters import ParameterLoader
 from headrace.layers.rope import RopeSpec
 from headrace.quantization import LinearWeight
@@ -33,6 +33,8 @@ class AttentionSpec:
     num_heads: int
     num_kv_heads: int
     head_size: int
+    value_size: int | None = None
+    """See `AttentionShape`."""
     scale: float
     """Multiplies the scores; usually head_size^-0.5."""
     qkv_bias: bool = False
@@ -42,9 +44,14 @@ class AttentionSpec:
     alibi_slopes: tuple[float, ...] | None = None
     """See `AttentionOptions`; one per head."""
     window: int | None = None
+    chunk: int | None = None
+    """See `AttentionOptions`."""
+    has_sinks: bool = False
+    """Each head has a learned sink (see `AttentionOptions`)."""
     soft_cap: float | None = None
     clip: float | None = None
     """Queries, keys and values are clamped to so much either side of 0 (OLMo, MPT)."""
+    temperature: Temperature | None = None
 
 
 class Attention:
@@ -78,9 +85,10 @@ class Attention:
             num_heads=len(heads),
             num_kv_heads=len(kv_heads),
             head_size=spec.head_size,
-            options=_options(load, spec, heads),
+            options=_options(load, prefix, spec, heads),
             head_norm=_head_norm(load, prefix, spec, heads, kv_heads),
             clip=spec.clip,
+            temperature=spec.temperature,
         )
 
     @property
@@ -93,13 +101,20 @@ class Attention:
         return self.operations.attend(self.qkv(x), angles, batch, self.layout, self.output.weight)
 
 
-def _options(load: ParameterLoader, spec: AttentionSpec, heads: Slice) -> AttentionOptions:
+def _options(
+    load: ParameterLoader, prefix: str, spec: AttentionSpec, heads: Slice
+) -> AttentionOptions:
     slopes = None if spec.alibi_slopes is None else spec.alibi_slopes[heads.start : heads.stop]
+    sinks = None
+    if spec.has_sinks:
+        sinks = load.tensor(f"{prefix}.sinks", (spec.num_heads,), torch.float32, heads)
     return AttentionOptions(
         scale=spec.scale,
         window=spec.window,
         soft_cap=spec.soft_cap,
         alibi_slopes=None if slopes is None else torch.tensor(slopes, device=load.device),
+        sinks=sinks,
+        chunk=spec.chunk,
     )
 
 

@@ -4,7 +4,7 @@ recorded once and replayed for any batch (`runner.recorded`).
 A result is valid until the same operation makes another one of the same width.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -13,14 +13,23 @@ from torch import Tensor
 
 from headrace.attention.base import AttentionBatch
 from headrace.attention.native import NativeBackend
+from headrace.errors import StartupError
 from headrace.kernels import Activation, Kernels, QuantizedActivation, RankMemory, Rotary
-from headrace.kernels.tensors import GROUP_SIZE, GateKind
+from headrace.kernels.tensors import (
+    GROUP_SIZE,
+    ExpertBuffers,
+    ExpertWeights,
+    GateKind,
+    Routing,
+)
 from headrace.layers.attention import AttentionSpec
 from headrace.layers.mlp import MLPSpec
-from headrace.layers.operations import AttentionLayout, HeadNorm, NormParameters
+from headrace.layers.moe import MoESpec
+from headrace.layers.operations import AttentionLayout, Expert, HeadNorm, NormParameters
 from headrace.layers.rope import RotaryEmbedding
+from headrace.layers.routing import Router
 from headrace.quantization import LinearWeight
-from headrace.quantization.packed import PackedLinear
+from headrace.quantization.packed import PackedLinear, pack_floats
 from headrace.weights import Slice
 
 GATES: dict[str, GateKind] = {
@@ -33,8 +42,11 @@ GATES: dict[str, GateKind] = {
 }
 
 
-def unsupported(hidden_size: int, attention: AttentionSpec, mlp: MLPSpec) -> str | None:
+def unsupported(hidden_size: int, attention: AttentionSpec, mlp: MLPSpec | MoESpec) -> str | None:
     """What of a layer the kernels cannot do; None: nothing."""
+    if isinstance(mlp, MoESpec):
+        reason = _unsupported_experts(mlp)
+        return reason or unsupported(hidden_size, attention, mlp.expert)
     if mlp.activation not in GATES:
         return f"activation {mlp.activation}"
     for name, size in (("hidden", hidden_size), ("intermediate", mlp.intermediate_size)):
@@ -42,10 +54,21 @@ def unsupported(hidden_size: int, attention: AttentionSpec, mlp: MLPSpec) -> str
             return f"{name} size {size} is no multiple of {GROUP_SIZE}"
     if attention.clip is not None:
         return "clamped queries, keys and values"
+    if attention.temperature is not None:
+        return "a temperature of attention"
     if head_norm := attention.head_norm:
         spec = head_norm.norm
         if head_norm.has_weight_per_head or (spec.kind == "layer" and not head_norm.is_joint):
             return "norms of each query and key head other than RMS norms that share their weight"
+    return None
+
+
+def _unsupported_experts(mixture: MoESpec) -> str | None:
+    if mixture.expert.bias:
+        return "experts with biases"
+    if mixture.shared is not None and mixture.shared.intermediate_size % GROUP_SIZE:
+        size = mixture.shared.intermediate_size
+        return f"intermediate size {size} of a shared expert is no multiple of {GROUP_SIZE}"
     return None
 
 
@@ -76,6 +99,7 @@ class NativeOperations:
         self._backend = backend
         self._max_positions = max_positions
         self._buffers: dict[tuple[str, int, int, torch.dtype], Activation] = {}
+        self._mixtures: dict[tuple[object, ...], ExpertBuffers] = {}
         self._counts: Counts
 
     @contextmanager
@@ -134,7 +158,11 @@ class NativeOperations:
         )
         return out
 
-    def norm(self, x: Tensor, norm: NormParameters, consumer: LinearWeight) -> Activation:
+    def norm(self, x: Tensor, norm: NormParameters, consumer: LinearWeight | None) -> Activation:
+        if consumer is None:
+            floats = self._floats("norm", x.shape[1])
+            self._norm(x, norm, floats)
+            return floats
         out = self._input_of(consumer, "norm")
         self._norm(x, norm, out)
         return self._ordered(out, consumer, "norm")
@@ -164,7 +192,9 @@ class NativeOperations:
             rows=self._counts.tokens,
         )
 
-    def convert(self, x: Tensor, consumer: LinearWeight) -> Activation:
+    def convert(self, x: Tensor, consumer: LinearWeight | None) -> Activation:
+        if consumer is None:
+            return x
         out = self._input_of(consumer, "norm")
         if not isinstance(out, QuantizedActivation):
             return self._ordered(x, consumer, "norm")
@@ -239,6 +269,58 @@ class NativeOperations:
         self.kernels.soft_cap(x, cap=cap, rows=self._counts.tokens)
         return x
 
+    def experts(
+        self, x: Activation, router: Router, experts: Sequence[Expert], residual: Tensor | None
+    ) -> Tensor:
+        assert isinstance(x, Tensor)
+        out = self._floats("experts", x.shape[1]) if residual is None else residual
+        weights, is_exact = _expert_weights(experts)
+        self.kernels.experts(
+            x,
+            self._route(x, router),
+            weights,
+            out,
+            self._expert_buffers(router.experts_per_token, weights, is_exact=is_exact),
+            kind=GATES[experts[0].activation],
+            weighs_inputs=router.spec.weighs_inputs,
+            accumulate=residual is not None,
+            rows=self._counts.tokens,
+        )
+        return out
+
+    def _route(self, x: Tensor, router: Router) -> Routing:
+        shape = (self._counts.capacity, router.experts_per_token)
+        routing = Routing(torch.zeros(shape, dtype=torch.int32), torch.zeros(shape))
+        self.kernels.route(
+            self._product(x, router.weight, router.bias),
+            routing,
+            router.spec,
+            choice_bias=router.choice_bias,
+            has_shared=router.has_shared,
+            shared=None if router.shared_gate is None else self._product(x, router.shared_gate),
+            rows=self._counts.tokens,
+        )
+        return routing
+
+    def _product(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """x [T, H] times a small float32 weight that no scheme has packed."""
+        packed = pack_floats(self.kernels, [weight], torch.float32, exact=True)
+        out = self._floats("router", packed.out_features)
+        self.kernels.linear(x, packed.packed, out, bias=bias, rows=self._counts.tokens)
+        return out
+
+    def _expert_buffers(
+        self, experts_per_token: int, experts: Sequence[ExpertWeights], *, is_exact: bool
+    ) -> ExpertBuffers:
+        """Layers whose mixtures have the same sizes share them."""
+        sizes = tuple((expert.gate_up.in_features, expert.down.in_features) for expert in experts)
+        key = (self._counts.capacity, experts_per_token, sizes, is_exact)
+        if key not in self._mixtures:
+            self._mixtures[key] = self.kernels.expert_buffers(
+                self._counts.capacity, experts_per_token, experts, exact=is_exact
+            )
+        return self._mixtures[key]
+
     def angles(self, rotary: RotaryEmbedding, positions: Tensor) -> Rotary:
         """Tables for all positions; the kernel looks each token's up."""
         tables = rotary(torch.arange(self._max_positions, dtype=torch.int32))
@@ -287,3 +369,23 @@ class NativeOperations:
         if isinstance(out, QuantizedActivation):
             self.kernels.quantize(attended, out, rows=counts.tokens)
         return self._ordered(out, consumer, "attended")
+
+
+def _expert_weights(experts: Sequence[Expert]) -> tuple[list[ExpertWeights], bool]:
+    """The packed weights, and whether they read float32 only. Raises StartupError where they
+    read their inputs in an order of their own."""
+    packed = []
+    for expert in experts:
+        assert isinstance(expert.gate_up, PackedLinear) and isinstance(expert.down, PackedLinear)
+        packed.append((expert.gate_up, expert.down))
+    if any(part.permutation is not None for parts in packed for part in parts):
+        raise StartupError(
+            "experts quantized in another order of their inputs (GPTQ's act-order, or groups that "
+            "are no multiple of 32) do not run on the CPU kernels; use --kernels torch"
+        )
+    is_exact = any(
+        part.input_dtype != part.kernels.input_dtype(part.packed)
+        for parts in packed
+        for part in parts
+    )
+    return [ExpertWeights(gate_up.packed, down.packed) for gate_up, down in packed], is_exact

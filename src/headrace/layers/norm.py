@@ -59,8 +59,8 @@ class Norm:
         self.parameters = load_norm(load, name, (size,), spec)
         self.operations = load.operations
 
-    def __call__(self, x: Tensor, consumer: LinearWeight) -> Activation:
-        """`consumer`: the weight of the linear layer that reads the result."""
+    def __call__(self, x: Tensor, consumer: LinearWeight | None) -> Activation:
+        """`consumer`: the weight of the linear layer that reads the result; None: read as it is."""
         return self.operations.norm(x, self.parameters, consumer)
 
     def residual(self, x: Tensor, residual: Tensor | None = None) -> Tensor:

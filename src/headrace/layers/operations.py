@@ -4,7 +4,7 @@ The layers are written once against `Operations`. `TorchOperations` computes at 
 `layers.native` does the same with the CPU kernels, which fuse more and quantize activations.
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -14,8 +14,9 @@ from torch.nn import functional
 
 from headrace.attention.base import AttentionBackend, AttentionBatch, AttentionOptions
 from headrace.distributed.ranks import OneRank, Ranks
-from headrace.layers.activation import ACTIVATIONS
+from headrace.layers.activation import ACTIVATIONS, gate
 from headrace.layers.rope import RotaryEmbedding, rotate
+from headrace.layers.routing import Router, route
 from headrace.quantization import LinearWeight
 from headrace.weights import Slice
 
@@ -44,6 +45,20 @@ class HeadNorm:
     is_joint: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Temperature:
+    """Queries grow with their position: by log(1 + floor((position + 1) / interval)) * growth
+    (Nakanishi 2025)."""
+
+    interval: float
+    growth: float
+
+    def __call__(self, positions: Tensor) -> Tensor:
+        """positions [T] to factors [T] float32."""
+        steps = ((positions.float() + 1) / self.interval).floor()
+        return steps.log1p() * self.growth + 1
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttentionLayout:
     """One layer's attention: where it stands and what a packed query-key-value row holds."""
@@ -56,10 +71,23 @@ class AttentionLayout:
     head_norm: HeadNorm | None = None
     clip: float | None = None
     """Queries, keys and values are clamped to so much either side of 0."""
+    temperature: Temperature | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Expert:
+    """The parameters of one gated MLP of a mixture."""
+
+    gate_up: LinearWeight
+    gate_up_bias: Tensor | None
+    activation: str
+    down: LinearWeight
+    down_bias: Tensor | None
 
 
 class Operations(Protocol):
-    """T is the number of the batch's tokens. `consumer` is the weight that reads the result."""
+    """T is the number of the batch's tokens. `consumer` is the weight that reads the result; None
+    where it is read as it is."""
 
     def embedding(
         self,
@@ -73,7 +101,7 @@ class Operations(Protocol):
         in its memory. A table of only the ids in `vocabulary` gives zeros for others."""
         ...
 
-    def norm(self, x: Tensor, norm: NormParameters, consumer: LinearWeight) -> Activation:
+    def norm(self, x: Tensor, norm: NormParameters, consumer: LinearWeight | None) -> Activation:
         """x [T, H], normalised."""
         ...
 
@@ -82,7 +110,7 @@ class Operations(Protocol):
         memory."""
         ...
 
-    def convert(self, x: Tensor, consumer: LinearWeight) -> Activation:
+    def convert(self, x: Tensor, consumer: LinearWeight | None) -> Activation:
         """x [T, H] as it is, for a linear layer that reads the residual stream itself."""
         ...
 
@@ -131,6 +159,13 @@ class Operations(Protocol):
         """activation(up(x)), [T, out_features]."""
         ...
 
+    def experts(
+        self, x: Activation, router: Router, experts: Sequence[Expert], residual: Tensor | None
+    ) -> Tensor:
+        """Each row of x [T, H] through the experts that the router chooses for it, weighted and
+        summed in the order of their numbers, plus residual, in its memory: [T, H]."""
+        ...
+
     def angles(self, rotary: RotaryEmbedding, positions: Tensor) -> Angles:
         """Computed once per pass, for all layers."""
         ...
@@ -173,7 +208,7 @@ class TorchOperations:
     """Plain torch, at once; `consumer` does not matter to it."""
 
     def __init__(self, backend: AttentionBackend, ranks: Ranks | None = None) -> None:
-        self._backend = backend
+        self.backend = backend
         self._ranks = ranks or OneRank()
 
     def embedding(
@@ -188,14 +223,14 @@ class TorchOperations:
         embedded = embedded if scale == 1 else embedded * scale
         return embedded if residual is None else residual.add_(embedded)
 
-    def norm(self, x: Tensor, norm: NormParameters, consumer: LinearWeight) -> Tensor:
+    def norm(self, x: Tensor, norm: NormParameters, consumer: LinearWeight | None) -> Tensor:
         return normalize(x, norm)
 
     def residual_norm(self, x: Tensor, norm: NormParameters, residual: Tensor | None) -> Tensor:
         normed = normalize(x, norm)
         return normed if residual is None else residual.add_(normed)
 
-    def convert(self, x: Tensor, consumer: LinearWeight) -> Tensor:
+    def convert(self, x: Tensor, consumer: LinearWeight | None) -> Tensor:
         return x
 
     def linear(
@@ -224,9 +259,7 @@ class TorchOperations:
         activation: str,
         consumer: LinearWeight,
     ) -> Tensor:
-        gate, up = gate_up.apply(x, bias, None).chunk(2, dim=-1)
-        function: Callable[[Tensor], Tensor] = ACTIVATIONS[activation]
-        return function(gate) * up
+        return gate(activation, *gate_up.apply(x, bias, None).chunk(2, dim=-1))
 
     def activated(
         self,
@@ -237,6 +270,28 @@ class TorchOperations:
         consumer: LinearWeight,
     ) -> Tensor:
         return ACTIVATIONS[activation](up.apply(x, bias, None))
+
+    def experts(
+        self, x: Tensor, router: Router, experts: Sequence[Expert], residual: Tensor | None
+    ) -> Tensor:
+        chosen, weights = route(x, router)
+        order = chosen.flatten().argsort(stable=True)
+        counts = chosen.flatten().bincount(minlength=len(experts)).tolist()
+        total = torch.zeros_like(x, dtype=torch.float32)
+        for expert, places in zip(experts, order.split(counts), strict=True):
+            if len(places) == 0:
+                continue
+            rows = places // chosen.shape[1]
+            own = weights.flatten()[places].unsqueeze(1)
+            if router.spec.weighs_inputs:
+                total.index_add_(0, rows, self._expert((x[rows] * own).to(x.dtype), expert).float())
+            else:
+                total.index_add_(0, rows, self._expert(x[rows], expert) * own)
+        return total.to(x.dtype) if residual is None else residual.add_(total)
+
+    def _expert(self, x: Tensor, expert: Expert) -> Tensor:
+        inner = self.gated(x, expert.gate_up, expert.gate_up_bias, expert.activation, expert.down)
+        return self.linear(inner, expert.down, expert.down_bias)
 
     def angles(self, rotary: RotaryEmbedding, positions: Tensor) -> tuple[Tensor, Tensor]:
         return rotary(positions)
@@ -259,7 +314,10 @@ class TorchOperations:
             query, key = function(query, norm.query), function(key, norm.key)
         if angles is not None:
             query, key = rotate(query, *angles), rotate(key, *angles)
-        return self._backend.forward(layout.layer, query, key, value, batch, layout.options)
+        if layout.temperature is not None:
+            factors = layout.temperature(batch.positions).view(-1, 1, 1)
+            query = (query * factors).to(query.dtype)
+        return self.backend.forward(layout.layer, query, key, value, batch, layout.options)
 
     def soft_cap(self, x: Tensor, cap: float) -> Tensor:
         return x.div_(cap).tanh_().mul_(cap)

@@ -9,10 +9,12 @@ from collections.abc import Callable, Mapping
 from torch import Tensor
 
 from headrace.attention.base import AttentionBatch
-from headrace.layers.attention import Attention
+from headrace.layers.attention import Attention, AttentionSpec
 from headrace.layers.embedding import Embedding, Head
+from headrace.layers.latent import LatentAttention, LatentAttentionSpec
 from headrace.layers.linear import Linear
-from headrace.layers.mlp import MLP
+from headrace.layers.mlp import MLP, MLPSpec
+from headrace.layers.moe import MoE, MoESpec
 from headrace.layers.norm import Norm
 from headrace.layers.operations import Activation, Angles
 from headrace.layers.parameters import ParameterLoader
@@ -30,8 +32,8 @@ class DecoderLayer:
         prefix = f"model.layers.{layer}"
         self.spec = spec
         self.operations = load.operations
-        self.attention = Attention(load, f"{prefix}.self_attn", layer, spec.attention)
-        self.mlp = MLP(load, f"{prefix}.mlp", hidden_size, spec.mlp)
+        self.attention = _attention(load, f"{prefix}.self_attn", layer, spec.attention)
+        self.mlp = _mlp(load, f"{prefix}.mlp", hidden_size, spec.mlp)
 
         def norm(name: str, *placements: str) -> Norm | None:
             if spec.placement not in placements:
@@ -57,19 +59,37 @@ class DecoderLayer:
             read = self._input(hidden, self.mlp_norm, self.mlp.input_weight)
         return self._add(self.mlp, read, hidden, self.mlp_output_norm)
 
-    def _input(self, hidden: Tensor, norm: Norm | None, consumer: LinearWeight) -> Activation:
+    def _input(
+        self, hidden: Tensor, norm: Norm | None, consumer: LinearWeight | None
+    ) -> Activation:
         if norm is None:
             return self.operations.convert(hidden, consumer)
         return norm(hidden, consumer)
 
     def _add(
-        self, layer: Linear | MLP, read: Activation, hidden: Tensor, norm: Norm | None
+        self, layer: Linear | MLP | MoE, read: Activation, hidden: Tensor, norm: Norm | None
     ) -> Tensor:
         if norm is None:
             return layer(read, hidden)
         if self.spec.placement == "sum":
             return norm.residual(layer(read, hidden))
         return norm.residual(layer(read, None), hidden)
+
+
+def _attention(
+    load: ParameterLoader, prefix: str, layer: int, spec: AttentionSpec
+) -> Attention | LatentAttention:
+    if isinstance(spec, LatentAttentionSpec):
+        return LatentAttention(load, prefix, layer, spec)
+    return Attention(load, prefix, layer, spec)
+
+
+def _mlp(
+    load: ParameterLoader, prefix: str, hidden_size: int, spec: MLPSpec | MoESpec
+) -> MLP | MoE:
+    if isinstance(spec, MoESpec):
+        return MoE(load, prefix, hidden_size, spec)
+    return MLP(load, prefix, hidden_size, spec)
 
 
 class Decoder:

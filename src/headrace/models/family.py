@@ -42,7 +42,7 @@ class FamilyConfig(msgspec.Struct, kw_only=True):
     tie_word_embeddings: bool
 
 
-Config = TypeVar("Config", bound=FamilyConfig)
+Config = TypeVar("Config", bound=msgspec.Struct)
 
 
 def read_config(kind: type[Config], config: dict[str, Any]) -> Config:

@@ -17,6 +17,8 @@ from headrace.distributed.ranks import OneRank, Ranks
 from headrace.distributed.shard import Shard, allowed_sizes
 from headrace.errors import StartupError
 from headrace.kernels import Kernels
+from headrace.layers.mlp import MLPSpec
+from headrace.layers.moe import MoESpec
 from headrace.layers.native import NativeOperations, unsupported
 from headrace.layers.operations import Operations, TorchOperations
 from headrace.layers.parameters import DummyLoader, ParameterLoader
@@ -201,11 +203,14 @@ def _attention_shape(
         num_heads=len(shard.slice(layers[0].num_heads)),
         num_kv_heads=len(shard.shared_slice(layers[0].num_kv_heads)),
         head_size=layers[0].head_size,
+        value_size=layers[0].value_size,
         dtype=options.dtype,
         kv_dtype=options.kv_dtype or by_default,
         device=options.device,
         has_soft_cap=any(layer.soft_cap is not None for layer in layers),
         has_alibi=any(layer.alibi_slopes is not None for layer in layers),
+        has_sinks=any(layer.has_sinks for layer in layers),
+        has_chunks=any(layer.chunk is not None for layer in layers),
         kernels=kernels,
     )
 
@@ -217,9 +222,8 @@ def _runs_on_kernels(spec: DecoderSpec, options: LoadOptions) -> bool:
     shape = _attention_shape(spec, options, options.kernels)
     reasons = [NativeBackend.unsupported(shape)]
     for layer in set(spec.layers):
-        mlp, size = layer.mlp, options.ranks.shard.size
-        common = replace(mlp, intermediate_size=_common_features(mlp.intermediate_size, size))
-        reasons.append(unsupported(spec.hidden_size, layer.attention, common))
+        size = options.ranks.shard.size
+        reasons.append(unsupported(spec.hidden_size, layer.attention, _common(layer.mlp, size)))
         if size > 1 and layer.attention.head_norm and layer.attention.head_norm.is_joint:
             reasons.append("a norm over the heads of several ranks")
     if reason := next(filter(None, reasons), None):
@@ -228,7 +232,15 @@ def _runs_on_kernels(spec: DecoderSpec, options: LoadOptions) -> bool:
     return True
 
 
-def _common_features(size: int, num_ranks: int) -> int:
-    """What divides every rank's share of an MLP's features: ranks must come to one decision."""
+def _common(mlp: MLPSpec | MoESpec, num_ranks: int) -> MLPSpec | MoESpec:
+    """With a size that divides every rank's share: ranks must come to one decision."""
+    if isinstance(mlp, MoESpec):
+        shared = None if mlp.shared is None else _common_size(mlp.shared, num_ranks)
+        return replace(mlp, expert=_common_size(mlp.expert, num_ranks), shared=shared)
+    return _common_size(mlp, num_ranks)
+
+
+def _common_size(mlp: MLPSpec, num_ranks: int) -> MLPSpec:
+    size = mlp.intermediate_size
     shares = [Shard(rank, num_ranks).features(size) for rank in range(num_ranks)]
-    return math.gcd(*(share.count(size) for share in shares))
+    return replace(mlp, intermediate_size=math.gcd(*(share.count(size) for share in shares)))

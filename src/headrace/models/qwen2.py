@@ -12,7 +12,7 @@ from headrace.models.family import (
     read_config,
     rms_norm,
 )
-from headrace.models.fields import LayerTypes, Positive
+from headrace.models.fields import LayerTypes, Natural
 from headrace.models.spec import DecoderSpec, LayerSpec, with_windows
 
 
@@ -20,14 +20,15 @@ class Qwen2Config(FamilyConfig, kw_only=True):
     """What the Qwen families add to the shared fields."""
 
     use_sliding_window: bool = False
-    sliding_window: Positive | None = None
+    sliding_window: Natural | None = None
+    """0, too, stands for none."""
     max_window_layers: int = 28
     layer_types: LayerTypes | None = None
 
 
 def qwen_windows(config: Qwen2Config) -> list[int | None]:
     """One window per layer: by `layer_types`, or from layer `max_window_layers` on."""
-    window = config.sliding_window if config.use_sliding_window else None
+    window = (config.sliding_window or None) if config.use_sliding_window else None
     if config.layer_types is not None:
         return layer_windows(config, config.layer_types, window)
     first = config.max_window_layers

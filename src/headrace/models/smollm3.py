@@ -4,6 +4,7 @@ from typing import Any
 
 from headrace.errors import StartupError
 from headrace.models.family import (
+    FamilyConfig,
     decoder_spec,
     layer_windows,
     read_config,
@@ -24,18 +25,25 @@ class SmolLM3Config(LlamaConfig, kw_only=True):
     layer_types: LayerTypes | None = None
 
 
-def spec(config: dict[str, Any]) -> DecoderSpec:
-    """Describe the model. Raises StartupError naming the field that cannot be used."""
-    smol = read_config(SmolLM3Config, config)
-    layer, count = layer_spec(smol), smol.num_hidden_layers
-    rotates = smol.no_rope_layers
+def layer_rotations(rotates: list[int] | None, interval: int, config: FamilyConfig) -> list[bool]:
+    """Whether each layer rotates: as listed, or all but every `interval`-th. Raises StartupError
+    for a list of another length."""
+    count = config.num_hidden_layers
     if rotates is None:
-        rotates = [(number + 1) % smol.no_rope_layer_interval for number in range(count)]
+        rotates = [(number + 1) % interval for number in range(count)]
     if len(rotates) != count:
         raise StartupError(
             f"config.json: no_rope_layers has {len(rotates)} entries for {count} layers"
         )
-    layers = with_ropes([layer] * count, [layer.attention.rope if r else None for r in rotates])
+    return [bool(rotation) for rotation in rotates]
+
+
+def spec(config: dict[str, Any]) -> DecoderSpec:
+    """Describe the model. Raises StartupError naming the field that cannot be used."""
+    smol = read_config(SmolLM3Config, config)
+    layer, count = layer_spec(smol), smol.num_hidden_layers
+    rotations = layer_rotations(smol.no_rope_layers, smol.no_rope_layer_interval, smol)
+    layers = with_ropes([layer] * count, [layer.attention.rope if r else None for r in rotations])
     if smol.use_sliding_window and smol.layer_types is not None:
         windows = layer_windows(smol, smol.layer_types, smol.sliding_window)
         layers = with_windows(layers, windows)

@@ -1,8 +1,12 @@
 """Where checkpoints keep queries, keys and values that are fused, or paired for rotation."""
 
-from headrace.layers.attention import AttentionSpec
-from headrace.weights.naming import Source, deinterleaved, grouped_heads, part
+from dataclasses import replace
 
+from headrace.layers.attention import AttentionSpec
+from headrace.weights.naming import Rows, Source, deinterleaved, grouped_heads, part
+
+Experts = dict[str, str | Source]
+MLP_PARTS = ("gate_proj", "up_proj", "down_proj")
 QUERY, KEY, VALUE = "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"
 
 
@@ -45,3 +49,26 @@ def stacked_gate_up(name: str, intermediate_size: int) -> dict[str, Source]:
         "mlp.gate_proj": Source(name, part(0, intermediate_size)),
         "mlp.up_proj": Source(name, part(intermediate_size, intermediate_size)),
     }
+
+
+def separate_experts(prefix: str, num_experts: int, gate: str, up: str, down: str) -> Experts:
+    """Each expert has layers of its own, under its number after `prefix`."""
+    names = {"gate_proj": gate, "up_proj": up, "down_proj": down}
+    return {
+        f"mlp.experts.{expert}.{ours}": f"{prefix}.{expert}.{theirs}"
+        for expert in range(num_experts)
+        for ours, theirs in names.items()
+    }
+
+
+def stacked_experts(
+    gate_up: Source, gate: Rows, up: Rows, down: Source, num_experts: int
+) -> Experts:
+    """All experts are in one tensor, [experts, ...]; `gate` and `up` are rows of `gate_up`."""
+    sources: dict[str, str | Source] = {}
+    for expert in range(num_experts):
+        prefix = f"mlp.experts.{expert}"
+        sources[f"{prefix}.gate_proj"] = replace(gate_up, expert=expert, rows=gate)
+        sources[f"{prefix}.up_proj"] = replace(gate_up, expert=expert, rows=up)
+        sources[f"{prefix}.down_proj"] = replace(down, expert=expert)
+    return sources

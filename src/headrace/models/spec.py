@@ -7,6 +7,7 @@ from typing import Literal
 from headrace.layers.attention import AttentionSpec
 from headrace.layers.embedding import EmbeddingSpec, HeadSpec
 from headrace.layers.mlp import MLPSpec
+from headrace.layers.moe import MoESpec
 from headrace.layers.norm import NormSpec
 from headrace.layers.rope import RopeSpec
 from headrace.weights import Naming
@@ -19,7 +20,7 @@ class LayerSpec:
     """One layer: attention, then MLP, each added to the residual stream."""
 
     attention: AttentionSpec
-    mlp: MLPSpec
+    mlp: MLPSpec | MoESpec
     norm: NormSpec
     placement: NormPlacement = "before"
     """What is normalised: what attention and MLP read, what they give ("after"), both, or the sum

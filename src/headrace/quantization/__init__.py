@@ -10,6 +10,7 @@ from headrace.quantization.bitsandbytes import BitsAndBytes
 from headrace.quantization.compressed_tensors import CompressedTensors
 from headrace.quantization.fp8 import FP8
 from headrace.quantization.gptq import GPTQ
+from headrace.quantization.mxfp4 import MXFP4
 from headrace.quantization.none import Unquantized
 from headrace.quantization.on_load import ON_LOAD, RoundedScheme
 
@@ -23,6 +24,7 @@ SCHEMES: dict[str, type[Scheme]] = {
     "fp8": FP8,
     "fbgemm_fp8": FP8,
     "bitsandbytes": BitsAndBytes,
+    "mxfp4": MXFP4,
 }
 """By quant_method of the checkpoint's quantization_config."""
 UNSUPPORTED = {

@@ -15,6 +15,8 @@ from headrace.weights.base import RawTensor, Weights
 Rows = Callable[[Tensor], Tensor]
 """Picks and reorders rows: a function of tensors [rows, ...] that leaves each row as it is."""
 LAYERS = "model.layers."
+ROW_KINDS = ("weight", "bias", "blocks", "scales")
+"""Parameters that have a row for each output (the last two are MXFP4's)."""
 QUANTIZED = ("weight", "qweight", "weight_packed")
 """What a linear layer's matrix is called, quantized or not."""
 
@@ -31,6 +33,16 @@ class Source:
     """The weight is stored as [in_features, out_features] (GPT-2's Conv1D)."""
     num_parts: int | None = None
     """Stored in so many tensors, to be stacked; None: in one."""
+    expert: int | None = None
+    """Stored with those of other experts, of which ours has this number."""
+    is_parameter: bool = False
+    """Named as a parameter, not as a layer that has some: "down_proj" and "down_proj_bias"."""
+
+    def parameter(self, kind: str) -> str:
+        """Its name for "weight", "bias" and what else the layer has."""
+        if not self.is_parameter:
+            return f"{self.name}.{kind}"
+        return self.name if kind == "weight" else f"{self.name}_{kind}"
 
 
 @dataclass(frozen=True)
@@ -73,55 +85,60 @@ class RenamedWeights:
 
     def has(self, name: str) -> bool:
         source, kind = self._find(name)
-        return all(self._weights.has(f"{part}.{kind}") for part in _parts(source))
+        return all(self._weights.has(part) for part in _parts(source, kind))
 
     def get(self, name: str) -> Tensor:
         source, kind = self._find(name)
-        tensors = [self._weights.get(f"{part}.{kind}") for part in _parts(source)]
+        if source.rows is not None and kind not in ROW_KINDS:
+            raise CheckpointError(
+                f"tensor {source.parameter(kind)}: rows of packed numbers cannot be picked"
+            )
+        tensors = [self._weights.get(part) for part in _parts(source, kind)]
         tensor = torch.stack(tensors) if source.num_parts is not None else tensors[0]
-        if source.is_transposed and kind == "weight":
-            tensor = tensor.t()
-        ours = tensor if source.rows is None else _rows(source.rows, tensor, source.name)
-        return ours.contiguous() if source.is_transposed else ours
+        if source.expert is not None:
+            tensor = _picked(lambda experts: experts[source.expert], tensor, source)
+        is_transposed = source.is_transposed and kind == "weight"
+        if is_transposed:
+            tensor = _picked(torch.t, tensor, source)
+        ours = tensor if source.rows is None else _picked(source.rows, tensor, source)
+        return ours.contiguous() if is_transposed else ours
 
     def stored(self, layer: str) -> "StoredLayer | None":
         """See `stored_layer`."""
         source = self._naming.source(layer)
-        if source.num_parts is not None or (source.is_transposed and self.has(f"{layer}.weight")):
+        if source.num_parts is not None or source.expert is not None:
+            return None
+        if source.is_transposed and self.has(f"{layer}.weight"):
             return None
         name = self._prefixed_as_stored(source, QUANTIZED).name
 
         def rows(matrix: Tensor) -> Tensor:
             assert source.rows is not None
-            return _rows(source.rows, matrix, name)
+            return _picked(source.rows, matrix, source)
 
         return StoredLayer(self._weights, name, None if source.rows is None else rows)
 
     def raw(self, name: str) -> RawTensor | None:
         source, kind = self._find(name)
-        if source.is_transposed or source.num_parts is not None:
+        if source.is_transposed or source.num_parts is not None or source.expert is not None:
             return None
-        raw = self._weights.raw(f"{source.name}.{kind}")
+        raw = self._weights.raw(source.parameter(kind))
         if raw is None or source.rows is None:
             return raw
-        data = _rows(source.rows, raw.data, source.name)
+        data = _picked(source.rows, raw.data, source)
         return RawTensor(raw.type, data, (len(data), *raw.shape[1:]))
 
     def _find(self, name: str) -> tuple[Source, str]:
         """The source of a parameter, and the part of its name after the last dot."""
         layer, _, kind = name.rpartition(".")
         source = self._naming.source(layer)
-        if source.rows is not None and kind not in ("weight", "bias"):
-            raise CheckpointError(
-                f"tensor {source.name}.{kind}: rows of packed numbers cannot be picked"
-            )
         return self._prefixed_as_stored(source, (kind,)), kind
 
     def _prefixed_as_stored(self, source: Source, kinds: Sequence[str]) -> Source:
         """With the naming's base, or without it where the checkpoint's names lack it."""
         short = replace(source, name=source.name.removeprefix(self._naming.base))
         for candidate in (source, short):
-            if any(self._weights.has(f"{next(_parts(candidate))}.{kind}") for kind in kinds):
+            if any(self._weights.has(next(_parts(candidate, kind))) for kind in kinds):
                 return candidate
         return source
 
@@ -144,23 +161,29 @@ def stored_layer(weights: Weights, layer: str) -> StoredLayer | None:
     return weights.stored(layer) if isinstance(weights, RenamedWeights) else None
 
 
-def _parts(source: Source) -> Iterator[str]:
+def _parts(source: Source, kind: str) -> Iterator[str]:
+    name = source.parameter(kind)
     for part in range(source.num_parts or 1):
-        yield source.name.format(part) if source.num_parts is not None else source.name
+        yield name.format(part) if source.num_parts is not None else name
 
 
-def _rows(rows: Rows, tensor: Tensor, name: str) -> Tensor:
+def _picked(rows: Rows, tensor: Tensor, source: Source) -> Tensor:
     try:
         return rows(tensor)
-    except RuntimeError as error:
+    except (RuntimeError, IndexError) as error:
         raise CheckpointError(
-            f"tensor {name}: shape {list(tensor.shape)} does not fit the config: {error}"
+            f"tensor {source.name}: shape {list(tensor.shape)} does not fit the config: {error}"
         ) from None
 
 
 def part(start: int, count: int) -> Rows:
     """`count` rows from `start`."""
     return lambda rows: rows.narrow(0, start, count)
+
+
+def every_other(first: int) -> Rows:
+    """Even rows from 0 on, or odd ones from 1 on."""
+    return lambda rows: rows[first::2]
 
 
 def grouped_heads(num_groups: int, group_size: int, first: int, count: int) -> Rows:

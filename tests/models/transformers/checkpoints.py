@@ -14,11 +14,16 @@ FALLBACK: dict[str, dict[str, Any]] = {
         "sliding_window": 9,
         "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
     },
+    "FlexOlmoForCausalLM": {
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "pad_token_id": 0,
+        "eos_token_id": None,
+    },
     "HunYuanMoEV1ForCausalLM": {"num_experts": 4, "moe_topk": 2},
     "MinistralForCausalLM": {"sliding_window": 7},
     "NanoChatForCausalLM": {"final_logit_softcapping": 3.0},  # no parameters but linear ones
     "NemotronForCausalLM": {"hidden_act": "relu2"},  # hands no arguments down to attention
-    "OlmoeForCausalLM": {"num_experts": 4, "num_experts_per_tok": 2},
     "PersimmonForCausalLM": {},
     "VaultGemmaForCausalLM": {
         "sliding_window": 8,

@@ -84,9 +84,9 @@ def test_a_model_that_goes_wrong_on_the_cache_is_refused(
 
 
 def test_other_heads_on_the_same_body_are_refused(tmp_path: Path) -> None:
-    make_checkpoint(tmp_path, "OlmoeForCausalLM", FALLBACK["OlmoeForCausalLM"])
-    change_config(tmp_path, architectures=["OlmoeForRewards"])
-    with pytest.raises(StartupError, match="OlmoeForRewards .* is OlmoeForCausalLM"):
+    make_checkpoint(tmp_path, "FlexOlmoForCausalLM", FALLBACK["FlexOlmoForCausalLM"])
+    change_config(tmp_path, architectures=["FlexOlmoForRewards"])
+    with pytest.raises(StartupError, match="FlexOlmoForRewards .* is FlexOlmoForCausalLM"):
         drive(tmp_path)
 
 
@@ -145,7 +145,9 @@ def test_start_up_says_what_runs_and_how(tmp_path: Path, caplog: pytest.LogCaptu
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_dummy_weights_need_a_config_only(tmp_path: Path, engine: str) -> None:
-    write_config(tmp_path, "OlmoeForCausalLM", dtype="bfloat16", **FALLBACK["OlmoeForCausalLM"])
+    write_config(
+        tmp_path, "FlexOlmoForCausalLM", dtype="bfloat16", **FALLBACK["FlexOlmoForCausalLM"]
+    )
     driver = ENGINES[engine](tmp_path, load_format="dummy")
     (logits,) = driver.step([(driver.start([1, 2, 3]), 3)])
     assert logits.shape == (3, 199) and torch.isfinite(logits).all()

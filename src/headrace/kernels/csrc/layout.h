@@ -47,6 +47,15 @@ struct Activation {
     BFloat16Cell* bfloat16_cells(int64_t block) const {
         return static_cast<BFloat16Cell*>(data) + block * groups();
     }
+    // What begins at row `first`, a multiple of 16, with rows of no more features.
+    Activation from(int64_t first, int64_t narrow) const {
+        const int64_t block = first / kBlockRows;
+        switch (format) {
+            case Format::kInt8: return {cells(block), narrow, format};
+            case Format::kBFloat16: return {bfloat16_cells(block), narrow, format};
+            default: return {row(first), narrow, format};
+        }
+    }
 };
 
 enum class Kind : int { kInt4, kInt8, kNF4, kFP4, kFloat8, kFloat16, kBFloat16, kFloat32 };

@@ -139,58 +139,76 @@ void product(const Activation& x, const Weight& weight, int64_t tile, int vector
     widened_product(x, weight, tile, vectors, row, rows, c);
 }
 
-// Calls function(pair of tiles, first row, rows) for all panels of rows x pairs.
+int64_t row_chunks(int64_t rows) { return (rows + kPanelRows - 1) / kPanelRows; }
+
+// Calls function(pair of tiles, first row, rows) for the panel that is one unit.
 template <typename Function>
-void for_each_panel(Team& team, int64_t rows, int64_t pairs, Function function) {
-    const int64_t chunks = (rows + kPanelRows - 1) / kPanelRows;
-    team.share(pairs * chunks, [&](int64_t unit) {
-        const int64_t row = unit % chunks * kPanelRows;
-        function(unit / chunks, row, std::min(kPanelRows, rows - row));
-    });
+void with_panel(int64_t unit, int64_t rows, Function function) {
+    const int64_t row = unit % row_chunks(rows) * kPanelRows;
+    function(unit / row_chunks(rows), row, std::min(kPanelRows, rows - row));
+}
+
+void finish(const float* panel, const Weight& weight, const LinearOut& out, int64_t row,
+            int64_t rows, int64_t tile) {
+    const int64_t column = tile * kLanes;
+    const int64_t count = std::min<int64_t>(kLanes, weight.out - column);
+    const F32x16 bias = out.bias ? load_partial(out.bias + column, count) : F32x16::zero();
+    for (int64_t r = 0; r < rows; ++r) {
+        F32x16 sum = F32x16::load(panel + r * kPanelColumns);
+        float* to = out.values + (row + r) * weight.out + column;
+        if (out.bias) sum = sum + bias;
+        store_partial(out.accumulate ? load_partial(to, count) + sum : sum, to, count);
+    }
 }
 
 }  // namespace
 
-void LinearOp::finish(const float* panel, int64_t row, int64_t rows, int64_t tile) const {
-    const int64_t column = tile * kLanes;
-    const int64_t count = std::min<int64_t>(kLanes, weight_.out - column);
-    const F32x16 bias = bias_ ? load_partial(bias_ + column, count) : F32x16::zero();
-    for (int64_t r = 0; r < rows; ++r) {
-        F32x16 sum = F32x16::load(panel + r * kPanelColumns);
-        float* to = out_ + (row + r) * weight_.out + column;
-        if (bias_) sum = sum + bias;
-        store_partial(accumulate_ ? load_partial(to, count) + sum : sum, to, count);
-    }
+int64_t linear_units(const Weight& weight, int64_t rows) {
+    return (weight.tiles() + 1) / 2 * row_chunks(rows);
+}
+
+void linear_unit(const Activation& x, const Weight& weight, const LinearOut& out, int64_t all_rows,
+                 int64_t unit) {
+    with_panel(unit, all_rows, [&](int64_t pair, int64_t row, int64_t rows) {
+        Panel panel;
+        const int vectors = pair * 2 + 1 < weight.tiles() ? 2 : 1;
+        product(x, weight, pair * 2, vectors, row, rows, panel);
+        for (int v = 0; v < vectors; ++v) {
+            finish(panel.values + v * kLanes, weight, out, row, rows, pair * 2 + v);
+        }
+    });
+}
+
+int64_t gate_units(const Weight& weight, int64_t rows) {
+    return weight.out / 2 / kGroup * row_chunks(rows);
+}
+
+void gate_unit(const Activation& x, const Weight& weight, Gate kind, const Activation& out,
+               int64_t all_rows, int64_t unit) {
+    with_panel(unit, all_rows, [&](int64_t pair, int64_t row, int64_t rows) {
+        Panel gate, up;
+        product(x, weight, pair * 2, 2, row, rows, gate);
+        product(x, weight, weight.out / 2 / kLanes + pair * 2, 2, row, rows, up);
+        for (int64_t r = 0; r < rows; ++r) {
+            float* values = gate.values + r * kPanelColumns;
+            gate_rows(kind, values, up.values + r * kPanelColumns, kPanelColumns, values);
+            store_groups(out, row + r, pair, pair + 1, values);
+        }
+    });
 }
 
 void LinearOp::run(Team& team) const {
-    const TileRegisters registers(x_.format, rows_.count());
-    const int64_t tiles = weight_.tiles();
-    Panel panel;
-    for_each_panel(team, rows_.count(), (tiles + 1) / 2, [&](int64_t pair, int64_t row,
-                                                            int64_t rows) {
-        const int vectors = pair * 2 + 1 < tiles ? 2 : 1;
-        product(x_, weight_, pair * 2, vectors, row, rows, panel);
-        for (int v = 0; v < vectors; ++v) {
-            finish(panel.values + v * kLanes, row, rows, pair * 2 + v);
-        }
-    });
+    const int64_t rows = rows_.count();
+    const TileRegisters registers(x_.format, rows);
+    team.share(linear_units(weight_, rows),
+               [&](int64_t unit) { linear_unit(x_, weight_, out_, rows, unit); });
 }
 
 void LinearGateOp::run(Team& team) const {
-    const TileRegisters registers(x_.format, rows_.count());
-    Panel gate, up;
-    const int64_t features = weight_.out / 2;
-    for_each_panel(team, rows_.count(), features / kGroup, [&](int64_t pair, int64_t row,
-                                                              int64_t rows) {
-        product(x_, weight_, pair * 2, 2, row, rows, gate);
-        product(x_, weight_, features / kLanes + pair * 2, 2, row, rows, up);
-        for (int64_t r = 0; r < rows; ++r) {
-            float* values = gate.values + r * kPanelColumns;
-            gate_rows(kind_, values, up.values + r * kPanelColumns, kPanelColumns, values);
-            store_groups(out_, row + r, pair, pair + 1, values);
-        }
-    });
+    const int64_t rows = rows_.count();
+    const TileRegisters registers(x_.format, rows);
+    team.share(gate_units(weight_, rows),
+               [&](int64_t unit) { gate_unit(x_, weight_, kind_, out_, rows, unit); });
 }
 
 }  // namespace headrace

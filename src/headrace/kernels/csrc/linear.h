@@ -7,21 +7,31 @@
 
 namespace headrace {
 
+struct LinearOut {
+    const float* bias;  // or null
+    float* values;
+    bool accumulate;
+};
+
+// The units of work of a product of `rows` rows, and one of them.
+int64_t linear_units(const Weight& weight, int64_t rows);
+void linear_unit(const Activation& x, const Weight& weight, const LinearOut& out, int64_t rows,
+                 int64_t unit);
+int64_t gate_units(const Weight& weight, int64_t rows);
+void gate_unit(const Activation& x, const Weight& weight, Gate kind, const Activation& out,
+               int64_t rows, int64_t unit);
+
 // out[r][n] = sum_k x[r][k] * w[n][k] (+ bias[n]) (+ out[r][n] if accumulate).
 class LinearOp : public Op {
    public:
-    LinearOp(Rows rows, Activation x, Weight weight, const float* bias, float* out, bool accumulate)
-        : Op(rows), x_(x), weight_(weight), bias_(bias), out_(out), accumulate_(accumulate) {}
+    LinearOp(Rows rows, Activation x, Weight weight, LinearOut out)
+        : Op(rows), x_(x), weight_(weight), out_(out) {}
     void run(Team& team) const override;
 
    private:
-    void finish(const float* panel, int64_t row, int64_t rows, int64_t tile) const;
-
     Activation x_;
     Weight weight_;
-    const float* bias_;
-    float* out_;
-    bool accumulate_;
+    LinearOut out_;
 };
 
 // out[r][f] = activate(gate[f]) * up[f], the weight's first half of outputs being gate, the second

@@ -5,6 +5,7 @@
 #include <Python.h>
 
 #include "attention.h"
+#include "experts.h"
 #include "linear.h"
 #include "pack.h"
 #include "pointwise.h"
@@ -165,7 +166,7 @@ PyObject* linear(PyObject*, PyObject* const* values, Py_ssize_t count) {
     const Weight weight = a.weight();
     const auto* bias = a.address<float>();
     auto* out = a.address<float>();
-    return finish_one(a, program, LinearOp(rows, x, weight, bias, out, a.flag()));
+    return finish_one(a, program, LinearOp(rows, x, weight, {bias, out, a.flag()}));
 }
 
 PyObject* linear_gate(PyObject*, PyObject* const* values, Py_ssize_t count) {
@@ -257,6 +258,59 @@ PyObject* top_logprobs(PyObject*, PyObject* const* values, Py_ssize_t count) {
     return finish_one(a, program,
                       TopLogprobsOp(rows, logits, logit_rows, vocab_size, index, leading, ids,
                                     logprobs, a.address<float>()));
+}
+
+PyObject* route(PyObject*, PyObject* const* values, Py_ssize_t count) {
+    Arguments a(values, count);
+    Program* program = a.program();
+    const Rows rows = a.rows();
+    const auto* logits = a.address<float>();
+    const auto *choice_bias = a.address<float>(), *shared = a.address<float>();
+    RoutingRule rule;
+    rule.experts = a.integer();
+    rule.chosen = a.integer();
+    rule.is_sigmoid = a.flag();
+    rule.is_normalized = a.flag();
+    rule.has_shared = a.flag();
+    rule.scale = a.number();
+    rule.groups = a.integer();
+    rule.chosen_groups = a.integer();
+    rule.experts_per_group = a.integer();
+    auto* experts = a.address<int32_t>();
+    auto* weights = a.address<float>();
+    return finish_one(a, program,
+                      RouteOp(rows, logits, choice_bias, shared, rule, experts, weights));
+}
+
+PyObject* experts(PyObject*, PyObject* const* values, Py_ssize_t count) {
+    Arguments a(values, count);
+    Program* program = a.program();
+    const Rows rows = a.rows();
+    const auto* x = a.address<float>();
+    Mixture mixture;
+    mixture.chosen = a.integer();
+    mixture.chosen_experts = a.address<int32_t>();
+    mixture.weights = a.address<float>();
+    mixture.weighs_inputs = a.flag();
+    mixture.plan = a.address<int32_t>();
+    mixture.inputs = a.activation();
+    mixture.inner = a.activation();
+    mixture.outputs = a.address<float>();
+    const Gate kind = static_cast<Gate>(a.size());
+    auto* out = a.address<float>();
+    const bool accumulate = a.flag();
+    for (int64_t left = a.integer(); left > 0 && !PyErr_Occurred(); --left) {
+        const Weight gate_up = a.weight();
+        mixture.experts.push_back({gate_up, a.weight()});
+    }
+    if (!a.complete()) return nullptr;
+    Program ops;
+    ops.push_back(std::make_unique<PlanOp>(rows, mixture));
+    ops.push_back(std::make_unique<GatherOp>(rows, mixture, x));
+    ops.push_back(std::make_unique<ExpertGateOp>(rows, mixture, kind));
+    ops.push_back(std::make_unique<ExpertDownOp>(rows, mixture));
+    ops.push_back(std::make_unique<CombineOp>(rows, mixture, out, accumulate));
+    return finish(program, std::move(ops));
 }
 
 PyObject* rope_write(PyObject*, PyObject* const* values, Py_ssize_t count) {
@@ -415,6 +469,8 @@ PyMethodDef methods[] = {
     {"argmax", fast(argmax), METH_FASTCALL, nullptr},
     {"sample", fast(sample), METH_FASTCALL, nullptr},
     {"top_logprobs", fast(top_logprobs), METH_FASTCALL, nullptr},
+    {"route", fast(route), METH_FASTCALL, nullptr},
+    {"experts", fast(experts), METH_FASTCALL, nullptr},
     {"rope_write", fast(rope_write), METH_FASTCALL, nullptr},
     {"attention", fast(attention), METH_FASTCALL, nullptr},
     {"all_reduce", fast(all_reduce), METH_FASTCALL, nullptr},

@@ -1,0 +1,155 @@
+"""Mixtures of experts: the choice, and the products of the chosen."""
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from headrace.kernels.base import Kernels
+from headrace.kernels.native import NativeKernels
+from headrace.kernels.routing import RoutingRule, choose
+from headrace.kernels.tensors import ExpertWeights, Routing, WeightKind
+from headrace.kernels.twins import TorchKernels
+from tests.kernels.samples import Dense, dense, grouped
+
+HIDDEN = 64
+
+
+@st.composite
+def rules(draw: st.DrawFn) -> RoutingRule:
+    num_groups, size = draw(st.sampled_from([(1, 5), (1, 16), (4, 4), (2, 3)]))
+    groups = draw(st.integers(1, num_groups))
+    return RoutingRule(
+        num_experts=num_groups * size,
+        experts_per_token=draw(st.integers(1, min(4, groups * size))),
+        scores=draw(st.sampled_from(["softmax", "sigmoid"])),
+        is_normalized=draw(st.booleans()),
+        scale=draw(st.sampled_from([1.0, 2.5])),
+        num_groups=num_groups,
+        groups_per_token=groups,
+        experts_per_group=draw(st.integers(1, 2)),
+    )
+
+
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(rules(), st.booleans(), st.sampled_from(["none", "whole", "gated"]), st.integers(0, 99))
+def test_route_is_the_plain_choice(
+    native: Kernels, rule: RoutingRule, has_bias: bool, shared: str, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(7, rule.num_experts, generator=generator)
+    bias = torch.randn(rule.num_experts, generator=generator) if has_bias else None
+    gate = torch.randn(7, 1, generator=generator) if shared == "gated" else None
+    shape = (7, rule.experts_per_token + (shared != "none"))
+    routing = Routing(torch.zeros(shape, dtype=torch.int32), torch.zeros(shape))
+    native.route(logits, routing, rule, choice_bias=bias, has_shared=shared != "none", shared=gate)
+    experts, weights = choose(logits, rule, bias)
+    assert torch.equal(routing.experts[:, : rule.experts_per_token].long(), experts)
+    torch.testing.assert_close(routing.weights[:, : rule.experts_per_token], weights)
+    if shared != "none":
+        assert (routing.experts[:, -1] == rule.num_experts).all()
+        wanted = torch.ones(7) if gate is None else gate[:, 0].sigmoid()
+        torch.testing.assert_close(routing.weights[:, -1], wanted)
+
+
+def expert_weights(kind: WeightKind, sizes: list[int]) -> list[tuple[Dense, Dense]]:
+    if kind != "int4":
+        return [(dense(kind, 2 * size, HIDDEN), dense(kind, HIDDEN, size)) for size in sizes]
+    return [
+        (grouped("int4", 2 * size, HIDDEN, 32, True), grouped("int4", HIDDEN, size, 32, True))
+        for size in sizes
+    ]
+
+
+def mixture(
+    kernels: Kernels,
+    x: torch.Tensor,
+    routing: Routing,
+    experts: list[tuple[Dense, Dense]],
+    *,
+    exact: bool = True,
+    weighs_inputs: bool = False,
+) -> torch.Tensor:
+    """Added to rows of ones; the buffers are for more rows than there are."""
+    packed = [ExpertWeights(up.pack(kernels), down.pack(kernels)) for up, down in experts]
+    capacity, count = len(x) + 3, len(x)
+
+    def widened(part: torch.Tensor) -> torch.Tensor:
+        return torch.cat((part, torch.zeros(3, part.shape[1], dtype=part.dtype)))
+
+    out = torch.ones(capacity, HIDDEN)
+    kernels.experts(
+        widened(x),
+        Routing(widened(routing.experts), widened(routing.weights)),
+        packed,
+        out,
+        kernels.expert_buffers(capacity, routing.experts.shape[1], packed, exact=exact),
+        kind="silu",
+        weighs_inputs=weighs_inputs,
+        accumulate=True,
+        rows=torch.tensor([count], dtype=torch.int32),
+    )
+    assert (out[count:] == 1).all()
+    return out[:count]
+
+
+def random_routing(rows: int, num_experts: int, chosen: int) -> Routing:
+    experts = torch.stack([torch.randperm(num_experts)[:chosen].sort().values for _ in range(rows)])
+    return Routing(experts.int(), torch.rand(rows, chosen))
+
+
+@pytest.mark.parametrize("weighs_inputs", [False, True])
+@pytest.mark.parametrize("kind", ["float32", "int4"])
+@pytest.mark.parametrize("rows", [1, 2, 19, 70])
+def test_experts_against_float64(
+    kernels: Kernels, kind: WeightKind, rows: int, weighs_inputs: bool
+) -> None:
+    torch.manual_seed(rows)
+    experts = expert_weights(kind, [32, 32, 32, 96])
+    x, routing = torch.randn(rows, HIDDEN), random_routing(rows, 4, 3)
+    wanted = torch.ones(rows, HIDDEN, dtype=torch.float64)
+    for row in range(rows):
+        for number, weight in zip(routing.experts[row], routing.weights[row].double(), strict=True):
+            up, down = experts[number]
+            inputs = x[row].double() * (weight if weighs_inputs else 1)
+            gate, value = (up.values @ inputs).chunk(2)
+            result = down.values @ (gate * gate.sigmoid() * value)
+            wanted[row] += result * (1 if weighs_inputs else weight)
+    got = mixture(kernels, x, routing, experts, weighs_inputs=weighs_inputs)
+    torch.testing.assert_close(got.double(), wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["int4", "bfloat16"])
+def test_rounded_inputs_are_those_of_the_twins(native: Kernels, kind: WeightKind) -> None:
+    torch.manual_seed(0)
+    experts = expert_weights(kind, [32] * 5)
+    x, routing = torch.randn(40, HIDDEN), random_routing(40, 5, 2)
+    got, wanted = (
+        mixture(kernels, x, routing, experts, exact=False)
+        for kernels in (native, TorchKernels("test"))
+    )
+    torch.testing.assert_close(got, wanted, rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize("kind", ["int4", "bfloat16"])
+@pytest.mark.parametrize("exact", [False, True])
+def test_rows_do_not_depend_on_company_or_threads(
+    native: NativeKernels, exact: bool, kind: WeightKind
+) -> None:
+    torch.manual_seed(0)
+    experts = expert_weights(kind, [32] * 6 + [64])
+    x, routing = torch.randn(150, HIDDEN), random_routing(150, 7, 3)
+
+    def part(index: torch.Tensor) -> torch.Tensor:
+        own = Routing(routing.experts[index], routing.weights[index])
+        return mixture(native, x[index], own, experts, exact=exact)
+
+    whole = part(torch.arange(150))
+    for threads in (1, 2, 3):
+        native.set_num_threads(threads)
+        for first, last in [(0, 1), (3, 5), (5, 40), (1, 150)]:
+            assert torch.equal(part(torch.arange(first, last)), whole[first:last])
+    order = torch.randperm(150)
+    assert torch.equal(part(order), whole[order])
