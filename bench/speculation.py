@@ -2,6 +2,8 @@
 
     python bench/speculation.py --streams 1,8 --rounds 5 --json FILE
     python bench/speculation.py --llama LLAMA_SERVER --llama-on "--spec-type ngram-simple"
+    python bench/speculation.py --workloads open --headrace "--model-id BF16_FOLDER" \\
+        --headrace-on "--draft-model-id self"
 
 Each engine runs as two servers, one stopped (SIGSTOP) while the other is measured. No prompt comes
 twice, so that recent outputs help only as much as they would in real use. Prints output tokens per
@@ -59,6 +61,15 @@ SCHEMA = {
     "required": ["orders"],
     "additionalProperties": False,
 }  # fmt: skip
+QUESTIONS = (
+    "Explain {topic} to a curious child.",
+    "Write a short story in which {topic} changes somebody's life.",
+    "What should I know about {topic} before my holiday?",
+    "Give me five ideas for a talk about {topic}.",
+    "Write a poem about {topic}.",
+)
+TOPICS = ("water mills", "the moon", "bread", "bicycles", "rivers", "old maps", "bees", "glass",
+          "thunder", "chess", "lighthouses", "salt", "tea", "bridges", "owls")  # fmt: skip
 Body = dict[str, Any]
 
 
@@ -109,6 +120,11 @@ def adversarial(chance: random.Random) -> Body:
     return chat(words(chance, 60), temperature=1.5, seed=chance.getrandbits(31))
 
 
+def open_chat(chance: random.Random) -> Body:
+    question = chance.choice(QUESTIONS).format(topic=chance.choice(TOPICS))
+    return chat(question, temperature=0.7, seed=chance.getrandbits(31))
+
+
 def words(chance: random.Random, count: int) -> str:
     letters = "abcdefghijklmnopqrstuvwxyz"
     return " ".join("".join(chance.choices(letters, k=chance.randint(2, 8))) for _ in range(count))
@@ -121,6 +137,7 @@ WORKLOADS: dict[str, Callable[[random.Random], Body]] = {
     "code": code,
     "json": json_schema,
     "adversarial": adversarial,
+    "open": open_chat,
 }
 
 

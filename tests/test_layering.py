@@ -28,8 +28,11 @@ ALLOWED: dict[str, set[str]] = {
     "layers": DEVICE | {"quantization", "attention", "distributed"},
     "models": DEVICE | {"quantization", "attention", "distributed", "layers"},
     "runner": DEVICE | {"quantization", "attention", "distributed", "layers", "models"},
+    "calibration": DEVICE | {"quantization", "attention", "distributed", "layers", "models"},
     "bench": set(),
-    "serve": HOST | DEVICE | {"engine", "text", "api", "distributed", "models", "runner"},
+    "serve": HOST
+    | DEVICE
+    | {"engine", "text", "api", "distributed", "models", "runner", "calibration"},
     "cli": {"serve", "bench", "config", "errors", "checkpoint", "observability"},
     "__main__": {"cli"},
     "__init__": set(),

@@ -86,10 +86,26 @@ def _download(arguments: Mapping[str, object]) -> int:
         return 1
 
 
+def quantize(argv: Sequence[str]) -> int:
+    """Make a GPTQ or int4 checkpoint from a model and a text."""
+    return _quantize(argv, "headrace quantize")
+
+
+def _quantize(argv: Sequence[str], prog: str) -> int:
+    try:
+        from headrace.serve import quantize
+
+        return quantize.run(argv, prog)
+    except StartupError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
+
+
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "serve": serve,
     "download": download,
     "bench": bench,
+    "quantize": quantize,
     "download-weights": download_weights,
 }
 
@@ -115,9 +131,15 @@ def launcher() -> int:
     return _serve(sys.argv[1:], "text-generation-launcher", {})
 
 
+SERVER_COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "download-weights": download_weights,
+    "quantize": lambda argv: _quantize(argv, "text-generation-server quantize"),
+}
+
+
 def server() -> int:
-    """Entry point of `text-generation-server`, of which images call `download-weights`."""
+    """Entry point of `text-generation-server`, whose own server is not needed here."""
     parser = argparse.ArgumentParser(prog="text-generation-server")
-    parser.add_argument("command", choices=["download-weights"])
-    parser.parse_args(sys.argv[1:2])
-    return download_weights(sys.argv[2:])
+    parser.add_argument("command", choices=SERVER_COMMANDS)
+    arguments = parser.parse_args(sys.argv[1:2])
+    return SERVER_COMMANDS[arguments.command](sys.argv[2:])

@@ -64,6 +64,11 @@ class Settings:
     speculate: int | None = flag(
         None, "tokens to draft per request and step, at most; 0: no speculation; default: 24"
     )
+    draft_model_id: str | None = flag(
+        None,
+        "what drafts: a smaller model with the same tokenizer, Medusa heads or an MLP speculator "
+        "(hub id, folder or .gguf file); self: the model itself with 4-bit weights",
+    )
     dtype: Literal["float16", "bfloat16", "float32"] | None = flag(
         None, "arithmetic of the model; default: the checkpoint's on CUDA, float32 on the CPU"
     )
@@ -345,6 +350,8 @@ def _check(settings: Settings) -> list[str]:
             raise StartupError(f"{name.upper()} must begin with a slash")
     if settings.speculate is not None and not 0 <= settings.speculate <= MAX_DRAFTS:
         raise StartupError(f"--speculate must be 0 to {MAX_DRAFTS}")
+    if settings.draft_model_id is not None and settings.speculate == 0:
+        raise StartupError("--draft-model-id drafts for speculation, which --speculate 0 disables")
     if not 0 < settings.watermark_gamma < 1:
         raise StartupError("--watermark-gamma must be between 0 and 1")
     for name in (

@@ -273,6 +273,8 @@ class StepOutput(msgspec.Struct, kw_only=True, array_like=True):
     """One `RowOutput` per scheduled row, in the plan's order."""
 
     rows: list[RowOutput]
+    draft_duration: float = 0.0
+    """Seconds of the execution that went into `RowOutput.draft_ids`."""
 
 
 class Executor(Protocol):

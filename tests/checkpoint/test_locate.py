@@ -65,3 +65,30 @@ def test_an_adapter_without_a_base(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(CheckpointError, match="base_model_name_or_path must name"):
         locate(str(tmp_path), Hub())
+
+
+def test_heads_bring_their_base(tmp_path: Path) -> None:
+    """As in TGI, --model-id may name the heads."""
+    base, heads = tmp_path / "base", tmp_path / "heads"
+    for folder in (base, heads):
+        folder.mkdir()
+    config = {"medusa_num_heads": 3, "base_model_name_or_path": str(base)}
+    (heads / "config.json").write_text(json.dumps(config))
+    assert locate(str(heads), Hub()) == Located(base, drafter=heads)
+    with pytest.raises(StartupError, match="is a drafter, beside --draft-model-id"):
+        locate(str(heads), Hub(), draft_model_id=str(base))
+    (heads / "config.json").write_text(json.dumps({"medusa_num_heads": 3}))
+    with pytest.raises(StartupError, match="base_model_name_or_path does not say"):
+        locate(str(heads), Hub())
+
+
+def test_a_draft_model_lies_beside_any_model(tmp_path: Path) -> None:
+    for name in ("base", "draft"):
+        (tmp_path / name).mkdir()
+    draft = str(tmp_path / "draft")
+    assert locate(None, Hub(), draft_model_id=draft).drafter == tmp_path / "draft"
+    located = Located(tmp_path / "base", drafter=tmp_path / "draft")
+    assert locate(str(tmp_path / "base"), Hub(), draft_model_id=draft) == located
+    assert locate(None, Hub(), draft_model_id="self").drafter is None
+    with pytest.raises(StartupError, match="no such file or folder"):
+        locate(None, Hub(), draft_model_id="./nowhere")

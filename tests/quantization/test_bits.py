@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.quantization.bits import BitPlanes, unpack_words
+from headrace.quantization.bits import BitPlanes, pack_words, unpack_words
 from tests.quantization.formats import bit_stream
 
 
@@ -15,6 +15,8 @@ def test_words_are_a_stream_of_codes(bits: int) -> None:
     codes = np.random.default_rng(bits).integers(0, 2**bits, (5, 96), dtype=np.uint8)
     words = torch.from_numpy(bit_stream(codes, bits).T.copy())
     assert torch.equal(unpack_words(words, bits), torch.from_numpy(codes.T.copy()))
+    if 32 % bits == 0:
+        assert torch.equal(pack_words(torch.from_numpy(codes.T.copy()), bits), words)
 
 
 @given(st.integers(1, 8), st.integers(1, 5), st.integers(1, 40))

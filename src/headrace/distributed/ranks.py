@@ -63,13 +63,14 @@ class OneRank:
 
 
 class TorchRanks:
-    """Ranks in processes of their own; there is one model in each process."""
+    """Ranks in processes of their own, each with its part of the same models."""
 
     def __init__(self, shard: Shard, store: Store, device: torch.device, memory_file: int) -> None:
         """`memory_file`: descriptor of an empty file in memory that all ranks of this machine have
         inherited."""
         self.shard = shard
         self._memory_file = memory_file
+        self._memory_end = 0
         self._device = device
         torch.distributed.init_process_group(
             "nccl" if device.type == "cuda" else "gloo",
@@ -101,8 +102,12 @@ class TorchRanks:
 
     def memory(self, slot_floats: int) -> RankMemory:
         num_bytes = RankMemory.num_bytes(self.shard.size, slot_floats)
-        if os.fstat(self._memory_file).st_size < num_bytes:
-            os.ftruncate(self._memory_file, num_bytes)
+        # All ranks load the same models in the same order, and so agree on each one's place.
+        start = self._memory_end
+        self._memory_end += -(-num_bytes // mmap.ALLOCATIONGRANULARITY) * mmap.ALLOCATIONGRANULARITY
+        if os.fstat(self._memory_file).st_size < self._memory_end:
+            os.ftruncate(self._memory_file, self._memory_end)
         # Untouched pages cost nothing; torch keeps the mapping alive.
-        storage = torch.frombuffer(mmap.mmap(self._memory_file, num_bytes), dtype=torch.uint8)
+        mapping = mmap.mmap(self._memory_file, num_bytes, offset=start)
+        storage = torch.frombuffer(mapping, dtype=torch.uint8)
         return RankMemory(self.shard.rank, self.shard.size, storage)

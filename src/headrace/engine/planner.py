@@ -66,6 +66,7 @@ class Planner(RequestQueues):
             budget = self._admit(plan, budget)
         if self.speculator is not None and self.speculator.asks_executor:
             plan.num_drafts = self.speculator.num_drafts_to_ask(plan, self._rows)
+            self._make_room_for_drafter(plan)
         plan.ended, self._ended_rows = self._ended_rows, []
         self._stats.num_decode_tokens = num_decodes
         self._stats.num_prefill_tokens = self.token_budget - budget - num_decodes
@@ -116,16 +117,28 @@ class Planner(RequestQueues):
     def _place_drafts(self, plan: StepPlan, request: Request, room: int) -> int:
         """Put a request's drafts behind its last token, as far as `room` tokens and blocks that
         nobody else may need in this step go. Return how many."""
-        size, known = self.block_size, len(request.token_ids)
+        known = len(request.token_ids)
         count = max(0, min(len(request.draft_ids), room))
-        while (
-            len(request.block_ids) * size < known + count and self.pool.num_free > self.num_running
-        ):
-            request.block_ids.append(self.pool.allocate())
-        count = min(count, len(request.block_ids) * size - known)
+        count = self._allocate_spare(request, known + count) - known
         plan.token_ids += request.draft_ids[:count]
         request.draft_ids = []
         return count
+
+    def _make_room_for_drafter(self, plan: StepPlan) -> None:
+        """Spare blocks for what the executor drafts behind the tokens of this step."""
+        for index, count in plan.num_drafts.items():
+            request = self._rows[plan.rows[index]]
+            assert request is not None
+            self._allocate_spare(request, plan.starts[index] + plan.counts[index] + count)
+            plan.new_blocks[index] += self._unsent_blocks(request)
+
+    def _allocate_spare(self, request: Request, end: int) -> int:
+        """Get blocks for tokens before `end` while there are more than others may need in this
+        step; return how far they reach."""
+        size, pool = self.block_size, self.pool
+        while len(request.block_ids) * size < end and pool.num_free > self.num_running:
+            request.block_ids.append(pool.allocate())
+        return min(end, len(request.block_ids) * size)
 
     @staticmethod
     def _unsent_blocks(request: Request) -> list[int]:

@@ -48,8 +48,12 @@ class LoadOptions:
     """On the kernels, float32 activations with all weights, not int8 or bfloat16."""
     quantize: str | None = None
     """--quantize."""
+    scheme: Scheme | None = None
+    """Instead of the one that the checkpoint's config and `quantize` name."""
     load_format: str = "auto"
     """"dummy": random weights."""
+    backend: AttentionBackend | None = None
+    """Of a model of the same shape, whose cache this one shall share."""
     max_total_tokens: int | None = None
     """The longest request there will be, where that is less than the model's longest context."""
     ranks: Ranks = field(default_factory=OneRank)
@@ -115,7 +119,8 @@ def _load_decoder(
     if options.max_total_tokens is not None:
         spec = replace(spec, max_position=min(spec.max_position, options.max_total_tokens))
     kernels = options.kernels if _runs_on_kernels(spec, options) else None
-    backend = choose_backend(_attention_shape(spec, options, kernels, checkpoint.config["dtype"]))
+    shape = _attention_shape(spec, options, kernels, checkpoint.config["dtype"])
+    backend = options.backend or choose_backend(shape)
     operations: Operations = TorchOperations(backend, ranks)
     if isinstance(backend, NativeBackend):
         memory = ranks.memory(_slot_floats(spec, options))
@@ -129,7 +134,7 @@ def _load_decoder(
     )
     if options.quantize is not None and checkpoint.kind == "gguf":
         raise StartupError(f"--quantize {options.quantize}: a GGUF file keeps what it is stored in")
-    scheme = open_scheme(config, target, options.quantize)
+    scheme = options.scheme or open_scheme(config, target, options.quantize)
     load = _loader(checkpoint, spec, options, scheme, operations)
     return Decoder(spec, load, progress), backend
 

@@ -27,6 +27,13 @@ def unpack_words(words: Tensor, bits: int) -> Tensor:
     return codes.flatten(0, 1)
 
 
+def pack_words(codes: Tensor, bits: int) -> Tensor:
+    """The other way round, for bits that divide 32: [c, n] to [c * bits / 32, n] int32."""
+    fields = codes.int().unflatten(0, (-1, 32 // bits))
+    shifts = torch.arange(0, 32, bits, dtype=torch.int32).view(-1, 1)
+    return (fields << shifts).sum(1, dtype=torch.int32)
+
+
 @dataclass(frozen=True)
 class BitPlanes:
     """Codes [rows, columns] of 1 to 8 bits, held in that many bits each.

@@ -36,16 +36,16 @@ class BlockTables:
     def __init__(self, max_rows: int, max_blocks: int) -> None:
         # Zeros are untouched pages: memory grows with the rows and lengths in use.
         self.ids = np.zeros((max_rows, max_blocks), np.int32)
-        self._num_blocks = [0] * max_rows
+        self.num_blocks = [0] * max_rows
 
     def update(self, plan: StepPlan) -> None:
         """Empty the rows that change hands, then append each row's new blocks."""
         for start in plan.started:
-            self._num_blocks[start.row] = 0
+            self.num_blocks[start.row] = 0
         for row, blocks in zip(plan.rows, plan.new_blocks, strict=True):
             if blocks:
-                begin = self._num_blocks[row]
-                end = self._num_blocks[row] = begin + len(blocks)
+                begin = self.num_blocks[row]
+                end = self.num_blocks[row] = begin + len(blocks)
                 self.ids[row, begin:end] = blocks
 
 
@@ -65,12 +65,15 @@ class BatchBuffers:
         device: torch.device,
         *,
         is_fixed: bool = False,
+        block_tables: BlockTables | None = None,
     ) -> None:
         """`is_fixed`: rows of the block table are always max_blocks apart, for programs that are
-        recorded over these buffers; else as far as the step needs, so that CUDA copies less."""
+        recorded over these buffers; else as far as the step needs, so that CUDA copies less.
+        `block_tables`: those of other buffers, for another model over the same rows."""
         self._stride = max_blocks if is_fixed else 0
-        self.block_tables = BlockTables(max_rows, max_blocks)
-        self._block_size = block_size
+        self.block_tables = block_tables or BlockTables(max_rows, max_blocks)
+        self.max_tokens = max_tokens
+        self.block_size = block_size
         lengths = (2 * max_tokens, max_tokens, max_tokens, max_rows + 1, max_rows)
         size = sum(lengths) + max_rows * max_blocks
         host = torch.from_numpy(np.zeros(size, np.int32))
@@ -85,6 +88,19 @@ class BatchBuffers:
         tensors = self._device.split((*lengths, max_rows * max_blocks))
         self._tensors = (tensors[0].view(torch.int64), *tensors[1:])
         self._arange = np.arange(max_tokens, dtype=np.int32)
+
+    def beside(self, max_tokens: int, *, is_fixed: bool) -> "BatchBuffers":
+        """Buffers for another model over the same rows and blocks."""
+        max_rows, max_blocks = self.block_tables.ids.shape
+        return BatchBuffers(
+            max_tokens,
+            max_rows,
+            max_blocks,
+            self.block_size,
+            self._device.device,
+            is_fixed=is_fixed,
+            block_tables=self.block_tables,
+        )
 
     def everything(self) -> tuple[Tensor, AttentionBatch]:
         """Token ids and batch at full size, in the memory that every step uses (`is_fixed`)."""
@@ -105,7 +121,7 @@ class BatchBuffers:
         self._token_ids[:num_tokens] = plan.token_ids
         self._place(rows, starts, plan, num_tokens)
         max_context_len = int(context_lens.max())
-        width = -(-max_context_len // self._block_size)
+        width = -(-max_context_len // self.block_size)
         stride = self._stride or width
         block_table = self._block_table[: num_rows * stride].reshape(num_rows, stride)
         block_table[:, :width] = self.block_tables.ids[rows, :width]
@@ -126,9 +142,9 @@ class BatchBuffers:
             shifts = np.repeat(starts - self._query_start[: len(rows)], plan.counts)
             np.add(self._arange[:num_tokens], shifts, out=positions)
             rows = np.repeat(rows, plan.counts)
-        block, offset = np.divmod(positions, self._block_size)
+        block, offset = np.divmod(positions, self.block_size)
         slots = self._slot_mapping[:num_tokens]
-        np.multiply(self.block_tables.ids[rows, block], self._block_size, out=slots)
+        np.multiply(self.block_tables.ids[rows, block], self.block_size, out=slots)
         slots += offset
 
     def _upload(

@@ -1,10 +1,10 @@
 """From settings and a checkpoint to an executor that is ready for its first request."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
-from headrace.attention.base import AttentionBackend
 from headrace.attention.native import NativeBackend
 from headrace.checkpoint.checkpoint import Checkpoint, with_rope_scaling
 from headrace.config import Settings
@@ -14,9 +14,11 @@ from headrace.models.decoder import Decoder
 from headrace.models.load import LoadOptions, load_model
 from headrace.runner import device as devices
 from headrace.runner.batch import BatchBuffers
-from headrace.runner.executor import Model, ModelExecutor
+from headrace.runner.drafting.chain import DraftChain
+from headrace.runner.drafting.load import DraftTarget, load_drafter
+from headrace.runner.executor import ModelExecutor
 from headrace.runner.memory import SHARE_OF_CPU_MEMORY, CacheRequest, CacheSize, size_cache
-from headrace.runner.recorded import RecordedDecoder
+from headrace.runner.recorded import recorded
 from headrace.runner.sampler import Sampler
 from headrace.runner.warm_up import warm_up_plans
 from headrace.runner.watermark import Watermark
@@ -31,24 +33,75 @@ Progress = Callable[[str, int, int], None]
 
 
 def build_executor(
-    settings: Settings, checkpoint: Checkpoint, progress: Progress, ranks: Ranks | None = None
+    settings: Settings,
+    checkpoint: Checkpoint,
+    progress: Progress,
+    ranks: Ranks | None = None,
+    drafter: Path | None = None,
 ) -> tuple[ModelExecutor, EngineInfo]:
     """Load the model, size and allocate its cache, warm up; of several `ranks`, everyone does.
 
+    `drafter`: where a draft model or heads for the model lie.
     Raises StartupError when device, model and memory do not fit what the settings ask for.
     """
     checkpoint = with_rope_scaling(checkpoint, settings.rope_scaling, settings.rope_factor)
     ranks = ranks or OneRank()
     device = devices.choose_device(settings, ranks.shard.rank)
     kernels = devices.choose_kernels(settings, device)
-    is_native = not isinstance(kernels, TorchKernels)
     threads = max(1, devices.num_threads(settings) // ranks.shard.size)
     kernels.set_num_threads(threads)
     torch.set_num_threads(threads)
+    options = _options(settings, checkpoint, device, kernels, ranks)
+    model, backend = load_model(
+        checkpoint, options, lambda done, total: progress("load weights", done, total)
+    )
+    loaded = load_drafter(
+        settings.draft_model_id,
+        drafter,
+        DraftTarget(checkpoint=checkpoint, model=model, backend=backend, options=options),
+        lambda done, total: progress("load drafter", done, total),
+    )
+    bytes_per_block = backend.bytes_per_block() + (loaded.bytes_per_block if loaded else 0)
+    is_recorded = isinstance(model, Decoder) and isinstance(backend, NativeBackend)
+    # torch's own threads would contend with the kernels' for the same cores.
+    torch.set_num_threads(1 if is_recorded else threads)
+    cache = _cache_size(
+        settings, backend.block_size, bytes_per_block, model.max_position, device, ranks
+    )
+    backend.allocate(cache.num_blocks)
+    info = EngineInfo(
+        max_total_tokens=cache.max_total_tokens,
+        max_batch_prefill_tokens=_max_prefill_tokens(settings, device),
+        max_num_seqs=_max_num_seqs(settings),
+        num_blocks=cache.num_blocks,
+        block_size=backend.block_size,
+        vocab_size=model.vocab_size,
+        device=devices.describe(device),
+        dtype=str(options.dtype).removeprefix("torch."),
+        kernels=_kernels_in_use(kernels, are_used=is_recorded or not isinstance(model, Decoder)),
+        weight_bytes=model.weight_bytes + (loaded.weight_bytes if loaded else 0),
+        kv_cache_bytes=cache.num_blocks * bytes_per_block,
+        max_num_drafts=loaded.max_num_drafts if loaded else 0,
+    )
+    buffers = _buffers(info, device, is_fixed=is_recorded)
+    sampler = Sampler(info.max_num_seqs, kernels, _watermark(settings))
+    drafts = DraftChain(loaded.make(buffers, cache.num_blocks), sampler) if loaded else None
+    runnable = recorded(model, backend, buffers, info.max_num_seqs)
+    executor = ModelExecutor(runnable, buffers, sampler, drafts)
+    _warm_up(executor, info, progress)
+    return executor, info
+
+
+def _options(
+    settings: Settings,
+    checkpoint: Checkpoint,
+    device: torch.device,
+    kernels: Kernels,
+    ranks: Ranks,
+) -> LoadOptions:
+    is_native = not isinstance(kernels, TorchKernels)
     dtype = devices.choose_dtype(settings, checkpoint.config["dtype"], device)
-    max_num_seqs = settings.max_batch_size or MAX_NUM_SEQS
-    max_prefill_tokens = settings.max_batch_prefill_tokens or PREFILL_TOKENS[device.type]
-    options = LoadOptions(
+    return LoadOptions(
         dtype=dtype,
         device=device,
         kv_dtype=devices.choose_kv_dtype(settings, is_native=is_native),
@@ -58,46 +111,25 @@ def build_executor(
         quantize=settings.quantize,
         load_format=settings.load_format,
         ranks=ranks,
-        max_tokens=max_prefill_tokens + max_num_seqs,
-        max_logit_rows=max_num_seqs,
+        max_tokens=_max_prefill_tokens(settings, device) + _max_num_seqs(settings),
+        max_logit_rows=_max_num_seqs(settings),
         trust_remote_code=settings.trust_remote_code,
         max_total_tokens=settings.max_total_tokens,
     )
-    model, backend = load_model(
-        checkpoint, options, lambda done, total: progress("load weights", done, total)
-    )
-    is_recorded = isinstance(model, Decoder) and isinstance(backend, NativeBackend)
-    # torch's own threads would contend with the kernels' for the same cores.
-    torch.set_num_threads(1 if is_recorded else threads)
-    cache = _cache_size(settings, backend, model.max_position, device, ranks)
-    backend.allocate(cache.num_blocks)
-    info = EngineInfo(
-        max_total_tokens=cache.max_total_tokens,
-        max_batch_prefill_tokens=max_prefill_tokens,
-        max_num_seqs=max_num_seqs,
-        num_blocks=cache.num_blocks,
-        block_size=backend.block_size,
-        vocab_size=model.vocab_size,
-        device=devices.describe(device),
-        dtype=str(dtype).removeprefix("torch."),
-        kernels=_kernels_in_use(kernels, are_used=is_recorded or not isinstance(model, Decoder)),
-        weight_bytes=model.weight_bytes,
-        kv_cache_bytes=cache.num_blocks * backend.bytes_per_block(),
-    )
-    buffers = _buffers(info, device, is_fixed=is_recorded)
-    runnable: Model = model
-    if isinstance(model, Decoder) and isinstance(backend, NativeBackend):
-        runnable = RecordedDecoder(model, buffers, max_num_seqs)
-    executor = ModelExecutor(
-        runnable, buffers, Sampler(max_num_seqs, kernels, _watermark(settings))
-    )
-    _warm_up(executor, info, progress)
-    return executor, info
+
+
+def _max_prefill_tokens(settings: Settings, device: torch.device) -> int:
+    return settings.max_batch_prefill_tokens or PREFILL_TOKENS[device.type]
+
+
+def _max_num_seqs(settings: Settings) -> int:
+    return settings.max_batch_size or MAX_NUM_SEQS
 
 
 def _cache_size(
     settings: Settings,
-    backend: AttentionBackend,
+    block_size: int,
+    bytes_per_block: int,
     max_position: int,
     device: torch.device,
     ranks: Ranks,
@@ -108,15 +140,15 @@ def _cache_size(
     is_cpu = device.type == "cpu"
     size = size_cache(
         CacheRequest(
-            block_size=backend.block_size,
-            bytes_per_block=backend.bytes_per_block(),
+            block_size=block_size,
+            bytes_per_block=bytes_per_block,
             available=available // ranks.shard.size if is_cpu else available,
             share=SHARE_OF_CPU_MEMORY / settings.num_replica if is_cpu else 1.0,
             cache_memory=settings.kv_cache_memory,
             cache_tokens=settings.max_batch_total_tokens,
             max_total_tokens=settings.max_total_tokens,
             max_position_embeddings=max_position,
-            max_num_seqs=settings.max_batch_size or MAX_NUM_SEQS,
+            max_num_seqs=_max_num_seqs(settings),
         )
     )
     return CacheSize(ranks.minimum(size.num_blocks), ranks.minimum(size.max_total_tokens))

@@ -2,6 +2,8 @@
 requests ask for lives in the sampler and its neighbours.
 """
 
+import time
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -14,7 +16,7 @@ from headrace.runner.outputs import row_outputs
 from headrace.runner.prompt_logprobs import PromptLogprobs
 from headrace.runner.sample_positions import SamplePositions, sample_positions
 from headrace.runner.sampler import Sampler, Samples
-from headrace.types import StepOutput, StepPlan
+from headrace.types import RowOutput, StepOutput, StepPlan
 
 
 class Model(Protocol):
@@ -29,16 +31,33 @@ class Model(Protocol):
         ...
 
 
+class DraftSource(Protocol):
+    """Guesses what comes behind the tokens of a step."""
+
+    def draft(
+        self, plan: StepPlan, outputs: Sequence[RowOutput], at: SamplePositions, hidden: Tensor
+    ) -> None:
+        """Set `draft_ids` of outputs for which the plan asks; called after every step."""
+        ...
+
+
 class ModelExecutor:
     """The `Executor` of one model on one device.
 
     A row keeps its state until the next request takes it over, so `StepPlan.ended` needs no work.
     """
 
-    def __init__(self, model: Model, buffers: BatchBuffers, sampler: Sampler) -> None:
+    def __init__(
+        self,
+        model: Model,
+        buffers: BatchBuffers,
+        sampler: Sampler,
+        drafts: DraftSource | None = None,
+    ) -> None:
         self._model = model
         self._buffers = buffers
         self._sampler = sampler
+        self._drafts = drafts
         self._prompt_logprobs = PromptLogprobs(sampler.kernels)
 
     @torch.inference_mode()
@@ -61,7 +80,12 @@ class ModelExecutor:
         for index, scores in prompt_scores.items():
             outputs[index].prompt_logprobs = scores.logprobs
             outputs[index].prompt_top_logprobs = scores.top_logprobs
-        return StepOutput(rows=outputs)
+        output = StepOutput(rows=outputs)
+        if self._drafts is not None:
+            begin = time.perf_counter()
+            self._drafts.draft(plan, outputs, at, hidden)
+            output.draft_duration = time.perf_counter() - begin
+        return output
 
     def _sample(self, hidden: Tensor, at: SamplePositions, masks: Masks | None) -> Samples:
         # As many samples as tokens: a step of decodes (and drafts) only, all in their order.

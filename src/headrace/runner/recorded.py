@@ -6,11 +6,14 @@ What CUDA graphs are on a GPU, but for any batch: programs read the number of ro
 import torch
 from torch import Tensor
 
-from headrace.attention.base import AttentionBatch
+from headrace.attention.base import AttentionBackend, AttentionBatch
+from headrace.attention.native import NativeBackend
 from headrace.kernels import Kernels, Program
 from headrace.layers.native import Counts, NativeOperations
 from headrace.models.decoder import Decoder
+from headrace.models.load import LanguageModel
 from headrace.runner.batch import BatchBuffers
+from headrace.runner.executor import Model
 
 
 class RecordedDecoder:
@@ -53,3 +56,12 @@ class RecordedDecoder:
         self._states[: len(hidden)] = hidden
         self._head.run()
         return self._logits[: len(hidden)]
+
+
+def recorded(
+    model: LanguageModel, backend: AttentionBackend, buffers: BatchBuffers, max_logit_rows: int
+) -> Model:
+    """The model, recorded if it runs on the kernels."""
+    if isinstance(model, Decoder) and isinstance(backend, NativeBackend):
+        return RecordedDecoder(model, buffers, max_logit_rows)
+    return model

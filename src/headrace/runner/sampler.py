@@ -84,6 +84,14 @@ class Sampler:
             logprobs.top() if logprobs else {},
         )
 
+    def draft(self, logits: Tensor, at: SamplePositions) -> tuple[Indices, npt.NDArray[np.bool_]]:
+        """Choose token ids [R] as `sample` will choose at the same positions of other logits
+        [R, V]; and whether there was anything to choose from. Grammars are not asked."""
+        if int(np.bitwise_or.reduce(self._features[at.rows])) & CHANGES:
+            self._change_(logits, at, None)
+        token_ids, largest = self._choose(logits, at)
+        return token_ids, np.isfinite(largest)
+
     def catch_up(self, plan: StepPlan) -> None:
         """Count what became known without being sampled: tokens that a grammar forced."""
         if not self._counts:

@@ -18,9 +18,10 @@ def warm_up_plans(info: EngineInfo) -> list[StepPlan]:
         info.num_blocks // -(-chunk // info.block_size),
         info.max_num_seqs,
     )
+    num_drafts = min(2, info.max_num_drafts)
     return [
         _plan(num_chunks, chunk, info.block_size),
-        _plan(min(_num_decodes(info), info.num_blocks), 1, info.block_size),
+        _plan(min(_num_decodes(info), info.num_blocks), 1, info.block_size, num_drafts),
     ]
 
 
@@ -29,7 +30,7 @@ def _num_decodes(info: EngineInfo) -> int:
     return min(info.max_num_seqs, CPU_DECODES) if info.device == "cpu" else info.max_num_seqs
 
 
-def _plan(num_rows: int, count: int, block_size: int) -> StepPlan:
+def _plan(num_rows: int, count: int, block_size: int, num_drafts: int = 0) -> StepPlan:
     rows = list(range(num_rows))
     num_blocks = -(-count // block_size)
     started = [
@@ -50,4 +51,5 @@ def _plan(num_rows: int, count: int, block_size: int) -> StepPlan:
         token_ids=[0] * (num_rows * count),
         new_blocks=[list(range(row * num_blocks, (row + 1) * num_blocks)) for row in rows],
         num_samples=[1] * num_rows,
+        num_drafts=dict.fromkeys(rows, num_drafts) if num_drafts else {},
     )

@@ -11,8 +11,10 @@ import signal
 import socket
 import sys
 from functools import partial
+from pathlib import Path
 
-from headrace.checkpoint.checkpoint import Checkpoint
+from headrace.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from headrace.checkpoint.speculator import read_speculator
 from headrace.engine.channel import Channel
 from headrace.engine.core import EngineCore
 from headrace.engine.grammar import GrammarCompiler
@@ -49,6 +51,8 @@ def run(connection: socket.socket) -> int:
 
     try:
         checkpoint = order.open_checkpoint()
+        if order.drafter_path is not None:
+            check_drafter(order.drafter_path, checkpoint)
         executor, info = build(order, checkpoint, progress)
     except StartupError as error:
         channel.send(EngineFailure(str(error)))
@@ -71,16 +75,28 @@ def run(connection: socket.socket) -> int:
     return 0
 
 
+def check_drafter(path: Path, checkpoint: Checkpoint) -> None:
+    """Raises StartupError for a draft model whose token ids mean other tokens; heads have none of
+    their own."""
+    if read_speculator(path) is None and not load_tokenizer(open_checkpoint(path)).has_same_ids_as(
+        load_tokenizer(checkpoint)
+    ):
+        raise StartupError(
+            f"--draft-model-id {path}: its tokenizer gives other ids to tokens than the model's; "
+            "choose a draft model of the same family"
+        )
+
+
 def build(
     order: EngineOrder, checkpoint: Checkpoint, progress: Progress
 ) -> tuple[Executor, EngineInfo]:
     """The executor of the whole model, on all the ranks it shall have. Raises StartupError."""
     num_ranks = order.settings.num_shard or 1
     if num_ranks == 1:
-        return build_executor(order.settings, checkpoint, progress)
+        return build_executor(order.settings, checkpoint, progress, drafter=order.drafter_path)
     check_num_ranks(checkpoint, num_ranks)
     ranks, sockets = start_ranks(order, end_with_rank)
-    executor, info = build_executor(order.settings, checkpoint, progress, ranks)
+    executor, info = build_executor(order.settings, checkpoint, progress, ranks, order.drafter_path)
     return BroadcastExecutor(executor, sockets), info
 
 

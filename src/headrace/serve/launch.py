@@ -29,6 +29,12 @@ class EngineOrder(msgspec.Struct, frozen=True):
     """To bind to; empty: none in particular."""
     adapter: str | None = None
     """Folder of the LoRA adapter to merge into the checkpoint."""
+    drafter: str | None = None
+    """Path of the draft model or heads."""
+
+    @property
+    def drafter_path(self) -> Path | None:
+        return Path(self.drafter) if self.drafter else None
 
     def open_checkpoint(self) -> Checkpoint:
         """Raises CheckpointError."""
@@ -55,6 +61,7 @@ async def _launch(
     command = [sys.executable, "-m", ENGINE_MODULE]
     child = await process.launch(command, environment=child_environment(share.cuda_devices))
     adapter = str(model.adapter) if model.adapter else None
-    order = EngineOrder(settings, str(model.path), share.cores, adapter)
+    drafter = str(model.drafter) if model.drafter else None
+    order = EngineOrder(settings, str(model.path), share.cores, adapter, drafter)
     child.socket.sendall(FrameWriter().frame(order))
     return child

@@ -20,6 +20,8 @@ def run(settings: Settings) -> int:
     print(model.path)
     if model.adapter is not None:
         print(model.adapter)
+    if model.drafter is not None:
+        print(model.drafter)
     return 0
 
 
@@ -30,6 +32,7 @@ def locate(settings: Settings) -> Located:
             settings.weights_cache_override or settings.model_id,
             _hub(settings, display.update),
             settings.revision,
+            settings.draft_model_id,
             with_weights=settings.load_format != "dummy",
             with_code=settings.trust_remote_code,
         )

@@ -33,7 +33,9 @@ def run(connection: socket.socket) -> int:
     setup("warning", settings.json_output)
     try:
         checkpoint = order.engine.open_checkpoint()
-        executor, _ = build_executor(settings, checkpoint, lambda *_: None, order.join())
+        executor, _ = build_executor(
+            settings, checkpoint, lambda *_: None, order.join(), order.engine.drafter_path
+        )
     except StartupError as error:
         log.error("rank %d: %s", order.rank, error)
         time.sleep(GRACE_SECONDS)

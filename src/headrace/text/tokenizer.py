@@ -76,6 +76,11 @@ class Tokenizer:
         """The token that a text is, if it is one."""
         return self._backend.token_to_id(text)
 
+    def has_same_ids_as(self, other: "Tokenizer") -> bool:
+        """Whether every token has the same id in both."""
+        vocabularies = (t._backend.get_vocab(with_added_tokens=True) for t in (self, other))
+        return next(vocabularies) == next(vocabularies)
+
     def text_of(self, token_id: int) -> str:
         """The text of one token on its own; bytes of incomplete characters show as U+FFFD."""
         piece = self._pieces[token_id]

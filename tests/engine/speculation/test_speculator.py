@@ -138,6 +138,62 @@ def test_the_executor_is_asked_for_what_pays_and_else_now_and_then() -> None:
     assert asked == [{}] * (STEPS_BETWEEN_PROBES - 1) + [{0: 1, 1: 1}]
 
 
+def test_what_drafting_takes_decides_how_much_is_asked_for() -> None:
+    asked = []
+    for seconds in (0.0, 0.002, 0.005, 0.02):
+        speculator = Speculator(Guesser(0.0), SIZE, max_executor_drafts=4)
+        for num_tokens in (1, 100):
+            speculator.observe(num_tokens, CHEAP(num_tokens))
+        for _ in range(3):
+            speculator.observe_drafting({0: 2, 1: 2}, 2 * seconds)
+        asked.append(speculator.num_drafts_to_ask(plan_of(2), [*requests(2)]).get(0, 0))
+    assert asked[0] == 4
+    assert asked == sorted(asked, reverse=True)
+    assert asked[3] == 0
+
+
+def test_the_executor_is_not_asked_while_a_proposal_is_verified() -> None:
+    speculator = Speculator(Guesser(1.0), SIZE, max_executor_drafts=4)
+    for num_tokens in (1, 100):
+        speculator.observe(num_tokens, CHEAP(num_tokens))
+    running = requests(2)
+    speculator.draft(running, 0, 500)
+    plan = plan_of(3)
+    plan.num_samples = [4, 1, 0]
+    assert list(speculator.num_drafts_to_ask(plan, [*running])) == [1]
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.5, 0.95])
+@pytest.mark.parametrize("seconds", [0.0005, 0.004, 0.02])
+def test_an_executor_that_drafts_never_costs_much(rate: float, seconds: float) -> None:
+    """One request; a drafted token takes so many seconds and is right so often."""
+    speculator = Speculator(Guesser(0.0), SIZE, max_executor_drafts=16)
+    chance = random.Random(1)
+    (request,) = requests(1)
+    speculator.observe(200, CPU(200))
+    tokens, elapsed = 0, 0.0
+    for step in range(1500):
+        num_tokens = 1 + len(request.draft_ids)
+        plan = plan_of(2)
+        plan.num_samples[0] = num_tokens
+        asked = speculator.num_drafts_to_ask(plan, [request]).get(0, 0)
+        speculator.observe(num_tokens, CPU(num_tokens))
+        if asked:
+            speculator.observe_drafting({0: asked}, asked * seconds)
+        right = (request.draft_ids + [1]).index(1)
+        request.token_ids += [0] * (right + 1)
+        request.executor_draft_ids = [int(chance.random() >= rate) for _ in range(asked)]
+        request.draft_ids = []
+        speculator.draft([request], 0, 511)
+        if step >= 500:
+            tokens += right + 1
+            elapsed += CPU(num_tokens) + asked * seconds
+    gain = tokens / elapsed * CPU(1)
+    assert gain > 0.99 - seconds / CPU(1) / STEPS_BETWEEN_PROBES
+    if rate > 0.9 and seconds < 0.001:
+        assert gain > 2
+
+
 def test_the_executors_drafts_are_used_when_they_promise_more() -> None:
     speculator = Speculator(Guesser(0.0), SIZE, max_executor_drafts=4)
     (request,) = requests(1)

@@ -6,11 +6,13 @@ and no plan. Whatever it decides changes when tokens come, never which.
 
 from collections import Counter
 from itertools import accumulate, repeat
+from math import log
 from operator import mul
 from typing import Final, NamedTuple
 
 from headrace.engine.request import Request
 from headrace.engine.speculation.acceptance import Acceptance, Kind
+from headrace.engine.speculation.draft_cost import DraftCost
 from headrace.engine.speculation.ngram_index import NgramIndex
 from headrace.engine.speculation.proposal import Proposer
 from headrace.engine.speculation.state import SpeculationState
@@ -24,6 +26,9 @@ EXECUTOR_PRIOR_RATE: Final = 0.6
 LEAST_PROBABILITY: Final = 0.1
 LEAST_GAIN: Final = 1.03
 """A step must promise so much more tokens per second, before anything is drafted."""
+LEAST_EXECUTOR_GAIN: Final = 1.2
+"""More is asked of drafts that take time of their own: they are lost if wrong, and the largest of
+several measured gains is likely to be measured too large."""
 MAX_REQUESTS: Final = 64
 """Drafted for in one step, so that drafting takes a fraction of a millisecond."""
 STEPS_BETWEEN_PROBES: Final = 64
@@ -56,6 +61,7 @@ class Speculator:
         self._max_executor_drafts = min(max_num_drafts, max_executor_drafts)
         self._acceptance = Acceptance((*PRIOR_RATES, EXECUTOR_PRIOR_RATE))
         self._cost = StepCost()
+        self._draft_cost = DraftCost()
         self._num_refusals = 0
         """Steps since the executor was asked for drafts."""
 
@@ -64,8 +70,12 @@ class Speculator:
         return self._max_executor_drafts > 0
 
     def observe(self, num_tokens: int, duration: float) -> None:
-        """A step of so many tokens took so many seconds."""
+        """A step of so many tokens took so many seconds, without what the executor drafted."""
         self._cost.observe(num_tokens, duration)
+
+    def observe_drafting(self, num_drafts: dict[int, int], duration: float) -> None:
+        """The executor took so many seconds for `StepPlan.num_drafts`."""
+        self._draft_cost.observe(len(num_drafts), max(num_drafts.values()), duration)
 
     def finish(self, request: Request) -> None:
         """The request has all its tokens."""
@@ -136,24 +146,53 @@ class Speculator:
     # --- drafts that the executor makes
 
     def num_drafts_to_ask(self, plan: StepPlan, rows: list[Request | None]) -> dict[int, int]:
-        """`StepPlan.num_drafts`: by index, what each sampled row would be worth in a step of
-        single tokens; now and then one token, to measure, if that is nothing."""
+        """`StepPlan.num_drafts`: by index, what pays for each sampled row, if the next step was
+        one of single tokens otherwise; now and then one token, to measure, if that is nothing."""
         sampled = [index for index, count in enumerate(plan.num_samples) if count]
-        if not sampled or not self._cost.is_known:
+        if not self._cost.is_known:
             return {}
-        offers = []
-        for index in sampled:
-            request = rows[plan.rows[index]]
-            acceptance = request.speculation.acceptance if request and request.speculation else None
-            rate = (acceptance or self._acceptance)[EXECUTOR]
-            offers.append(Offer([0] * self._max_executor_drafts, EXECUTOR, rate))
-        counts = self._allot(offers, len(sampled), MAX_TOKENS - len(sampled))
+        rates = {
+            index: rate
+            for index in sampled
+            if (rate := self._rate_to_ask(plan, index, rows)) is not None
+        }
+        depth = self._depth_to_ask(list(rates.values()), len(sampled)) if rates else 0
+        counts = {index: count for index, rate in rates.items() if (count := reach(rate, depth))}
         self._num_refusals = 0 if counts else self._num_refusals + 1
         if self._num_refusals % STEPS_BETWEEN_PROBES:
             return {}
-        return {sampled[index]: count for index, count in counts.items()} or dict.fromkeys(
-            sampled, 1
-        )
+        return counts or dict.fromkeys(sampled, 1)
+
+    def _rate_to_ask(self, plan: StepPlan, index: int, rows: list[Request | None]) -> float | None:
+        """How far the executor's drafts for a row can be trusted; None while a draft of somebody
+        else is verified, who may well go on."""
+        request = rows[plan.rows[index]]
+        state = request.speculation if request else None
+        if state is None:
+            return self._acceptance[EXECUTOR]
+        if plan.num_samples[index] > 1 and state.kind != EXECUTOR:
+            return None
+        return state.acceptance[EXECUTOR]
+
+    def _depth_to_ask(self, rates: list[float], num_base: int) -> int:
+        """How many tokens to draft for rows of these rates, so that drafting, and verifying them
+        beside `num_base` tokens, yields the most tokens per second."""
+        best, best_depth = LEAST_EXECUTOR_GAIN * num_base / self._cost[num_base], 0
+        num_tokens, num_expected = num_base, float(num_base)
+        per_token = self._draft_cost.per_token(len(rates))
+        for depth in range(1, self._max_executor_drafts + 1):
+            reached = [rate**depth for rate in rates if reach(rate, depth) == depth]
+            num_tokens += len(reached)
+            num_expected += sum(reached)
+            pace = num_expected / (self._cost[num_tokens] + per_token * depth)
+            if pace > best:
+                best, best_depth = pace, depth
+        return best_depth
+
+
+def reach(rate: float, depth: int) -> int:
+    """How many of `depth` tokens are probable enough to be considered."""
+    return min(depth, int(log(LEAST_PROBABILITY) / log(rate)))
 
 
 def probabilities(offer: Offer) -> list[float]:

@@ -1,0 +1,150 @@
+"""Each of the executor's drafters changes no bit, whatever a request asks for."""
+
+import random
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from headrace.engine.request import Request
+from headrace.engine.scheduler import Scheduler
+from headrace.runner.executor import ModelExecutor
+from headrace.types import Add, SamplingParams, StepPlan
+from tests.engine.random_drafts import RandomDrafts
+from tests.engine.speculation.test_lossless import BLOCK_TOKENS, plain, requests, run
+from tests.runner.drafting.drafters import KINDS, VOCAB_SIZE, executor_with, make_model
+
+Executors = Callable[[str | None], ModelExecutor]
+
+
+@pytest.fixture(scope="module")
+def executors(tmp_path_factory: pytest.TempPathFactory) -> Executors:
+    """By kind of drafter, on the CPU kernels."""
+    folder: Path = tmp_path_factory.mktemp("checkpoints")
+    make_model(folder / "base")
+    made: dict[str | None, ModelExecutor] = {}
+
+    def executor(kind: str | None) -> ModelExecutor:
+        if kind not in made:
+            made[kind] = executor_with(kind, folder, folder / "base")[0]
+        return made[kind]
+
+    return executor
+
+
+class ExecutorDrafts(RandomDrafts):
+    """The executor's drafts only, in some steps or in all."""
+
+    def __init__(self, seed: int, *, always: bool = False) -> None:
+        super().__init__({}, VOCAB_SIZE, seed)
+        self.always = always
+
+    @property
+    def asks_executor(self) -> bool:
+        return self.always or self.chance.random() < 0.6
+
+    def draft(self, requests: list[Request], num_prompt_tokens: int, room: int) -> None:
+        for request in requests:
+            limit = request.max_length - len(request.token_ids) - 1
+            request.draft_ids, request.executor_draft_ids = request.executor_draft_ids[:limit], []
+
+    def num_drafts_to_ask(self, plan: StepPlan, rows: list[Request | None]) -> dict[int, int]:
+        return {
+            index: self.chance.randrange(1, 6)
+            for index, count in enumerate(plan.num_samples)
+            if count and (self.always or self.chance.random() < 0.8)
+        }
+
+
+def small_scheduler(data: st.DataObject, speculator: RandomDrafts) -> Scheduler:
+    return Scheduler(
+        num_blocks=data.draw(st.sampled_from([4, 6, 32])),
+        block_size=BLOCK_TOKENS,
+        max_batch_prefill_tokens=data.draw(st.sampled_from([7, 40, 512])),
+        max_num_seqs=data.draw(st.integers(1, 4)),
+        speculator=speculator,
+    )
+
+
+@settings(max_examples=6, deadline=None)
+@given(st.data())
+@pytest.mark.parametrize("kind", KINDS)
+def test_drafts_change_no_bit(executors: Executors, kind: str, data: st.DataObject) -> None:
+    adds = [data.draw(requests(i)) for i in range(data.draw(st.integers(1, 4)))]
+    expected = [plain(executors(None), add) for add in adds]
+    scheduler = small_scheduler(data, ExecutorDrafts(data.draw(st.integers(0, 99))))
+    assert run(executors(kind), adds, scheduler, lookahead=8) == expected
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.data())
+def test_a_model_that_drafts_for_itself_is_always_right(
+    executors: Executors, data: st.DataObject
+) -> None:
+    """Through chunks, shared prefixes, preemption and steps without drafts: whatever is missing or
+    stale in the draft model's cache would show as a wrong draft."""
+    adds = []
+    for i in range(data.draw(st.integers(1, 4))):
+        add = data.draw(requests(i))
+        fields = {name: getattr(add.params, name) for name in add.params.__struct_fields__}
+        params = SamplingParams(**fields | {"grammar": None})
+        adds.append(Add(request_id=i, prompt_ids=add.prompt_ids, params=params))
+    scheduler = small_scheduler(data, ExecutorDrafts(data.draw(st.integers(0, 99))))
+    run(executors("same model"), adds, scheduler, lookahead=0)
+    stats = scheduler.stats()
+    assert stats.num_accepted_tokens == stats.num_draft_tokens
+
+
+def test_shared_prefixes_are_drafted_from(executors: Executors) -> None:
+    """The second request finds the first one's keys and values in both caches."""
+    scheduler = Scheduler(
+        num_blocks=32, block_size=BLOCK_TOKENS, max_batch_prefill_tokens=512, max_num_seqs=1,
+        speculator=ExecutorDrafts(0, always=True),
+    )  # fmt: skip
+    adds = [
+        Add(request_id=i, prompt_ids=[*range(70), i], params=SamplingParams(max_tokens=40, seed=i))
+        for i in range(3)
+    ]
+    run(executors("same model"), adds, scheduler, lookahead=0)
+    stats = scheduler.stats()
+    assert stats.prefix_cache_hits == 2 * 64
+    assert stats.num_accepted_tokens == stats.num_draft_tokens > 60
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_samples_keep_their_distribution(executors: Executors, kind: str) -> None:
+    """Second tokens, all of which were drafted, against the softmax."""
+    params = {"max_tokens": 3, "temperature": 1.0, "top_k": 4, "num_top_logprobs": 4}
+    chance = random.Random(0)
+    counts: dict[int, Counter[int]] = defaultdict(Counter)
+    logprobs: dict[int, dict[int, float]] = {}
+    num_drafted = 0
+    for _ in range(125):
+        adds = [
+            Add(request_id=i, prompt_ids=[7, 9],
+                params=SamplingParams(**params, seed=chance.getrandbits(64)))
+            for i in range(8)
+        ]  # fmt: skip
+        scheduler = Scheduler(
+            num_blocks=32, block_size=BLOCK_TOKENS, max_batch_prefill_tokens=64, max_num_seqs=8,
+            speculator=ExecutorDrafts(0, always=True),
+        )  # fmt: skip
+        for result in run(executors(kind), adds, scheduler, lookahead=0):
+            first, second = result.token_ids[:2]
+            counts[first][second] += 1
+            logprobs[first] = dict(result.top_logprobs[1])
+        num_drafted += scheduler.stats().num_draft_tokens
+    assert num_drafted >= 1000
+    for first, counter in counts.items():
+        weights = torch.tensor(list(logprobs[first].values())).exp()
+        means = (counter.total() * weights / weights.sum()).tolist()
+        assert counter.keys() <= logprobs[first].keys()
+        chi_square = sum(
+            (counter[token] - mean) ** 2 / mean
+            for token, mean in zip(logprobs[first], means, strict=True)
+        )
+        assert chi_square < 16.3  # 3 degrees of freedom, p = 0.001
