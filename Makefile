@@ -14,14 +14,14 @@ NATIVE := setup.py $(wildcard src/headrace/kernels/csrc/*)
 serve: $(VENV)/.installed
 	@$(BIN)/headrace serve --port $(PORT) $(ARGS)
 
-test: check
-	@echo "== unit tests"
-	@$(BIN)/python -m pytest -q -m "not e2e and not slow"
+test: check unit
 	@echo "== slow and end-to-end tests (a real server process, official clients, transformers)"
 	@$(BIN)/python -m pytest -q -m "e2e or slow"
 
 unit: $(VENV)/.installed-test
-	@$(BIN)/python -m pytest -q -m "not e2e and not slow"
+	@echo "== unit tests"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist loadfile \
+	  -m "not e2e and not slow"
 
 check: $(VENV)/.installed-test
 	@echo "== lint, format, types"
