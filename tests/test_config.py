@@ -112,9 +112,11 @@ def test_numbers_of_ranks_that_contradict_are_refused(flags: dict[str, Any]) -> 
 
 
 def test_speculate() -> None:
-    assert config.resolve({}, {})[0].max_num_drafts == config.DEFAULT_DRAFTS
-    assert config.resolve({}, {"SPECULATE": "3"})[0].max_num_drafts == 3
-    assert config.resolve({"speculate": 0}, {})[0].max_num_drafts == 0
+    silent, three = config.resolve({}, {})[0], config.resolve({}, {"SPECULATE": "3"})[0]
+    assert silent.max_num_drafts(has_drafter=False) == 0
+    assert silent.max_num_drafts(has_drafter=True) == config.DEFAULT_DRAFTS
+    assert three.max_num_drafts(has_drafter=False) == 3
+    assert three.max_num_drafts(has_drafter=True) == 3
     for value in (-1, config.MAX_DRAFTS + 1):
         with pytest.raises(StartupError, match="--speculate must be 0 to"):
             config.resolve({"speculate": value}, {})

@@ -62,7 +62,9 @@ class Settings:
         "says itself how it is stored",
     )
     speculate: int | None = flag(
-        None, "tokens to draft per request and step, at most; 0: no speculation; default: 24"
+        None,
+        "tokens to draft per request and step, at most; default: 24 with a drafter, else "
+        "0, which is no speculation",
     )
     draft_model_id: str | None = flag(
         None,
@@ -219,10 +221,11 @@ class Settings:
     ngrok_edge: str | None = flag(None, "tunnel", rejected="see --ngrok")
     env: bool = flag(False, "print the run-time environment, then go on", short="-e")
 
-    @property
-    def max_num_drafts(self) -> int:
-        """Tokens drafted per request and step, at most."""
-        return DEFAULT_DRAFTS if self.speculate is None else self.speculate
+    def max_num_drafts(self, *, has_drafter: bool) -> int:
+        """Tokens drafted per request and step, at most. `has_drafter`: of the executor's own."""
+        if self.speculate is None:
+            return DEFAULT_DRAFTS if has_drafter else 0
+        return self.speculate
 
     @property
     def prompt_limit(self) -> int | None:

@@ -57,7 +57,7 @@ def run(connection: socket.socket) -> int:
     except StartupError as error:
         channel.send(EngineFailure(str(error)))
         return 1
-    num_drafts = settings.max_num_drafts
+    num_drafts = settings.max_num_drafts(has_drafter=info.max_num_drafts > 0)
     scheduler = Scheduler(
         num_blocks=info.num_blocks,
         block_size=info.block_size,
