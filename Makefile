@@ -7,6 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PORT ?= 8080
 ARGS ?=
+PARALLEL := -n auto --maxprocesses 8 --dist loadfile
 NATIVE := setup.py $(wildcard src/headrace/kernels/csrc/*)
 
 .PHONY: serve test unit check install clean
@@ -15,13 +16,14 @@ serve: $(VENV)/.installed
 	@$(BIN)/headrace serve --port $(PORT) $(ARGS)
 
 test: check unit
-	@echo "== slow and end-to-end tests (a real server process, official clients, transformers)"
-	@$(BIN)/python -m pytest -q -m "e2e or slow"
+	@echo "== slow tests (transformers, several ranks)"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(PARALLEL) -m "slow and not e2e"
+	@echo "== end-to-end tests (a real server process, official clients, a Ray cluster)"
+	@$(BIN)/python -m pytest -q -m e2e
 
 unit: $(VENV)/.installed-test
 	@echo "== unit tests"
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist loadfile \
-	  -m "not e2e and not slow"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(PARALLEL) -m "not e2e and not slow"
 
 check: $(VENV)/.installed-test
 	@echo "== lint, format, types"
