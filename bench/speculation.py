@@ -229,7 +229,9 @@ def line(name: str, rounds: list[tuple[Measurement, Measurement]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--headrace", default="", help="flags of both servers")
-    parser.add_argument("--headrace-on", default="--speculate 24", help="flags of the speculating server")
+    parser.add_argument(
+        "--headrace-on", default="--speculate 24", help="flags of the speculating server"
+    )
     parser.add_argument("--llama", help="path of llama-server, to be compared with itself")
     parser.add_argument("--llama-flags", default="-t 2 -tb 2")
     parser.add_argument("--llama-on", default="--spec-type ngram-simple")

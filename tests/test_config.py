@@ -111,6 +111,13 @@ def test_numbers_of_ranks_that_contradict_are_refused(flags: dict[str, Any]) -> 
         config.resolve(flags, {"CUDA_VISIBLE_DEVICES": "0"})
 
 
+def test_the_load_of_a_replica_means_nothing_to_a_fixed_number_of_them() -> None:
+    _, warnings = config.resolve({"replica_requests": 8}, {})
+    assert warnings == ["--replica-requests has no effect without --max-replica"]
+    growing = {"replica_requests": 8, "max_replica": 2, "ray": True}
+    assert config.resolve(growing, {})[1] == []
+
+
 def test_speculate() -> None:
     silent, three = config.resolve({}, {})[0], config.resolve({}, {"SPECULATE": "3"})[0]
     assert silent.max_num_drafts(has_drafter=False) == 0

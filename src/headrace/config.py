@@ -343,6 +343,8 @@ def _check(settings: Settings) -> list[str]:
         )
     if settings.max_replica is not None and not settings.ray:
         raise StartupError("--max-replica needs --ray: this machine does not grow")
+    if settings.max_replica is None and settings.replica_requests != Settings.replica_requests:
+        warnings.append("--replica-requests has no effect without --max-replica")
     if settings.max_replica is not None and settings.max_replica < settings.num_replica:
         raise StartupError(
             f"--max-replica ({settings.max_replica}) is less than "

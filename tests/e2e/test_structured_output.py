@@ -118,7 +118,10 @@ def test_ignore_eos_does_not_outlive_the_grammar(openai: OpenAI) -> None:
 def test_native_regex_and_lark(server: ServerProcess) -> None:
     for form, pattern in (
         ({"type": "regex", "value": "(yes|no), [a-z]{2,8}\\."}, "(yes|no), [a-z]{2,8}\\."),
-        ({"type": "lark", "value": 'start: "a" start "b" | "-"'}, "a*-b*"),
+        (
+            {"type": "lark", "value": 'start: item ("," item){1,3}\nitem: /[a-z]{2,4}/ | "-"'},
+            "([a-z]{2,4}|-)(,([a-z]{2,4}|-)){1,3}",
+        ),
     ):
         body = {
             "inputs": "Well, ",

@@ -14,6 +14,7 @@ from headrace.quantization.matrix import QuantizedMatrix
 from headrace.quantization.on_load import ON_LOAD
 from headrace.quantization.place import Matrix, place
 from headrace.quantization.rounding import round_between, round_float8, round_integers
+from headrace.weights.naming import Naming, RenamedWeights, Source, part
 from headrace.weights.parts import Part
 from tests.quantization.formats import FORMATS, Format, fp8, gptq
 from tests.quantization.test_damaged import DictWeights
@@ -133,10 +134,40 @@ def test_every_format_can_be_cut_anywhere(name: str, engine: str, start: int, st
     scheme = open_scheme({"quantization_config": form.config}, target(None), None)
     matrix = scheme.read(DictWeights(named), NAME)  # type: ignore[attr-defined]
     assert isinstance(matrix, QuantizedMatrix)
-    for part, wanted in (
+    for share, wanted in (
         (matrix.rows(slice(16, 48)), exact[16:48]),
         (matrix.columns(start, stop), exact[:, start:stop]),
     ):
-        placed = place([part], target(ENGINES[engine]), [NAME])
-        x = torch.randn(3, part.shape[1])
+        placed = place([share], target(ENGINES[engine]), [NAME])
+        x = torch.randn(3, share.shape[1])
         assert error(placed.apply(x, None, None), x @ wanted.T) < 5e-3
+
+
+class Counting(DictWeights):
+    """Notes what is read."""
+
+    def __init__(self, tensors: dict[str, torch.Tensor]) -> None:
+        super().__init__(tensors)
+        self.read: list[str] = []
+
+    def get(self, name: str) -> torch.Tensor:
+        self.read.append(name)
+        return super().get(name)
+
+
+def test_a_matrix_of_several_layers_is_read_and_rounded_once() -> None:
+    weights = Counting({"model.layers.0.both.weight": torch.randn(8, 64)})
+    naming = Naming(inner={"a": Source("both", part(0, 3)), "b": Source("both", part(3, 5))})
+    scheme = open_scheme({}, target(None), "int4")
+    layers = ["model.layers.0.a", "model.layers.0.b"]
+    loaded = scheme.load(RenamedWeights(weights, naming), layers, [Part.whole()] * 2)
+    assert (loaded.out_features, loaded.in_features) == (8, 64)
+    assert weights.read == ["model.layers.0.both.weight"]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_dtype_that_the_kernels_lack_becomes_float32(engine: str) -> None:
+    matrix = torch.randn(16, 64, dtype=torch.float64)
+    placed = place([matrix], target(ENGINES[engine]), [NAME])
+    x = torch.randn(3, 64)
+    torch.testing.assert_close(placed.apply(x, None, None), (x.double() @ matrix.T).float())

@@ -16,7 +16,7 @@ class StoredNames:
 
     def of(self, name: str) -> str:
         """Raises StartupError for a layer that the checkpoint has in another form than a matrix of
-        its own: no reader could tell its part of a quantized one."""
+        its own, and which the writer would have to put together again from our parts."""
         source = self._naming.source(name)
         if source.rows is not None or source.is_transposed or source.num_parts is not None:
             raise StartupError(

@@ -1,11 +1,13 @@
-"""Starts an engine as a child process with one end of a socket pair.
+"""Starts an engine as a child process with one end of a socket pair; `main` is the child's side.
 
-Knows nothing of what the child does; `client` watches over it.
+Knows nothing of what the child does; `replica` watches over it.
 """
 
 import asyncio
+import signal
 import socket
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 
@@ -51,3 +53,14 @@ async def launch(
             ours.close()
             raise
     return ChildProcess(process, ours)
+
+
+def main(run: Callable[[socket.socket], int]) -> int:
+    """What a child does with the socket whose number is its last argument; returns the exit code.
+
+    It ignores the signals meant for the server: its parent tells it when to end, by hanging up.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    with socket.socket(fileno=int(sys.argv[-1])) as connection:
+        return run(connection)

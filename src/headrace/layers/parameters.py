@@ -46,6 +46,7 @@ class ParameterLoader:
 
         Raises CheckpointError if its shape differs.
         """
+        self._expect(name, shape)
         stored = self._weights.get(name)
         if stored.shape != shape:
             raise CheckpointError(
@@ -69,6 +70,8 @@ class ParameterLoader:
 
         Of each layer this rank gets the share in `outputs`, and of all the share `inputs`.
         """
+        for name, size in zip(names, out_features, strict=True):
+            self._expect(f"{name}.weight", (size, in_features))
         rows = outputs or [Slice.whole(size) for size in out_features]
         columns = inputs or Slice.whole(in_features)
         weight = self._scheme.load(self._weights, names, [Part(share, columns) for share in rows])
@@ -81,6 +84,9 @@ class ParameterLoader:
             )
         self.nbytes += weight.nbytes
         return weight
+
+    def _expect(self, name: str, shape: tuple[int, ...]) -> None:
+        """Told of every parameter before it is read."""
 
 
 class DummyLoader(ParameterLoader):
@@ -99,25 +105,5 @@ class DummyLoader(ParameterLoader):
         super().__init__(weights, scheme, operations, dtype=dtype, device=device, shard=shard)
         self._shapes = weights.shapes
 
-    def tensor(
-        self,
-        name: str,
-        shape: tuple[int, ...],
-        dtype: torch.dtype | None = None,
-        share: Slice | None = None,
-    ) -> Tensor:
+    def _expect(self, name: str, shape: tuple[int, ...]) -> None:
         self._shapes[name] = shape
-        return super().tensor(name, shape, dtype, share)
-
-    def linear(
-        self,
-        names: Sequence[str],
-        in_features: int,
-        out_features: Sequence[int],
-        *,
-        outputs: Sequence[Slice] | None = None,
-        inputs: Slice | None = None,
-    ) -> LinearWeight:
-        for name, size in zip(names, out_features, strict=True):
-            self._shapes[f"{name}.weight"] = (size, in_features)
-        return super().linear(names, in_features, out_features, outputs=outputs, inputs=inputs)

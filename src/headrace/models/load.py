@@ -39,7 +39,7 @@ class LoadOptions:
     """Of arithmetic, and in plain torch of parameters."""
     device: torch.device
     kv_dtype: torch.dtype | None = None
-    """Of the cache; None: float16 on the kernels, and in plain torch `dtype`."""
+    """Of the cache; None: see `_default_kv_dtype`."""
     kernels: Kernels | None = None
     """CPU kernels to run on; None: plain torch."""
     weight_dtype: torch.dtype | None = None

@@ -101,7 +101,9 @@ def pack_blocks(kernels: Kernels, parts: Sequence[RawTensor], *, exact: bool) ->
 def pack_floats(
     kernels: Kernels, parts: Sequence[Tensor], dtype: torch.dtype | None, *, exact: bool
 ) -> PackedLinear:
-    """Matrices of floats, fused along their rows; `dtype` None keeps that of the first."""
+    """Matrices of floats, fused along their rows; `dtype` None keeps that of the first. What the
+    kernels do not read (float64) becomes float32 first."""
+    parts = [part if part.dtype in FLOAT_KINDS else part.float() for part in parts]
     kind = FLOAT_KINDS[dtype or parts[0].dtype]
     packed = kernels.empty_weight(kind, sum(map(len, parts)), parts[0].shape[1])
     first = 0

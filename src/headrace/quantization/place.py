@@ -3,7 +3,6 @@
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -40,8 +39,9 @@ class MatrixScheme(ABC):
 
     def load(self, weights: Weights, names: Sequence[str], parts: Sequence[Part]) -> LinearWeight:
         """See `quantization.base.Scheme`."""
+        whole: dict[str, Matrix] = {}
         matrices = [
-            cut(self._read_ours(weights, name), part)
+            cut(self._read_ours(weights, name, whole), part)
             for name, part in zip(names, parts, strict=True)
         ]
         columns = [matrix.shape[-1] for matrix in matrices]
@@ -54,13 +54,15 @@ class MatrixScheme(ABC):
         except ValueError as error:
             raise CheckpointError(f"weights of {', '.join(names)}: {error}") from None
 
-    def _read_ours(self, weights: Weights, name: str) -> Matrix:
+    def _read_ours(self, weights: Weights, name: str, whole: dict[str, Matrix]) -> Matrix:
         """By our name for the layer; `read` sees the checkpoint's, so that it finds whatever
-        tensors belong to it."""
+        tensors belong to it. `whole` has what was read for other parts of the same matrix."""
         stored = stored_layer(weights, name)
         if stored is None:
             return self.read(weights, name)
-        matrix = self.read(stored.weights, stored.name)
+        if stored.name not in whole:
+            whole[stored.name] = self.read(stored.weights, stored.name)
+        matrix = whole[stored.name]
         return matrix if stored.rows is None else pick(matrix, stored.rows)
 
 
@@ -69,8 +71,7 @@ def pick(matrix: Matrix, rows: Rows) -> Matrix:
     if isinstance(matrix, Tensor):
         return rows(matrix)
     if isinstance(matrix, RawTensor):
-        data = rows(matrix.data)
-        return replace(matrix, data=data, shape=(len(data), *matrix.shape[1:]))
+        return matrix.rows(rows)
     return matrix.rows(rows(torch.arange(len(matrix.codes))))
 
 

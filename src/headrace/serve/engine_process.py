@@ -7,7 +7,6 @@ channel, which ends this process.
 
 import logging
 import os
-import signal
 import socket
 import sys
 from functools import partial
@@ -19,6 +18,7 @@ from headrace.engine.channel import Channel
 from headrace.engine.core import EngineCore
 from headrace.engine.grammar import GrammarCompiler
 from headrace.engine.grammar_jobs import GrammarJobs
+from headrace.engine.process import main
 from headrace.engine.scheduler import Scheduler
 from headrace.engine.speculation.prompt_lookup import PromptLookup
 from headrace.engine.speculation.speculator import Speculator
@@ -113,12 +113,5 @@ def load_vocabulary(checkpoint: Checkpoint) -> Tokenizer:
     return tokenizer
 
 
-def main() -> int:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    with socket.socket(fileno=int(sys.argv[1])) as connection:
-        return run(connection)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(run))

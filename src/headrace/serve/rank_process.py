@@ -4,12 +4,12 @@ It has neither scheduler nor tokenizer, and nobody waits for what it samples.
 """
 
 import logging
-import signal
 import socket
 import sys
 import time
 
 from headrace.engine.channel import Channel
+from headrace.engine.process import main
 from headrace.errors import StartupError
 from headrace.observability.logging import setup
 from headrace.runner.build import build_executor
@@ -47,12 +47,5 @@ def run(connection: socket.socket) -> int:
     return 0
 
 
-def main() -> int:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    with socket.socket(fileno=int(sys.argv[1])) as connection:
-        return run(connection)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(run))

@@ -1,6 +1,7 @@
 """What a source of weights offers. Nothing is read before it is asked for."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from torch import Tensor
@@ -16,6 +17,11 @@ class RawTensor:
     data: Tensor
     """[rows, bytes per row] uint8; a vector has one block per row."""
     shape: tuple[int, ...]
+
+    def rows(self, pick: Callable[[Tensor], Tensor]) -> "RawTensor":
+        """Those rows of a matrix that `pick` takes of a tensor."""
+        data = pick(self.data)
+        return replace(self, data=data, shape=(len(data), *self.shape[1:]))
 
 
 class Weights(Protocol):

@@ -5,6 +5,7 @@ Our names are Llama's in Hugging Face's format (`models.decoder` lists them). Kn
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -111,12 +112,8 @@ class RenamedWeights:
         if source.is_transposed and self.has(f"{layer}.weight"):
             return None
         name = self._prefixed_as_stored(source, QUANTIZED).name
-
-        def rows(matrix: Tensor) -> Tensor:
-            assert source.rows is not None
-            return _picked(source.rows, matrix, source)
-
-        return StoredLayer(self._weights, name, None if source.rows is None else rows)
+        rows = None if source.rows is None else partial(_picked, source.rows, source=source)
+        return StoredLayer(self._weights, name, rows)
 
     def raw(self, name: str) -> RawTensor | None:
         source, kind = self._find(name)
@@ -125,8 +122,7 @@ class RenamedWeights:
         raw = self._weights.raw(source.parameter(kind))
         if raw is None or source.rows is None:
             return raw
-        data = _picked(source.rows, raw.data, source)
-        return RawTensor(raw.type, data, (len(data), *raw.shape[1:]))
+        return raw.rows(partial(_picked, source.rows, source=source))
 
     def _find(self, name: str) -> tuple[Source, str]:
         """The source of a parameter, and the part of its name after the last dot."""

@@ -7,6 +7,7 @@ pools, with drafts that are partly right.
 
 import random
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -191,16 +192,17 @@ class SameDraft(RandomDrafts):
             request.draft_ids = [self.draft_id]
 
 
-def test_samples_without_a_seed_keep_their_distribution(executor: ModelExecutor) -> None:
-    """Second tokens, where a draft of one of them was verified, against the softmax."""
+def check_distribution(
+    executor: ModelExecutor, make_speculator: Callable[[], RandomDrafts], rounds: int
+) -> Counter[str]:
+    """Second tokens of eight requests a round against the softmax; returns how many tokens were
+    drafted and accepted."""
     params = {"max_tokens": 3, "temperature": 1.0, "top_k": 4, "num_top_logprobs": 4}
-    greedy = SamplingParams(**params | {"temperature": 0.0})
-    draft_id = plain(executor, Add(request_id=0, prompt_ids=[7, 9], params=greedy)).token_ids[1]
     chance = random.Random(0)
     counts: dict[int, Counter[int]] = defaultdict(Counter)
     logprobs: dict[int, dict[int, float]] = {}
-    num_accepted = 0
-    for _ in range(250):
+    totals: Counter[str] = Counter()
+    for _ in range(rounds):
         adds = [
             Add(request_id=i, prompt_ids=[7, 9],
                 params=SamplingParams(**params, seed=chance.getrandbits(64)))
@@ -208,14 +210,14 @@ def test_samples_without_a_seed_keep_their_distribution(executor: ModelExecutor)
         ]  # fmt: skip
         scheduler = Scheduler(
             num_blocks=32, block_size=BLOCK_TOKENS, max_batch_prefill_tokens=64, max_num_seqs=8,
-            speculator=SameDraft(draft_id),
+            speculator=make_speculator(),
         )  # fmt: skip
         for result in run(executor, adds, scheduler, lookahead=0):
             first, second = result.token_ids[:2]
             counts[first][second] += 1
             logprobs[first] = dict(result.top_logprobs[1])
-        num_accepted += scheduler.stats().num_accepted_tokens
-    assert 200 < num_accepted < 1800
+        stats = scheduler.stats()
+        totals.update(drafted=stats.num_draft_tokens, accepted=stats.num_accepted_tokens)
     for first, counter in counts.items():
         weights = torch.tensor(list(logprobs[first].values())).exp()
         means = (counter.total() * weights / weights.sum()).tolist()
@@ -225,3 +227,12 @@ def test_samples_without_a_seed_keep_their_distribution(executor: ModelExecutor)
             for token, mean in zip(logprobs[first], means, strict=True)
         )
         assert chi_square < 16.3  # 3 degrees of freedom, p = 0.001
+    return totals
+
+
+def test_samples_without_a_seed_keep_their_distribution(executor: ModelExecutor) -> None:
+    """Second tokens, where a draft of one of them was verified."""
+    params = SamplingParams(max_tokens=3, temperature=0.0, top_k=4, num_top_logprobs=4)
+    greedy = plain(executor, Add(request_id=0, prompt_ids=[7, 9], params=params))
+    totals = check_distribution(executor, lambda: SameDraft(greedy.token_ids[1]), rounds=250)
+    assert 200 < totals["accepted"] < 1800

@@ -62,12 +62,6 @@ class Handle:
         return self.responses[-1]
 
 
-def test_the_fake_goes_on_where_it_is_told_to() -> None:
-    add = make_add(1, [1, 2, 3], 6)
-    tokens, _ = expected(add, VOCAB_SIZE)
-    assert expected(make_add(1, [1, 2, 3], 6, output_ids=tokens[:2]), VOCAB_SIZE)[0] == tokens
-
-
 @given(st.lists(st.integers(0, 8), max_size=6), st.integers(1, 30))
 async def test_a_stream_is_the_same_over_any_number_of_replicas(
     lives: list[int], max_tokens: int

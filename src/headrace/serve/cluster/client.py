@@ -40,7 +40,7 @@ class RayEngineClient:
         self._num_replicas = 0
         self._poll: asyncio.Task[None] | None = None
         self.on_step: Callable[[EngineStats], None] = lambda stats: None
-        """Hears of what the replicas did lately; for metrics."""
+        """Never called: replicas tell where they stand now and then, not every step of theirs."""
 
     async def start(self) -> None:
         """Wait for the first answer of the replicas. Raises StartupError."""
@@ -73,7 +73,6 @@ class RayEngineClient:
             await asyncio.sleep(POLL_SECONDS + POLL_SECONDS_PER_REPLICA * self._num_replicas)
             with contextlib.suppress(EngineDeadError, RayError, RayServeException, TimeoutError):
                 self._stats = total_stats(await self._ask("stats"))
-                self.on_step(self._stats)
 
     # --- types.EngineClient
 
