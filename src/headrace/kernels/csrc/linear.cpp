@@ -175,16 +175,23 @@ void with_panel(const Activation& x, int64_t pairs, int64_t rows, int64_t unit,
 int64_t linear_pairs(const Weight& weight) { return (weight.tiles() + 1) / 2; }
 int64_t gate_pairs(const Weight& weight) { return weight.out / 2 / kGroup; }
 
+// Moves rows of a panel to where they belong, from row `row` and the first of its tiles on.
 void finish(const float* panel, const Weight& weight, const LinearOut& out, int64_t row,
-            int64_t rows, int64_t tile) {
-    const int64_t column = tile * kLanes;
-    const int64_t count = std::min<int64_t>(kLanes, weight.out - column);
-    const F32x16 bias = out.bias ? load_partial(out.bias + column, count) : F32x16::zero();
+            int64_t rows, int64_t tile, int vectors) {
+    const int64_t first = tile * kLanes;
     for (int64_t r = 0; r < rows; ++r) {
-        F32x16 sum = F32x16::load(panel + r * kPanelColumns);
-        float* to = out.values + (row + r) * weight.out + column;
-        if (out.bias) sum = sum + bias;
-        store_partial(out.accumulate ? load_partial(to, count) + sum : sum, to, count);
+        float* to = out.values + (row + r) * weight.out + first;
+        // What comes after these rows, most likely.
+        __builtin_prefetch(to + rows * weight.out, 1);
+        __builtin_prefetch(to + rows * weight.out + kLanes, 1);
+        for (int v = 0; v < vectors; ++v) {
+            const int64_t column = v * kLanes;
+            const int64_t count = std::min<int64_t>(kLanes, weight.out - first - column);
+            F32x16 sum = F32x16::load(panel + r * kPanelColumns + column);
+            if (out.bias) sum = sum + load_partial(out.bias + first + column, count);
+            if (out.accumulate) sum = load_partial(to + column, count) + sum;
+            store_partial(sum, to + column, count);
+        }
     }
 }
 
@@ -201,10 +208,8 @@ void linear_unit(const Activation& x, const Weight& weight, const LinearOut& out
         Panel panel;
         const int vectors = pair * 2 + 1 < weight.tiles() ? 2 : 1;
         product(x, weight, pair * 2, vectors, row, rows, panel, [&](int64_t first, int64_t count) {
-            for (int v = 0; v < vectors; ++v) {
-                const float* from = panel.values + first * kPanelColumns + v * kLanes;
-                finish(from, weight, out, row + first, count, pair * 2 + v);
-            }
+            const float* from = panel.values + first * kPanelColumns;
+            finish(from, weight, out, row + first, count, pair * 2, vectors);
         });
     });
 }
@@ -220,10 +225,10 @@ void gate_unit(const Activation& x, const Weight& weight, Gate kind, const Activ
         Panel gate, up;
         product(x, weight, pair * 2, 2, row, rows, gate, [](int64_t, int64_t) {});
         product(x, weight, first_up + pair * 2, 2, row, rows, up, [&](int64_t first, int64_t count) {
-            for (int64_t r = first; r < first + count; ++r) {
-                float* values = gate.values + r * kPanelColumns;
-                gate_rows(kind, values, up.values + r * kPanelColumns, kPanelColumns, values);
-                store_groups(out, row + r, pair, pair + 1, values);
+            float* values = gate.values + first * kPanelColumns;
+            gate_rows(kind, values, up.values + first * kPanelColumns, count * kPanelColumns, values);
+            for (int64_t r = 0; r < count; ++r) {
+                store_groups(out, row + first + r, pair, pair + 1, values + r * kPanelColumns);
             }
         });
     });

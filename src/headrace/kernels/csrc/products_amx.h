@@ -323,22 +323,20 @@ inline void multiply_bfloat16_blocks(const BFloat16Cell* cells, int64_t row_grou
         if (kBlocks > 1) load_tile<2>(c2, ldc * 4);
         if (kBlocks > 1 && kVectors > 1) load_tile<3>(c2 + kLanes, ldc * 4);
     }
+    const RightTile *right = tiles[0], *right2 = tiles[kVectors - 1];
+    const auto *line = ahead.tiles[0]->values, *line2 = ahead.tiles[kVectors - 1]->values;
     for (int64_t g = 0; g < groups; ++g) {
-        for (int v = 0; v < kVectors; ++v) {
-            const auto* line = ahead.tiles[v]->values + g * ahead.lines;
-            for (int64_t i = 0; i < ahead.lines; ++i) __builtin_prefetch(line + i, 0, 2);
+        for (int64_t i = 0; i < ahead.lines; ++i) {
+            __builtin_prefetch(line++, 0, 2);
+            if (kVectors > 1) __builtin_prefetch(line2++, 0, 2);
         }
         load_tile<4>(cells + g);
-        load_tile<6>(tiles[0] + g);
+        load_tile<6>(right + g);
+        if (kVectors > 1) load_tile<7>(right2 + g);
+        if (kBlocks > 1) load_tile<5>(cells + row_groups + g);
         multiply_tiles<0, 4, 6>();
-        if (kVectors > 1) {
-            load_tile<7>(tiles[1] + g);
-            multiply_tiles<1, 4, 7>();
-        }
-        if (kBlocks > 1) {
-            load_tile<5>(cells + row_groups + g);
-            multiply_tiles<2, 5, 6>();
-        }
+        if (kVectors > 1) multiply_tiles<1, 4, 7>();
+        if (kBlocks > 1) multiply_tiles<2, 5, 6>();
         if (kBlocks > 1 && kVectors > 1) multiply_tiles<3, 5, 7>();
     }
     store_tile<0>(c, ldc);
