@@ -299,54 +299,108 @@ inline void widen_groups(const Weight& weight, int64_t tile, int64_t first, int6
     }
 }
 
-// Lines of the weight to be fetched meanwhile, so many for each group.
-struct Ahead {
-    const RightTile* tiles[2];
-    int64_t lines;
-};
-
-// c[16 * kBlocks][16 * kVectors] = blocks of rows, `row_groups` long, times `groups` of the tiles;
-// added to c unless these are the first.
+// The sums of 16 * kBlocks rows and 16 * kVectors outputs, from zero.
 template <int kBlocks, int kVectors>
-inline void multiply_bfloat16_blocks(const BFloat16Cell* cells, int64_t row_groups,
-                                     const RightTile* const (&tiles)[2], int64_t groups,
-                                     bool is_first, Ahead ahead, float* c, int64_t ldc) {
+inline void clear_sums() {
+    clear_tile<0>();
+    if (kVectors > 1) clear_tile<1>();
+    if (kBlocks > 1) clear_tile<2>();
+    if (kBlocks > 1 && kVectors > 1) clear_tile<3>();
+}
+
+template <int kBlocks, int kVectors>
+inline void load_sums(const float* c, int64_t ldc) {
+    const float* const c2 = c + kBlockRows * ldc;
+    load_tile<0>(c, ldc * 4);
+    if (kVectors > 1) load_tile<1>(c + kLanes, ldc * 4);
+    if (kBlocks > 1) load_tile<2>(c2, ldc * 4);
+    if (kBlocks > 1 && kVectors > 1) load_tile<3>(c2 + kLanes, ldc * 4);
+}
+
+template <int kBlocks, int kVectors>
+inline void store_sums(float* c, int64_t ldc) {
     float* const c2 = c + kBlockRows * ldc;
-    if (is_first) {
-        clear_tile<0>();
-        if (kVectors > 1) clear_tile<1>();
-        if (kBlocks > 1) clear_tile<2>();
-        if (kBlocks > 1 && kVectors > 1) clear_tile<3>();
-    } else {
-        load_tile<0>(c, ldc * 4);
-        if (kVectors > 1) load_tile<1>(c + kLanes, ldc * 4);
-        if (kBlocks > 1) load_tile<2>(c2, ldc * 4);
-        if (kBlocks > 1 && kVectors > 1) load_tile<3>(c2 + kLanes, ldc * 4);
-    }
-    const RightTile *right = tiles[0], *right2 = tiles[kVectors - 1];
-    const auto *line = ahead.tiles[0]->values, *line2 = ahead.tiles[kVectors - 1]->values;
-    for (int64_t g = 0; g < groups; ++g) {
-        for (int64_t i = 0; i < ahead.lines; ++i) {
-            __builtin_prefetch(line++, 0, 2);
-            if (kVectors > 1) __builtin_prefetch(line2++, 0, 2);
-        }
-        load_tile<4>(cells + g);
-        load_tile<6>(right + g);
-        if (kVectors > 1) load_tile<7>(right2 + g);
-        if (kBlocks > 1) load_tile<5>(cells + row_groups + g);
-        multiply_tiles<0, 4, 6>();
-        if (kVectors > 1) multiply_tiles<1, 4, 7>();
-        if (kBlocks > 1) multiply_tiles<2, 5, 6>();
-        if (kBlocks > 1 && kVectors > 1) multiply_tiles<3, 5, 7>();
-    }
     store_tile<0>(c, ldc);
     if (kVectors > 1) store_tile<1>(c + kLanes, ldc);
     if (kBlocks > 1) store_tile<2>(c2, ldc);
     if (kBlocks > 1 && kVectors > 1) store_tile<3>(c2 + kLanes, ldc);
 }
 
-// Of each of two tiles, so many groups stay in the L1 cache while all rows are multiplied with them.
+// Adds the products of 32 inputs.
+template <int kBlocks, int kVectors>
+inline void add_products(const BFloat16Cell* cell, const BFloat16Cell* cell2, const RightTile* right,
+                         const RightTile* right2) {
+    load_tile<4>(cell);
+    load_tile<6>(right);
+    multiply_tiles<0, 4, 6>();
+    if (kVectors > 1) {
+        load_tile<7>(right2);
+        multiply_tiles<1, 4, 7>();
+    }
+    if (kBlocks > 1) {
+        load_tile<5>(cell2);
+        multiply_tiles<2, 5, 6>();
+    }
+    if (kBlocks > 1 && kVectors > 1) multiply_tiles<3, 5, 7>();
+}
+
+// c[16 * kBlocks][16 * kVectors] = blocks of rows times tiles that no other rows read: a stream, of
+// which what follows is fetched.
+template <int kBlocks, int kVectors>
+inline void multiply_stream(const BFloat16Cell* cells, const RightTile* tiles, int64_t groups,
+                            float* c, int64_t ldc) {
+    clear_sums<kBlocks, kVectors>();
+    for (int64_t g = 0; g < groups; ++g) {
+        for (int v = 0; v < kVectors; ++v) {
+            const RightTile* ahead = tiles + v * groups + g + kPrefetchBytes / sizeof(RightTile);
+            for (const auto& line : ahead->values) __builtin_prefetch(line, 0, 2);
+        }
+        add_products<kBlocks, kVectors>(cells + g, cells + groups + g, tiles + g,
+                                        tiles + groups + g);
+    }
+    store_sums<kBlocks, kVectors>(c, ldc);
+}
+
+// A part of the depth for which two tiles stay in the L1 cache while all rows are multiplied with
+// them, and lines of what follows that are fetched meanwhile: so many for each group and tile.
+struct Resident {
+    const RightTile *right, *right2;
+    int64_t groups;
+    bool is_first;
+    const uint8_t *next, *next2;
+    int64_t lines;
+};
 constexpr int64_t kResidentGroups = 9;
+
+// c[16 * kBlocks][16 * kVectors] += blocks of rows, `row_groups` long, times a part's tiles.
+template <int kBlocks, int kVectors>
+inline void multiply_resident(const BFloat16Cell* cells, int64_t row_groups, const Resident& part,
+                              int64_t step, float* c, int64_t ldc) {
+    if (part.is_first) {
+        clear_sums<kBlocks, kVectors>();
+    } else {
+        load_sums<kBlocks, kVectors>(c, ldc);
+    }
+    const int64_t groups = part.groups, lines = part.lines, skipped = step * groups * lines;
+    const RightTile *right = part.right, *right2 = part.right2;
+    const uint8_t *next = part.next + 64 * skipped, *next2 = part.next2 + 64 * skipped;
+    for (int64_t g = 0; g < groups; ++g) {
+        for (int64_t i = 0; i < lines; ++i, next += 64, next2 += 64) {
+            __builtin_prefetch(next, 0, 2);
+            __builtin_prefetch(next2, 0, 2);
+        }
+        add_products<kBlocks, kVectors>(cells + g, cells + row_groups + g, right + g, right2 + g);
+    }
+    store_sums<kBlocks, kVectors>(c, ldc);
+}
+
+// Calls function(v, n) with the numbers of vectors, and of blocks of `rows`, as constants.
+template <typename Function>
+inline void with_blocks(int vectors, int64_t rows, Function function) {
+    with_constant<2>(vectors, [&](auto v) {
+        with_constant<2>(rows > kBlockRows ? 2 : 1, [&](auto n) { function(v, n); });
+    });
+}
 
 // c[rows][16 * vectors] = rows from `row`, the first of a block, times one or two tiles of a bfloat16
 // weight or of one in groups, which is rounded to bfloat16; of any number of rows with the same
@@ -355,39 +409,37 @@ template <typename Finish>
 inline void multiply_bfloat16(const Activation& x, int64_t row, int64_t rows, const Weight& weight,
                               int64_t tile, int vectors, float* c, int64_t ldc, Finish finish) {
     constexpr int64_t kRows = 2 * kBlockRows;
-    RightTile widened[2][kResidentGroups];
-    const bool is_widened = is_grouped(weight.kind);
+    const auto* tiles = reinterpret_cast<const RightTile*>(weight.tile(tile));
     const int64_t groups = x.groups(), steps = (rows + kRows - 1) / kRows;
-    const bool is_whole = steps == 1 && !is_widened;
-    const int64_t parts = is_whole ? 1 : (groups + kResidentGroups - 1) / kResidentGroups;
+    const bool is_widened = is_grouped(weight.kind);
+    if (steps == 1 && !is_widened) {
+        with_blocks(vectors, rows, [&](auto v, auto n) {
+            multiply_stream<n.value, v.value>(x.bfloat16_cells(row / kBlockRows), tiles, groups, c,
+                                              ldc);
+        });
+        return finish(0, rows);
+    }
+    RightTile widened[2][kResidentGroups];
+    const int64_t parts = (groups + kResidentGroups - 1) / kResidentGroups;
     for (int64_t part = 0; part < parts; ++part) {
         const int64_t first = groups * part / parts, last = groups * (part + 1) / parts;
-        const RightTile* tiles[2];
-        Ahead ahead{{}, is_widened ? 0 : (kGroup / 2 + steps - 1) / steps};
-        for (int v = 0; v < vectors; ++v) {
-            if (is_widened) {
+        const auto* next = reinterpret_cast<const uint8_t*>(
+            tiles + (part + 1 < parts ? last : vectors * groups));
+        Resident resident{tiles + first, tiles + groups + first, last - first, part == 0, next,
+                          next + groups * sizeof *tiles, (kGroup / 2 + steps - 1) / steps};
+        if (is_widened) {
+            for (int v = 0; v < vectors; ++v) {
                 widen_groups(weight, tile + v, first, last - first, widened[v]);
-                tiles[v] = ahead.tiles[v] = widened[v];
-                continue;
             }
-            const auto* data = reinterpret_cast<const RightTile*>(weight.tile(tile + v));
-            tiles[v] = data + first;
-            ahead.tiles[v] = is_whole        ? data + kPrefetchBytes / sizeof *data
-                             : part + 1 < parts ? data + last
-                                                : data + vectors * groups;
+            resident.right = widened[0], resident.right2 = widened[1], resident.lines = 0;
         }
-        for (int64_t r = 0; r < rows; r += kRows) {
+        for (int64_t step = 0; step < steps; ++step) {
+            const int64_t r = step * kRows, count = std::min(kRows, rows - r);
             const BFloat16Cell* cells = x.bfloat16_cells((row + r) / kBlockRows) + first;
-            with_constant<2>(vectors, [&](auto v) {
-                with_constant<2>(rows - r > kBlockRows ? 2 : 1, [&](auto n) {
-                    multiply_bfloat16_blocks<n.value, v.value>(cells, groups, tiles, last - first,
-                                                               first == 0, ahead, c + r * ldc, ldc);
-                });
+            with_blocks(vectors, count, [&](auto v, auto n) {
+                multiply_resident<n.value, v.value>(cells, groups, resident, step, c + r * ldc, ldc);
             });
-            for (const RightTile*& next : ahead.tiles) {
-                next = reinterpret_cast<const RightTile*>(next->values + (last - first) * ahead.lines);
-            }
-            if (last == groups) finish(r, std::min(kRows, rows - r));
+            if (last == groups) finish(r, count);
         }
     }
 }
