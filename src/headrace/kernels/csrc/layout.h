@@ -72,6 +72,16 @@ constexpr bool is_nibbles(Kind kind) { return kind == Kind::kInt4 || is_codebook
 //                scales with and 16 for the minima; else like minimum
 enum class Scaling : int { kSymmetric, kMinimum, kZeroPoint, kSuperBlock };
 
+// Of one group of `parts` times 32 inputs.
+constexpr int64_t scale_bytes(Scaling scaling, int64_t parts) {
+    switch (scaling) {
+        case Scaling::kSymmetric: return 2 * kLanes;
+        case Scaling::kMinimum: return 4 * kLanes;
+        case Scaling::kZeroPoint: return 3 * kLanes;
+        default: return 4 * kLanes + parts * 2 * kLanes;
+    }
+}
+
 constexpr int kZeroPointSteps = 16;  // of a nibble's zero point, between whole numbers
 
 // A weight [out, in] in tiles of 16 outputs, rows past `out` zero.
@@ -91,14 +101,7 @@ struct Weight {
 
     int64_t tiles() const { return (out + kLanes - 1) / kLanes; }
     int64_t quant_bytes() const { return in * (is_nibbles(kind) ? 8 : 16); }
-    int64_t scale_bytes() const {
-        switch (scaling) {
-            case Scaling::kSymmetric: return 2 * kLanes;
-            case Scaling::kMinimum: return 4 * kLanes;
-            case Scaling::kZeroPoint: return 3 * kLanes;
-            default: return 4 * kLanes + group / kGroup * 2 * kLanes;
-        }
-    }
+    int64_t scale_bytes() const { return headrace::scale_bytes(scaling, group / kGroup); }
     int64_t tile_bytes() const {
         if (!is_grouped(kind)) return in * kLanes * (kind == Kind::kFloat32 ? 4 : 2);
         return (quant_bytes() + in / group * scale_bytes() + 63) / 64 * 64;

@@ -120,8 +120,7 @@ inline void multiply_tile(const Weight& weight, int64_t tile, const Cell* cells,
     const F32x16 unit = F32x16::broadcast(1 / kUnits<kKind>);
     F32x16 acc[R];
     for (F32x16& sum : acc) sum = F32x16::zero();
-    const int64_t scale_bytes = weight.scale_bytes();
-    for (int64_t group = weight.in / weight.group; group > 0; --group, scales += scale_bytes) {
+    for (int64_t group = weight.in / weight.group; group > 0; --group) {
         for (int64_t i = 0; i < cells_per_scale; ++i, ++cells) {
             auto [scale, minimum] = load_scales<kKind, kScaling>(scales, i);
             if constexpr (is_codebook4(kKind)) scale = scale * unit;
@@ -171,6 +170,7 @@ inline void multiply_tile(const Weight& weight, int64_t tile, const Cell* cells,
                 }
             }
         }
+        scales += scale_bytes(kScaling, cells_per_scale);
     }
     HEADRACE_UNROLL
     for (int r = 0; r < R; ++r) acc[r].store(c + r * ldc);
