@@ -69,7 +69,7 @@ struct alignas(64) TileSums {
     int32_t values[kInFlight][kBlockRows][kLanes];
 };
 
-template <Kind kKind, bool kMinimum>
+template <Kind kKind, Scaling kScaling>
 inline void unpack_group(const Weight& weight, int64_t tile, int64_t index, UnpackedGroup& to) {
     constexpr bool kNibbles = is_nibbles(kKind);
     constexpr int64_t kBytes = sizeof to.q / (kNibbles ? 2 : 1);
@@ -84,19 +84,19 @@ inline void unpack_group(const Weight& weight, int64_t tile, int64_t index, Unpa
             store(line, _mm512_xor_si512(lookup(table, low_nibbles(bytes)).v, flip));
             store(line + 4, _mm512_xor_si512(lookup(table, high_nibbles(bytes)).v, flip));
         } else if constexpr (kNibbles) {
-            const __m512i zero_point = _mm512_set1_epi8(kMinimum ? 0 : 8);
+            const __m512i zero_point = _mm512_set1_epi8(kScaling == Scaling::kSymmetric ? 8 : 0);
             store(line, _mm512_sub_epi8(low_nibbles(bytes).v, zero_point));
             store(line + 4, _mm512_sub_epi8(high_nibbles(bytes).v, zero_point));
         } else {
             store(line, _mm512_xor_si512(bytes.v, _mm512_set1_epi8(-128)));
         }
     }
-    const int64_t scale_index = index * kGroup / weight.group;
-    const uint16_t* scales = weight.scales(tile) + scale_index * (kMinimum ? 2 : 1) * kLanes;
-    F32x16 scale = load_f16(scales);
+    const int64_t first = index * kGroup;
+    auto [scale, minimum] = load_scales<kKind, kScaling>(
+        weight.scales(tile, first / weight.group), first % weight.group / kGroup);
     if constexpr (is_codebook4(kKind)) scale = scale * F32x16::broadcast(1 / kUnits<kKind>);
     scale.store(to.scale);
-    if constexpr (kMinimum) load_f16(scales + kLanes).store(to.minimum);
+    minimum.store(to.minimum);
 }
 
 // Sum register kSum = a cell times a group. Assembly, because gcc 12's intrinsics take no template
@@ -179,16 +179,17 @@ inline void multiply_block(const Cell* cells, const Cell* next, const UnpackedGr
 }
 
 // c[rows][16] = rows, from row block `block`, times one integer tile. Writes whole blocks to c.
-template <Kind kKind, bool kMinimum>
+template <Kind kKind, Scaling kScaling>
 inline void multiply_blocks(const Activation& x, int64_t block, int64_t rows,
                             const Weight& weight, int64_t tile, float* c, int64_t ldc) {
+    constexpr bool kMinimum = kScaling != Scaling::kSymmetric;
     const int64_t blocks = (rows + kBlockRows - 1) / kBlockRows;
     UnpackedGroup groups[kUnpackedGroups];
     for (int64_t r = 0; r < blocks * kBlockRows; ++r) F32x16::zero().store(c + r * ldc);
     for (int64_t first = 0; first < x.groups(); first += kUnpackedGroups) {
         const int64_t count = std::min(kUnpackedGroups, x.groups() - first);
         for (int64_t g = 0; g < count; ++g) {
-            unpack_group<kKind, kMinimum>(weight, tile, first + g, groups[g]);
+            unpack_group<kKind, kScaling>(weight, tile, first + g, groups[g]);
         }
         const Cell* cells = x.cells(block) + first;
         start_products(cells, groups, count);
@@ -239,23 +240,19 @@ inline void store_pair(F32x16 even, F32x16 odd, uint16_t* line) {
 }
 
 // What the codes of four bits stand for.
-template <Kind kKind, bool kMinimum>
+template <Kind kKind>
 inline F32x16 nibble_table() {
     if constexpr (is_codebook4(kKind)) return F32x16::load(codebook(kKind));
-    const __m512i codes = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
-    return to_float({_mm512_sub_epi32(codes, _mm512_set1_epi32(kMinimum ? 0 : 8))});
+    return to_float({_mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0)});
 }
 
 // 32 inputs of a tile in groups, rounded to bfloat16.
-template <Kind kKind, bool kMinimum>
+template <Kind kKind>
 inline void widen_group(const Weight& weight, int64_t tile, int64_t index, RightTile& to) {
     constexpr bool kNibbles = is_nibbles(kKind);
     constexpr int kLines = kNibbles ? 4 : 8;
-    const uint16_t* scales = weight.scales(tile) +
-                             index * kGroup / weight.group * (kMinimum ? 2 : 1) * kLanes;
-    const F32x16 scale = load_f16(scales);
-    const F32x16 minimum = kMinimum ? load_f16(scales + kLanes) : F32x16::zero();
-    const F32x16 table = nibble_table<kKind, kMinimum>();
+    const Affine affine = load_scales(weight, tile, index * kGroup);
+    const F32x16 table = nibble_table<kKind>();
     const uint8_t* quants = weight.tile(tile) + index * kLines * 64;
     for (int line = 0; line < kLines; ++line) {
         const __m512i codes = U8x64::load(quants + 64 * line).v;
@@ -263,10 +260,10 @@ inline void widen_group(const Weight& weight, int64_t tile, int64_t index, Right
         const auto value = [&](unsigned bit) {
             const __m512i code = _mm512_srli_epi32(codes, bit);
             if constexpr (kNibbles) {
-                return fma({_mm512_permutexvar_ps(code, table.v)}, scale, minimum);
+                return fma({_mm512_permutexvar_ps(code, table.v)}, affine.scale, affine.minimum);
             }
             const __m512i byte = _mm512_and_si512(code, _mm512_set1_epi32(255));
-            return fma(to_float({_mm512_sub_epi32(byte, _mm512_set1_epi32(128))}), scale, minimum);
+            return fma(to_float({_mm512_sub_epi32(byte, _mm512_set1_epi32(128))}), affine.scale, affine.minimum);
         };
         const auto store = [&](int to_line, unsigned bit) {
             store_pair(value(bit), value(bit + 16), to.values[to_line][0]);
@@ -277,25 +274,19 @@ inline void widen_group(const Weight& weight, int64_t tile, int64_t index, Right
     }
 }
 
-template <Kind kKind, bool kMinimum>
+template <Kind kKind>
 inline void widen_groups(const Weight& weight, int64_t tile, int64_t first, int64_t count,
                          RightTile* to) {
-    for (int64_t g = 0; g < count; ++g) {
-        widen_group<kKind, kMinimum>(weight, tile, first + g, to[g]);
-    }
+    for (int64_t g = 0; g < count; ++g) widen_group<kKind>(weight, tile, first + g, to[g]);
 }
 
 inline void widen_groups(const Weight& weight, int64_t tile, int64_t first, int64_t count,
                          RightTile* to) {
-    const auto widen = [&](auto* with_minimum, auto* without) {
-        (weight.has_minimum ? with_minimum : without)(weight, tile, first, count, to);
-    };
     switch (weight.kind) {
-        case Kind::kNF4: return widen_groups<Kind::kNF4, false>(weight, tile, first, count, to);
-        case Kind::kFP4: return widen_groups<Kind::kFP4, false>(weight, tile, first, count, to);
-        case Kind::kInt4:
-            return widen(widen_groups<Kind::kInt4, true>, widen_groups<Kind::kInt4, false>);
-        default: return widen(widen_groups<Kind::kInt8, true>, widen_groups<Kind::kInt8, false>);
+        case Kind::kNF4: return widen_groups<Kind::kNF4>(weight, tile, first, count, to);
+        case Kind::kFP4: return widen_groups<Kind::kFP4>(weight, tile, first, count, to);
+        case Kind::kInt4: return widen_groups<Kind::kInt4>(weight, tile, first, count, to);
+        default: return widen_groups<Kind::kInt8>(weight, tile, first, count, to);
     }
 }
 
@@ -457,7 +448,7 @@ template <typename Finish>
 inline void multiply_bfloat16(const Activation&, int64_t, int64_t, const Weight&, int64_t, int,
                               float*, int64_t, Finish) {}
 
-template <Kind, bool>
+template <Kind, Scaling>
 inline void multiply_blocks(const Activation&, int64_t, int64_t, const Weight&, int64_t, float*,
                             int64_t) {}
 
