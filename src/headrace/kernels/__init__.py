@@ -7,6 +7,8 @@ from headrace.kernels.tensors import BLOCK_FORMATS as BLOCK_FORMATS
 from headrace.kernels.tensors import BLOCK_SIZE as BLOCK_SIZE
 from headrace.kernels.tensors import DRAW as DRAW
 from headrace.kernels.tensors import Activation as Activation
+from headrace.kernels.tensors import AttentionOptions as AttentionOptions
+from headrace.kernels.tensors import HeadNorms as HeadNorms
 from headrace.kernels.tensors import LayerCache as LayerCache
 from headrace.kernels.tensors import PackedWeight as PackedWeight
 from headrace.kernels.tensors import QuantizedActivation as QuantizedActivation

@@ -118,8 +118,10 @@ def _load_decoder(
     config, ranks = checkpoint.config, options.ranks
     if options.max_total_tokens is not None:
         spec = replace(spec, max_position=min(spec.max_position, options.max_total_tokens))
-    kernels = options.kernels if _runs_on_kernels(spec, options) else None
-    shape = _attention_shape(spec, options, kernels, checkpoint.config["dtype"])
+    shape = _attention_shape(spec, options, options.kernels, config["dtype"])
+    if options.kernels is not None and not _runs_on_kernels(spec, options, shape):
+        shape = _attention_shape(spec, options, None, config["dtype"])
+    kernels = shape.kernels
     backend = options.backend or choose_backend(shape)
     operations: Operations = TorchOperations(backend, ranks)
     if isinstance(backend, NativeBackend):
@@ -194,7 +196,7 @@ def _attention_shape(
     spec: DecoderSpec,
     options: LoadOptions,
     kernels: Kernels | None,
-    checkpoint_dtype: str | None = None,
+    checkpoint_dtype: str | None,
 ) -> AttentionShape:
     layers, shard = [layer.attention for layer in spec.layers], options.ranks.shard
     by_default = _default_kv_dtype(options.dtype, checkpoint_dtype, kernels)
@@ -215,11 +217,8 @@ def _attention_shape(
     )
 
 
-def _runs_on_kernels(spec: DecoderSpec, options: LoadOptions) -> bool:
+def _runs_on_kernels(spec: DecoderSpec, options: LoadOptions, shape: AttentionShape) -> bool:
     """Whether the kernels have all that the model needs; the log says what they lack."""
-    if options.kernels is None:
-        return False
-    shape = _attention_shape(spec, options, options.kernels)
     reasons = [NativeBackend.unsupported(shape)]
     for layer in set(spec.layers):
         size = options.ranks.shard.size

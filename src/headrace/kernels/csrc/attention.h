@@ -23,9 +23,18 @@ struct AttentionOptions {
     int64_t window;  // 0: none
     float soft_cap;  // 0: none
     const float* alibi_slopes;  // [heads], or null
+    const float* sinks;         // [heads]: the score of one more key, whose value is zero; or null
+    int64_t chunk;              // a token sees its own chunk of so many positions; 0: none
+
+    // The first position that a token sees. It never falls as the token's position grows.
+    int64_t oldest(int64_t position) const {
+        const int64_t in_window = window ? position + 1 - window : 0;
+        const int64_t in_chunk = chunk ? position / chunk * chunk : 0;
+        return std::max<int64_t>({0, in_window, in_chunk});
+    }
 };
 
-// out [T, heads * head size] from q [T, q_stride], the queries first in each row. `rows` counts
+// out [T, heads * value size] from q [T, q_stride], the queries first in each row. `rows` counts
 // sequences.
 class AttentionOp : public Op {
    public:
