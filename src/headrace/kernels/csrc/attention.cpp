@@ -11,7 +11,10 @@ namespace {
 
 constexpr int64_t kSplit = 256;
 constexpr int64_t kRows = kHasTiles ? kBlockRows : kFmaRows;  // query heads x tokens of a unit
-constexpr int64_t kCellsAhead = 2;   // fetched while one is read
+#ifndef KCA
+#define KCA 2
+#endif
+constexpr int64_t kCellsAhead = KCA;   // fetched while one is read
 constexpr int64_t kApartUnits = 8;   // with so few units, splits are shared out as well
 constexpr float kNone = -std::numeric_limits<float>::infinity();
 
@@ -42,33 +45,55 @@ void merge(const float* part, int64_t rows, int64_t width, float* sum) {
     }
 }
 
-void clear(float* part, int64_t width) {
-    std::fill(part, part + kRows * width, 0.0f);
-    std::fill_n(maxima(part, width), kRows, kNone);
-    std::fill_n(totals(part, width), kRows, 0.0f);
+void clear(float* part, int64_t rows, int64_t width) {
+    std::fill_n(part, rows * width, 0.0f);
+    std::fill_n(maxima(part, width), rows, kNone);
+    std::fill_n(totals(part, width), rows, 0.0f);
 }
 
-// Turns `count` scores into weights in place, zero outside first..last; returns maximum and total.
-void softmax(float* scores, int64_t count, int64_t first, int64_t last, float& maximum,
-             float& total) {
-    const F32x16 none = F32x16::broadcast(kNone);
-    const auto keep = [&](F32x16 value, F32x16 otherwise, int64_t i) {
-        if (i >= first && i + kLanes <= last) return value;
+// The scores first..last of a row that one split's tokens see.
+struct Seen {
+    int64_t first, last;
+
+    bool is_empty() const { return last <= 0 || first >= kSplit; }
+    bool has_none(int64_t i) const { return i >= last || i + kBlockTokens <= first; }
+    bool has_all(int64_t i) const { return i >= first && i + kBlockTokens <= last; }
+    F32x16 keep(F32x16 value, F32x16 otherwise, int64_t i) const {
         return select(value, otherwise, static_cast<int>(first - i), static_cast<int>(last - i));
-    };
-    F32x16 largest = none, sum = F32x16::zero();
-    for (int64_t i = 0; i < count; i += kLanes) {
-        largest = max(largest, keep(F32x16::load(scores + i), none, i));
     }
-    maximum = reduce_max(largest);
-    const F32x16 shift = F32x16::broadcast(maximum);
-    for (int64_t i = 0; i < count; i += kLanes) {
-        const F32x16 weight = exp(F32x16::load(scores + i) - shift);
-        const F32x16 kept = keep(weight, F32x16::zero(), i);
-        kept.store(scores + i);
-        sum = sum + kept;
+};
+
+// Their maximum; `count` is a multiple of 32.
+float maximum_of(const float* scores, int64_t count, Seen seen) {
+    const F32x16 none = F32x16::broadcast(kNone);
+    F32x16 largest[2] = {none, none};
+    for (int64_t i = 0; i < count; i += kBlockTokens) {
+        F32x16 a = F32x16::load(scores + i), b = F32x16::load(scores + i + kLanes);
+        if (!seen.has_all(i)) a = seen.keep(a, none, i), b = seen.keep(b, none, i + kLanes);
+        largest[0] = max(largest[0], a);
+        largest[1] = max(largest[1], b);
     }
-    total = reduce_add(sum);
+    return reduce_max(max(largest[0], largest[1]));
+}
+
+// Calls emit(i, a, b) with the weights of scores i..i + 16 and i + 16..i + 32, zero for those that
+// are not seen; returns their sum.
+template <typename Emit>
+float weigh_row(const float* scores, int64_t count, Seen seen, float maximum, Emit emit) {
+    const F32x16 shift = F32x16::broadcast(maximum), zero = F32x16::zero();
+    F32x16 sum = zero;
+    for (int64_t i = 0; i < count; i += kBlockTokens) {
+        if (seen.has_none(i)) {
+            emit(i, zero, zero);
+            continue;
+        }
+        F32x16 a = exp(F32x16::load(scores + i) - shift);
+        F32x16 b = exp(F32x16::load(scores + i + kLanes) - shift);
+        if (!seen.has_all(i)) a = seen.keep(a, zero, i), b = seen.keep(b, zero, i + kLanes);
+        sum = sum + a + b;
+        emit(i, a, b);
+    }
+    return reduce_add(sum);
 }
 
 }  // namespace
@@ -101,6 +126,15 @@ int64_t AttentionOp::count_units() const {
         query_blocks += (queries + unit_queries_ - 1) / unit_queries_;
     }
     return query_blocks * cache_.heads * ((group_ + unit_heads_ - 1) / unit_heads_);
+}
+
+// Of one unit.
+int64_t AttentionOp::most_rows() const {
+    int64_t queries = 1;
+    for (int32_t s = 0; s < rows_.count(); ++s) {
+        queries = std::max<int64_t>(queries, batch_.query_start[s + 1] - batch_.query_start[s]);
+    }
+    return std::min(queries, unit_queries_) * unit_heads_;
 }
 
 int64_t AttentionOp::count_splits() const {
@@ -157,9 +191,11 @@ void AttentionOp::add_distances(const Unit& unit, int64_t start, int64_t end,
     }
 }
 
-// Turns scores [rows][split], of positions from `start`, into weights, and notes maxima and totals.
-void AttentionOp::weigh(const Unit& unit, int64_t start, int64_t end, float* scores,
-                        float* part) const {
+// Makes weights of scores [rows][split], of positions from `start`, and notes maxima and totals.
+// Calls emit(row, i, a, b) with 32 weights from i.
+template <typename Emit>
+void AttentionOp::weigh(const Unit& unit, int64_t start, int64_t end, float* scores, float* part,
+                        Emit emit) const {
     const int64_t width = cache_.value_width(), rows = unit.rows();
     if (options_.soft_cap > 0) {
         const F32x16 cap = F32x16::broadcast(options_.soft_cap);
@@ -170,16 +206,19 @@ void AttentionOp::weigh(const Unit& unit, int64_t start, int64_t end, float* sco
         }
     }
     if (options_.alibi_slopes) add_distances(unit, start, end, scores);
-    clear(part, width);
-    for (int64_t r = 0; r < rows; ++r) {
+    const auto seen_by = [&](int64_t r) {
         const int64_t position = unit.position + r / unit.heads;
-        const int64_t first = options_.oldest(position) - start, last = position + 1 - start;
-        if (last <= 0 || first >= kSplit) {
-            std::fill_n(scores + r * kSplit, end, 0.0f);
-            continue;
-        }
-        softmax(scores + r * kSplit, end, first, last, maxima(part, width)[r],
-                totals(part, width)[r]);
+        return Seen{options_.oldest(position) - start, position + 1 - start};
+    };
+    for (int64_t r = 0; r < rows; ++r) {
+        const Seen seen = seen_by(r);
+        maxima(part, width)[r] =
+            seen.is_empty() ? kNone : maximum_of(scores + r * kSplit, end, seen);
+    }
+    for (int64_t r = 0; r < rows; ++r) {
+        totals(part, width)[r] =
+            weigh_row(scores + r * kSplit, end, seen_by(r), maxima(part, width)[r],
+                      [&](int64_t i, F32x16 a, F32x16 b) { emit(r, i, a, b); });
     }
 }
 
@@ -191,48 +230,60 @@ void AttentionOp::attend_tiles(const Unit& unit, int64_t split, const float* q, 
     const int64_t tokens = std::min(kSplit, unit.last_position() + 1 - start);
     const int64_t oldest = options_.oldest(unit.position);
     const int64_t from = std::max<int64_t>(0, oldest - start) / kBlockTokens;
-    const int64_t blocks = (tokens + kBlockTokens - 1) / kBlockTokens;
+    const int64_t blocks = (tokens + kBlockTokens - 1) / kBlockTokens - from;
     const int32_t* table = batch_.block_table + unit.sequence * batch_.table_width +
-                           start / kBlockTokens;
+                           start / kBlockTokens + from;
     const auto cell_of = [&](const void* cells, int64_t width, int64_t block) {
         return static_cast<const uint16_t*>(cells) +
                cache_.cell(table[block], unit.kv_head) * width * kBlockTokens;
     };
+    // Cells in the order they are read: keys, values, then what the next key head begins with.
+    const auto nth_cell = [&](int64_t i) {
+        if (i < blocks) return cell_of(cache_.keys, key_width, i);
+        if (i < 2 * blocks) return cell_of(cache_.values, value_width, i - blocks);
+        const int64_t block = std::min(i - 2 * blocks, blocks - 1);
+        return cell_of(cache_.keys, key_width, block) + key_width * kBlockTokens;
+    };
 
     SplitTile queries[kMaxHeadSize / kGroup];
     for (int64_t i = 0; i < key_width; i += kGroup) {
-        for (int64_t r = 0; r < rows; ++r) split_row(q + r * key_width + i, queries[i / kGroup], r);
-    }
-    alignas(64) float scores[kRows * kSplit];
-    for (int64_t r = 0; r < rows; ++r) std::fill_n(scores + r * kSplit, from * kBlockTokens, 0.0f);
-    for (int64_t i = from; i < blocks; ++i) {
-        score_block(queries, key_width, cell_of(cache_.keys, key_width, i),
-                    scores + i * kBlockTokens, kSplit);
-    }
-    weigh(unit, start, blocks * kBlockTokens, scores, part);
-    SplitTile weights[kSplit / kBlockTokens];
-    for (int64_t i = from; i < blocks; ++i) {
         for (int64_t r = 0; r < rows; ++r) {
-            split_row(scores + r * kSplit + i * kBlockTokens, weights[i], r);
+            const float* row = q + r * key_width + i;
+            split_row(F32x16::load(row), F32x16::load(row + kLanes), queries[i / kGroup], r);
         }
     }
+    alignas(64) float scores[kRows * kSplit];
+    for (int64_t i = 0; i < blocks; i += 2) {
+        const int64_t last = std::min(i + 1, blocks - 1);
+        const uint16_t* keys[] = {nth_cell(i), nth_cell(last)};
+        const uint16_t* next[] = {nth_cell(i + kCellsAhead), nth_cell(last + kCellsAhead)};
+        float* to = scores + i * kBlockTokens;
+        with_constant<2>(static_cast<int>(last - i + 1), [&](auto n) {
+            score_blocks<n.value>(queries, key_width, keys, next, to, kSplit);
+        });
+    }
+    SplitTile weights[kSplit / kBlockTokens];
+    weigh(unit, start + from * kBlockTokens, blocks * kBlockTokens, scores, part,
+          [&](int64_t row, int64_t i, F32x16 a, F32x16 b) {
+              if (i == 0) keep_awake();
+              split_row(a, b, weights[i / kBlockTokens], row);
+          });
     // Behind the context may lie what another sequence left, even NaN, which no weight of zero
     // would silence.
     alignas(64) uint16_t last[4 * Cache::kTile];
-    const int64_t used = tokens - (blocks - 1) * kBlockTokens;
+    const int64_t used = tokens - (from + blocks - 1) * kBlockTokens;
     for (int64_t d = 0; d < value_width; d += 4 * kLanes) {
         const int tiles = static_cast<int>(std::min<int64_t>(4, (value_width - d) / kLanes));
         const auto value_tiles = [&](int64_t i) -> const uint16_t* {
-            const uint16_t* values =
-                cell_of(cache_.values, value_width, from + i) + d * kBlockTokens;
-            if (from + i < blocks - 1 || used == kBlockTokens) return values;
-            for (int64_t k = 0; k < tiles * Cache::kTile; ++k) {
-                const int64_t token = k % Cache::kTile / (2 * kLanes) * 2 + k % 2;
-                last[k] = token < used ? values[k] : 0;
-            }
+            const uint16_t* values = nth_cell(blocks + i) + d * kBlockTokens;
+            if (i < blocks - 1 || used == kBlockTokens) return values;
+            copy_tokens(values, tiles, used, last);
             return last;
         };
-        sum_blocks(weights + from, blocks - from, value_tiles, tiles, part + d, value_width);
+        const auto next_tiles = [&](int64_t i) {
+            return nth_cell(blocks + i + kCellsAhead) + d * kBlockTokens;
+        };
+        sum_blocks(weights, blocks, value_tiles, next_tiles, tiles, part + d, value_width);
     }
 }
 #else
@@ -285,7 +336,11 @@ void AttentionOp::attend_split(const Unit& unit, int64_t split, const float* q, 
             scale_columns(scores, cache_.key_scales + cell(token) * kBlockTokens, token);
         }
     }
-    weigh(unit, start, end, scores, part);
+    std::fill_n(part, rows * value_width, 0.0f);
+    weigh(unit, start, end, scores, part, [&](int64_t row, int64_t i, F32x16 a, F32x16 b) {
+        a.store(scores + row * kSplit + i);
+        b.store(scores + row * kSplit + i + kLanes);
+    });
     for (int64_t i = 0; i < blocks; ++i) {
         const int64_t token = from + i * kBlockTokens;
         // Behind the context may lie what another sequence left, even NaN, which no weight of zero
@@ -311,7 +366,7 @@ void AttentionOp::attend(const Team& team, const Unit& unit, int64_t first, int6
     const int64_t oldest = options_.oldest(unit.position);
     first = std::max(first, oldest / kSplit);
     last = std::min(last, unit.last_position() / kSplit + 1);
-    clear(sum, cache_.value_width());
+    if (first >= last) return clear(sum, unit.rows(), cache_.value_width());
     for (int64_t i = std::max(first * kSplit, oldest) / kBlockTokens;
          i <= unit.last_position() / kBlockTokens; ++i) {
         if (table[i] < 0 || table[i] >= cache_.blocks) {
@@ -329,14 +384,15 @@ void AttentionOp::attend(const Team& team, const Unit& unit, int64_t first, int6
         }
     }
     for (int64_t split = first; split < last; ++split) {
+        float* to = split == first ? sum : part;
         if (cache_.is_tiled()) {
-            attend_tiles(unit, split, q, part);
+            attend_tiles(unit, split, q, to);
         } else {
             with_cache_type(cache_.type, [&](auto type) {
-                attend_split<decltype(type)>(unit, split, q, part);
+                attend_split<decltype(type)>(unit, split, q, to);
             });
         }
-        merge(part, unit.rows(), cache_.value_width(), sum);
+        if (split > first) merge(part, unit.rows(), cache_.value_width(), sum);
     }
 }
 
@@ -376,7 +432,8 @@ bool AttentionOp::valid(const Team& team) const {
 
 void AttentionOp::run(Team& team) const {
     if (!valid(team)) return;
-    const TileRegisters registers(cache_.is_tiled() ? Format::kBFloat16 : Format::kFloat32, kRows);
+    const TileRegisters registers(cache_.is_tiled() ? Format::kBFloat16 : Format::kFloat32,
+                                  most_rows());
     const int64_t width = cache_.value_width(), splits = count_splits();
     if (splits_apart()) {
         for_each_unit(team, splits, [&](const Unit& unit, int64_t index, int64_t split) {
@@ -397,7 +454,7 @@ void AttentionMergeOp::run(Team& team) const {
     const int64_t width = first_.cache_.value_width(), splits = first_.count_splits();
     std::vector<float> sum(static_cast<size_t>(part_floats(width)));
     first_.for_each_unit(team, 1, [&](const AttentionOp::Unit& unit, int64_t index, int64_t) {
-        clear(sum.data(), width);
+        clear(sum.data(), unit.rows(), width);
         for (int64_t split = 0; split < splits; ++split) {
             merge(scratch() + (index * splits + split) * part_floats(width), unit.rows(), width,
                   sum.data());

@@ -53,12 +53,15 @@ class AttentionOp : public Op {
     bool valid(const Team& team) const;
     int64_t count_units() const;
     int64_t count_splits() const;
+    int64_t most_rows() const;
     bool splits_apart() const;
     void add_distances(const Unit& unit, int64_t start, int64_t end, float* scores) const;
     template <typename Type>
     void attend_split(const Unit& unit, int64_t split, const float* q, float* part) const;
     void attend_tiles(const Unit& unit, int64_t split, const float* q, float* part) const;
-    void weigh(const Unit& unit, int64_t start, int64_t end, float* scores, float* part) const;
+    template <typename Emit>
+    void weigh(const Unit& unit, int64_t start, int64_t end, float* scores, float* part,
+               Emit emit) const;
     void attend(const Team& team, const Unit& unit, int64_t first, int64_t last, float* part) const;
     void store(const Unit& unit, const float* sums) const;
 

@@ -8,7 +8,7 @@
 namespace headrace {
 
 // Cody-Waite reduction to |r| <= ln(2)/2, then the Taylor polynomial; below -87 it stays at e^-87.
-inline F32x16 exp(F32x16 x) {
+__attribute__((always_inline)) inline F32x16 exp(F32x16 x) {
     const auto constant = F32x16::broadcast;
     x = max(min(x, constant(88.0f)), constant(-87.0f));
     const F32x16 n = round_even(x * constant(1.44269504f));
