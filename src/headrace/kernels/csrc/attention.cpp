@@ -10,45 +10,44 @@ namespace headrace {
 namespace {
 
 constexpr int64_t kSplit = 256;
-constexpr int64_t kRows = kHasTiles ? kBlockRows : kFmaRows;  // query heads x tokens of a unit
-#ifndef KCA
-#define KCA 2
-#endif
-constexpr int64_t kCellsAhead = KCA;   // fetched while one is read
+constexpr int64_t kCellsAhead = 2;   // fetched while one is read
 constexpr int64_t kApartUnits = 8;   // with so few units, splits are shared out as well
+constexpr int64_t kApartRows = 16;   // if none of them is larger
+// Query heads x tokens of a unit. With tiles it is large, because a processor needs half a
+// microsecond to get from other arithmetic to tile products.
+constexpr int64_t kTiledRows = 4 * kBlockRows;
+constexpr int64_t kMostRows = kHasTiles ? kTiledRows : kFmaRows;
 constexpr float kNone = -std::numeric_limits<float>::infinity();
 
-// What one unit keeps of one or more splits: sums [rows][width of values], maxima [rows],
-// totals [rows].
-int64_t part_floats(int64_t width) { return kRows * (width + 2); }
-float* maxima(float* part, int64_t width) { return part + kRows * width; }
-float* totals(float* part, int64_t width) { return part + kRows * (width + 1); }
+// What a unit keeps of one or more splits: for each row its sums [width of values], maximum and
+// total.
+int64_t part_stride(int64_t width) { return width + kLanes; }
+float& maximum_of(float* row, int64_t width) { return row[width]; }
+float& total_of(float* row, int64_t width) { return row[width + 1]; }
 
 // Adds a later split to `sum`: both are weighted by e to their maximum.
-void merge(const float* part, int64_t rows, int64_t width, float* sum) {
-    float* part_maxima = maxima(const_cast<float*>(part), width);
-    float* part_totals = totals(const_cast<float*>(part), width);
-    for (int64_t r = 0; r < rows; ++r) {
-        if (part_maxima[r] == kNone) continue;
-        float& maximum = maxima(sum, width)[r];
-        float& total = totals(sum, width)[r];
-        const bool first = maximum == kNone;
-        const float largest = std::max(maximum, part_maxima[r]);
-        const float old_weight = first ? 0.0f : exp(maximum - largest);
-        const float new_weight = exp(part_maxima[r] - largest);
-        for (int64_t i = r * width; i < (r + 1) * width; i += kLanes) {
+void merge(float* part, int64_t rows, int64_t width, float* sum) {
+    const int64_t stride = part_stride(width);
+    for (int64_t r = 0; r < rows; ++r, part += stride, sum += stride) {
+        const float part_maximum = maximum_of(part, width);
+        if (part_maximum == kNone) continue;
+        float& maximum = maximum_of(sum, width);
+        float& total = total_of(sum, width);
+        const float largest = std::max(maximum, part_maximum);
+        const float old_weight = maximum == kNone ? 0.0f : exp(maximum - largest);
+        const float new_weight = exp(part_maximum - largest);
+        for (int64_t i = 0; i < width; i += kLanes) {
             const F32x16 old = F32x16::load(sum + i) * F32x16::broadcast(old_weight);
             fma(F32x16::load(part + i), F32x16::broadcast(new_weight), old).store(sum + i);
         }
-        total = std::fma(part_totals[r], new_weight, total * old_weight);
+        total = std::fma(total_of(part, width), new_weight, total * old_weight);
         maximum = largest;
     }
 }
 
 void clear(float* part, int64_t rows, int64_t width) {
-    std::fill_n(part, rows * width, 0.0f);
-    std::fill_n(maxima(part, width), rows, kNone);
-    std::fill_n(totals(part, width), rows, 0.0f);
+    std::fill_n(part, rows * part_stride(width), 0.0f);
+    for (int64_t r = 0; r < rows; ++r) maximum_of(part + r * part_stride(width), width) = kNone;
 }
 
 // The scores first..last of a row that one split's tokens see.
@@ -64,7 +63,7 @@ struct Seen {
 };
 
 // Their maximum; `count` is a multiple of 32.
-float maximum_of(const float* scores, int64_t count, Seen seen) {
+float largest_of(const float* scores, int64_t count, Seen seen) {
     const F32x16 none = F32x16::broadcast(kNone);
     F32x16 largest[2] = {none, none};
     for (int64_t i = 0; i < count; i += kBlockTokens) {
@@ -112,11 +111,17 @@ AttentionOp::AttentionOp(Rows rows, const float* q, int64_t q_stride, int64_t he
                          Batch batch, AttentionOptions options, float* out)
     : Op(rows), q_(q), q_stride_(q_stride), heads_(heads), cache_(cache), batch_(batch),
       options_(options), out_(out), group_(heads / cache.heads),
-      unit_heads_(std::min(group_, kRows)), unit_queries_(kRows / unit_heads_) {}
+      unit_heads_(std::min<int64_t>(group_, cache.is_tiled() ? kBlockRows : kFmaRows)),
+      unit_queries_((cache.is_tiled() ? kTiledRows : kFmaRows) / unit_heads_) {}
 
 int64_t AttentionOp::scratch_floats() const {
     const int64_t splits = (batch_.table_width * kBlockTokens + kSplit - 1) / kSplit;
-    return kApartUnits * splits * part_floats(cache_.value_width());
+    return kApartUnits * splits * apart_floats();
+}
+
+// Of one split of one unit in the scratch.
+int64_t AttentionOp::apart_floats() const {
+    return kApartRows * part_stride(cache_.value_width());
 }
 
 int64_t AttentionOp::count_units() const {
@@ -146,7 +151,7 @@ int64_t AttentionOp::count_splits() const {
 }
 
 bool AttentionOp::splits_apart() const {
-    return count_units() <= kApartUnits && count_splits() > 1;
+    return most_rows() <= kApartRows && count_units() <= kApartUnits && count_splits() > 1;
 }
 
 // Calls function(unit, its number, part) for parts 0..parts of all units, shared by the team.
@@ -210,14 +215,16 @@ void AttentionOp::weigh(const Unit& unit, int64_t start, int64_t end, float* sco
         const int64_t position = unit.position + r / unit.heads;
         return Seen{options_.oldest(position) - start, position + 1 - start};
     };
+    const int64_t stride = part_stride(width);
     for (int64_t r = 0; r < rows; ++r) {
         const Seen seen = seen_by(r);
-        maxima(part, width)[r] =
-            seen.is_empty() ? kNone : maximum_of(scores + r * kSplit, end, seen);
+        maximum_of(part + r * stride, width) =
+            seen.is_empty() ? kNone : largest_of(scores + r * kSplit, end, seen);
     }
     for (int64_t r = 0; r < rows; ++r) {
-        totals(part, width)[r] =
-            weigh_row(scores + r * kSplit, end, seen_by(r), maxima(part, width)[r],
+        float* row = part + r * stride;
+        total_of(row, width) =
+            weigh_row(scores + r * kSplit, end, seen_by(r), maximum_of(row, width),
                       [&](int64_t i, F32x16 a, F32x16 b) { emit(r, i, a, b); });
     }
 }
@@ -245,45 +252,53 @@ void AttentionOp::attend_tiles(const Unit& unit, int64_t split, const float* q, 
         return cell_of(cache_.keys, key_width, block) + key_width * kBlockTokens;
     };
 
-    SplitTile queries[kMaxHeadSize / kGroup];
-    for (int64_t i = 0; i < key_width; i += kGroup) {
-        for (int64_t r = 0; r < rows; ++r) {
+    constexpr int64_t kRowBlocks = kTiledRows / kBlockRows, kGroups = kMaxHeadSize / kGroup;
+    const int64_t row_blocks = (rows + kBlockRows - 1) / kBlockRows;
+    SplitTile queries[kRowBlocks][kGroups];
+    for (int64_t r = 0; r < rows; ++r) {
+        for (int64_t i = 0; i < key_width; i += kGroup) {
             const float* row = q + r * key_width + i;
-            split_row(F32x16::load(row), F32x16::load(row + kLanes), queries[i / kGroup], r);
+            split_row(F32x16::load(row), F32x16::load(row + kLanes),
+                      queries[r / kBlockRows][i / kGroup], r % kBlockRows);
         }
     }
-    alignas(64) float scores[kRows * kSplit];
+    alignas(64) float scores[kTiledRows * kSplit];
     for (int64_t i = 0; i < blocks; i += 2) {
-        const int64_t last = std::min(i + 1, blocks - 1);
-        const uint16_t* keys[] = {nth_cell(i), nth_cell(last)};
-        const uint16_t* next[] = {nth_cell(i + kCellsAhead), nth_cell(last + kCellsAhead)};
-        float* to = scores + i * kBlockTokens;
-        with_constant<2>(static_cast<int>(last - i + 1), [&](auto n) {
-            score_blocks<n.value>(queries, key_width, keys, next, to, kSplit);
+        const int64_t second = std::min(i + 1, blocks - 1);
+        const uint16_t* keys[] = {nth_cell(i), nth_cell(second)};
+        const uint16_t* next[] = {nth_cell(i + kCellsAhead), nth_cell(second + kCellsAhead)};
+        with_constant<2>(static_cast<int>(second - i + 1), [&](auto n) {
+            for (int64_t b = 0; b < row_blocks; ++b) {
+                float* to = scores + b * kBlockRows * kSplit + i * kBlockTokens;
+                score_blocks<n.value>(queries[b], key_width, keys, b ? keys : next, to, kSplit);
+            }
         });
     }
-    SplitTile weights[kSplit / kBlockTokens];
+    SplitTile weights[kRowBlocks][kSplit / kBlockTokens];
     weigh(unit, start + from * kBlockTokens, blocks * kBlockTokens, scores, part,
           [&](int64_t row, int64_t i, F32x16 a, F32x16 b) {
-              if (i == 0) keep_awake();
-              split_row(a, b, weights[i / kBlockTokens], row);
+              split_row(a, b, weights[row / kBlockRows][i / kBlockTokens], row % kBlockRows);
           });
     // Behind the context may lie what another sequence left, even NaN, which no weight of zero
     // would silence.
-    alignas(64) uint16_t last[4 * Cache::kTile];
+    alignas(64) uint16_t end[4 * Cache::kTile];
     const int64_t used = tokens - (from + blocks - 1) * kBlockTokens;
+    const int64_t stride = part_stride(value_width);
     for (int64_t d = 0; d < value_width; d += 4 * kLanes) {
         const int tiles = static_cast<int>(std::min<int64_t>(4, (value_width - d) / kLanes));
-        const auto value_tiles = [&](int64_t i) -> const uint16_t* {
-            const uint16_t* values = nth_cell(blocks + i) + d * kBlockTokens;
-            if (i < blocks - 1 || used == kBlockTokens) return values;
-            copy_tokens(values, tiles, used, last);
-            return last;
-        };
-        const auto next_tiles = [&](int64_t i) {
-            return nth_cell(blocks + i + kCellsAhead) + d * kBlockTokens;
-        };
-        sum_blocks(weights, blocks, value_tiles, next_tiles, tiles, part + d, value_width);
+        const uint16_t *values[kSplit / kBlockTokens], *next[kSplit / kBlockTokens];
+        for (int64_t i = 0; i < blocks; ++i) {
+            values[i] = nth_cell(blocks + i) + d * kBlockTokens;
+            next[i] = nth_cell(blocks + i + kCellsAhead) + d * kBlockTokens;
+        }
+        if (used < kBlockTokens) {
+            copy_tokens(values[blocks - 1], tiles, used, end);
+            values[blocks - 1] = end;
+        }
+        for (int64_t b = 0; b < row_blocks; ++b) {
+            sum_blocks(weights[b], blocks, values, b ? values : next, tiles,
+                       part + b * kBlockRows * stride + d, stride);
+        }
     }
 }
 #else
@@ -326,7 +341,7 @@ void AttentionOp::attend_split(const Unit& unit, int64_t split, const float* q, 
         }
     };
 
-    alignas(64) float scores[kRows * kSplit];
+    alignas(64) float scores[kFmaRows * kSplit];
     for (int64_t r = 0; r < rows; ++r) std::fill_n(scores + r * kSplit, end, 0.0f);
     for (int64_t i = 0; i < blocks; ++i) {
         const int64_t token = from + i * kBlockTokens;
@@ -336,7 +351,7 @@ void AttentionOp::attend_split(const Unit& unit, int64_t split, const float* q, 
             scale_columns(scores, cache_.key_scales + cell(token) * kBlockTokens, token);
         }
     }
-    std::fill_n(part, rows * value_width, 0.0f);
+    clear(part, rows, value_width);
     weigh(unit, start, end, scores, part, [&](int64_t row, int64_t i, F32x16 a, F32x16 b) {
         a.store(scores + row * kSplit + i);
         b.store(scores + row * kSplit + i + kLanes);
@@ -353,7 +368,7 @@ void AttentionOp::attend_split(const Unit& unit, int64_t split, const float* q, 
             const Lanes<Type> lanes{nth_cell(blocks + i) + d, value_width, kLanes,
                                     nth_cell(blocks + i + kCellsAhead) + d};
             multiply(scores + token, kSplit, rows, lanes, d + kLanes < value_width ? 2 : 1, used,
-                     part + d, value_width);
+                     part + d, part_stride(value_width));
         }
     }
 }
@@ -373,7 +388,7 @@ void AttentionOp::attend(const Team& team, const Unit& unit, int64_t first, int6
             return team.fail("a block id is outside the cache");
         }
     }
-    alignas(64) float q[kRows * kMaxHeadSize], part[kRows * (kMaxHeadSize + 2)];
+    alignas(64) float q[kMostRows * kMaxHeadSize], part[kMostRows * (kMaxHeadSize + kLanes)];
     const F32x16 scale = F32x16::broadcast(options_.scale);
     for (int64_t r = 0; r < unit.rows(); ++r) {
         const float* from = q_ + (unit.first_query + r / unit.heads) * q_stride_ +
@@ -397,13 +412,13 @@ void AttentionOp::attend(const Team& team, const Unit& unit, int64_t first, int6
 }
 
 // Divides the sums by the total weight, that of the sink included.
-void AttentionOp::store(const Unit& unit, const float* sum) const {
+void AttentionOp::store(const Unit& unit, float* sum) const {
     const int64_t size = cache_.value_size, width = cache_.value_width();
-    for (int64_t r = 0; r < unit.rows(); ++r) {
+    for (int64_t r = 0; r < unit.rows(); ++r, sum += part_stride(width)) {
         const int64_t head = unit.first_head + r % unit.heads;
-        float total = totals(const_cast<float*>(sum), width)[r], weight = 1.0f;
+        float total = total_of(sum, width), weight = 1.0f;
         if (options_.sinks) {
-            const float maximum = maxima(const_cast<float*>(sum), width)[r];
+            const float maximum = maximum_of(sum, width);
             const float largest = std::max(maximum, options_.sinks[head]);
             weight = exp(maximum - largest);
             total = std::fma(total, weight, exp(options_.sinks[head] - largest));
@@ -412,7 +427,7 @@ void AttentionOp::store(const Unit& unit, const float* sum) const {
         const F32x16 share = F32x16::broadcast(weight / total);
         for (int64_t i = 0; i < size; i += kLanes) {
             const int64_t count = std::min<int64_t>(kLanes, size - i);
-            store_partial(F32x16::load(sum + r * width + i) * share, to + i, count);
+            store_partial(F32x16::load(sum + i) * share, to + i, count);
         }
     }
 }
@@ -434,15 +449,17 @@ void AttentionOp::run(Team& team) const {
     if (!valid(team)) return;
     const TileRegisters registers(cache_.is_tiled() ? Format::kBFloat16 : Format::kFloat32,
                                   most_rows());
-    const int64_t width = cache_.value_width(), splits = count_splits();
+    const int64_t splits = count_splits();
     if (splits_apart()) {
         for_each_unit(team, splits, [&](const Unit& unit, int64_t index, int64_t split) {
-            float* part = scratch() + (index * splits + split) * part_floats(width);
+            float* part = scratch() + (index * splits + split) * apart_floats();
             attend(team, unit, split, split + 1, part);
         });
         return;
     }
-    std::vector<float> sum(static_cast<size_t>(part_floats(width)));
+    const int64_t row_blocks = (most_rows() + kBlockRows - 1) / kBlockRows;
+    std::vector<float> sum(
+        static_cast<size_t>(row_blocks * kBlockRows * part_stride(cache_.value_width())));
     for_each_unit(team, 1, [&](const Unit& unit, int64_t, int64_t) {
         attend(team, unit, 0, splits, sum.data());
         store(unit, sum.data());
@@ -452,11 +469,11 @@ void AttentionOp::run(Team& team) const {
 void AttentionMergeOp::run(Team& team) const {
     if (!first_.valid(team) || !first_.splits_apart()) return;
     const int64_t width = first_.cache_.value_width(), splits = first_.count_splits();
-    std::vector<float> sum(static_cast<size_t>(part_floats(width)));
+    std::vector<float> sum(static_cast<size_t>(first_.apart_floats()));
     first_.for_each_unit(team, 1, [&](const AttentionOp::Unit& unit, int64_t index, int64_t) {
         clear(sum.data(), unit.rows(), width);
         for (int64_t split = 0; split < splits; ++split) {
-            merge(scratch() + (index * splits + split) * part_floats(width), unit.rows(), width,
+            merge(scratch() + (index * splits + split) * first_.apart_floats(), unit.rows(), width,
                   sum.data());
         }
         first_.store(unit, sum.data());

@@ -53,6 +53,7 @@ class AttentionOp : public Op {
     bool valid(const Team& team) const;
     int64_t count_units() const;
     int64_t count_splits() const;
+    int64_t apart_floats() const;
     int64_t most_rows() const;
     bool splits_apart() const;
     void add_distances(const Unit& unit, int64_t start, int64_t end, float* scores) const;
@@ -63,7 +64,7 @@ class AttentionOp : public Op {
     void weigh(const Unit& unit, int64_t start, int64_t end, float* scores, float* part,
                Emit emit) const;
     void attend(const Team& team, const Unit& unit, int64_t first, int64_t last, float* part) const;
-    void store(const Unit& unit, const float* sums) const;
+    void store(const Unit& unit, float* sums) const;
 
     const float* q_;
     int64_t q_stride_, heads_;

@@ -39,16 +39,12 @@ template <int kSum>
 inline void add_split(const uint16_t* right, const uint16_t* next) {
     load_tile<6>(right);
     load_tile<7>(right + Cache::kTile);
-    for (int64_t i = 0; i < 2 * Cache::kTile; i += 2 * kLanes) __builtin_prefetch(next + i, 0, 2);
+    for (int64_t i = 0; i < 2 * Cache::kTile; i += 2 * kLanes) __builtin_prefetch(next + i, 0, 3);
     multiply_tiles<kSum, 4, 6>();
     multiply_tiles<kSum + 1, 4, 7>();
     multiply_tiles<kSum, 5, 6>();
     multiply_tiles<kSum + 1, 5, 7>();
 }
-
-// A processor slows its tile products down to half when there was none for about a microsecond.
-// This one's result is of no use.
-inline void keep_awake() { multiply_tiles<0, 4, 6>(); }
 
 template <int kSum>
 inline void store_sums(float* to, int64_t row_floats) {
@@ -84,18 +80,16 @@ inline void copy_tokens(const uint16_t* from, int tiles, int64_t used, uint16_t*
 }
 
 // sums[rows][64] = weights times 64 (or as many as `tiles` say) features of successive blocks.
-template <typename ValueTiles, typename NextTiles>
-inline void sum_blocks(const SplitTile* weights, int64_t blocks, ValueTiles value_tiles,
-                       NextTiles next_tiles, int tiles, float* sums, int64_t row_floats) {
+inline void sum_blocks(const SplitTile* weights, int64_t blocks, const uint16_t* const* values,
+                       const uint16_t* const* next, int tiles, float* sums, int64_t row_floats) {
     clear_tile<0>();
     clear_tile<1>();
     clear_tile<2>();
     clear_tile<3>();
     for (int64_t i = 0; i < blocks; ++i) {
-        const uint16_t *values = value_tiles(i), *next = next_tiles(i);
         load_split(weights[i]);
-        add_split<0>(values, next);
-        if (tiles == 4) add_split<2>(values + 2 * Cache::kTile, next + 2 * Cache::kTile);
+        add_split<0>(values[i], next[i]);
+        if (tiles == 4) add_split<2>(values[i] + 2 * Cache::kTile, next[i] + 2 * Cache::kTile);
     }
     store_sums<0>(sums, row_floats);
     if (tiles == 4) store_sums<2>(sums + 2 * kLanes, row_floats);
