@@ -95,6 +95,36 @@ float weigh_row(const float* scores, int64_t count, Seen seen, float maximum, Em
     return reduce_add(sum);
 }
 
+// Where the blocks of one split lie, in the order they are read: keys, values, then what the next
+// key head begins with.
+template <typename Element>
+class Cells {
+   public:
+    Cells(const Cache& cache, const int32_t* table, int64_t kv_head, int64_t blocks)
+        : cache_(cache), table_(table), kv_head_(kv_head), blocks_(blocks) {}
+
+    int64_t number(int64_t block) const { return cache_.cell(table_[block], kv_head_); }
+    const Element* operator[](int64_t i) const {
+        if (i < blocks_) return key(i);
+        if (i < 2 * blocks_) return value(i - blocks_);
+        return key(std::min(i - 2 * blocks_, blocks_ - 1)) + cache_.key_width() * kBlockTokens;
+    }
+
+   private:
+    const Element* key(int64_t block) const {
+        return static_cast<const Element*>(cache_.keys) +
+               number(block) * cache_.key_width() * kBlockTokens;
+    }
+    const Element* value(int64_t block) const {
+        return static_cast<const Element*>(cache_.values) +
+               number(block) * cache_.value_width() * kBlockTokens;
+    }
+
+    const Cache& cache_;
+    const int32_t* table_;
+    int64_t kv_head_, blocks_;
+};
+
 }  // namespace
 
 // Some successive query tokens of one sequence and some query heads of one key head.
@@ -106,6 +136,24 @@ struct AttentionOp::Unit {
     int64_t rows() const { return queries * heads; }
     int64_t last_position() const { return position + queries - 1; }
 };
+
+// What a unit reads of one split: whole blocks from position `start`, of which `tokens` count.
+struct AttentionOp::Span {
+    int64_t start, blocks, tokens;
+    const int32_t* table;
+
+    int64_t end() const { return blocks * kBlockTokens; }
+    int64_t last_used() const { return tokens - (blocks - 1) * kBlockTokens; }
+};
+
+AttentionOp::Span AttentionOp::span(const Unit& unit, int64_t split) const {
+    const int64_t oldest = options_.oldest(unit.position) / kBlockTokens * kBlockTokens;
+    const int64_t start = std::max(split * kSplit, oldest);
+    const int64_t end = std::min((split + 1) * kSplit, unit.last_position() + 1);
+    const int32_t* table = batch_.block_table + unit.sequence * batch_.table_width;
+    return {start, (end - start + kBlockTokens - 1) / kBlockTokens, end - start,
+            table + start / kBlockTokens};
+}
 
 AttentionOp::AttentionOp(Rows rows, const float* q, int64_t q_stride, int64_t heads, Cache cache,
                          Batch batch, AttentionOptions options, float* out)
@@ -230,31 +278,57 @@ void AttentionOp::weigh(const Unit& unit, int64_t start, int64_t end, float* sco
 }
 
 #if defined(__AMX_BF16__)
-// The same for a cache in tiles.
-void AttentionOp::attend_tiles(const Unit& unit, int64_t split, const float* q, float* part) const {
-    const int64_t key_width = cache_.key_width(), value_width = cache_.value_width();
-    const int64_t rows = unit.rows(), start = split * kSplit;
-    const int64_t tokens = std::min(kSplit, unit.last_position() + 1 - start);
-    const int64_t oldest = options_.oldest(unit.position);
-    const int64_t from = std::max<int64_t>(0, oldest - start) / kBlockTokens;
-    const int64_t blocks = (tokens + kBlockTokens - 1) / kBlockTokens - from;
-    const int32_t* table = batch_.block_table + unit.sequence * batch_.table_width +
-                           start / kBlockTokens + from;
-    const auto cell_of = [&](const void* cells, int64_t width, int64_t block) {
-        return static_cast<const uint16_t*>(cells) +
-               cache_.cell(table[block], unit.kv_head) * width * kBlockTokens;
-    };
-    // Cells in the order they are read: keys, values, then what the next key head begins with.
-    const auto nth_cell = [&](int64_t i) {
-        if (i < blocks) return cell_of(cache_.keys, key_width, i);
-        if (i < 2 * blocks) return cell_of(cache_.values, value_width, i - blocks);
-        const int64_t block = std::min(i - 2 * blocks, blocks - 1);
-        return cell_of(cache_.keys, key_width, block) + key_width * kBlockTokens;
-    };
+// scores[rows][split] = queries times the keys of a split.
+static void score_tiles(const SplitTile (*queries)[kMaxHeadSize / kGroup], int64_t row_blocks,
+                        int64_t width, const Cells<uint16_t>& cells, int64_t blocks,
+                        float* scores) {
+    for (int64_t i = 0; i < blocks; i += 2) {
+        const int64_t second = std::min(i + 1, blocks - 1);
+        const uint16_t* keys[] = {cells[i], cells[second]};
+        const uint16_t* next[] = {cells[i + kCellsAhead], cells[second + kCellsAhead]};
+        with_constant<2>(static_cast<int>(second - i + 1), [&](auto n) {
+            for (int64_t b = 0; b < row_blocks; ++b) {
+                float* to = scores + b * kBlockRows * kSplit + i * kBlockTokens;
+                score_blocks<n.value>(queries[b], width, keys, b ? keys : next, to, kSplit);
+            }
+        });
+    }
+}
 
-    constexpr int64_t kRowBlocks = kTiledRows / kBlockRows, kGroups = kMaxHeadSize / kGroup;
-    const int64_t row_blocks = (rows + kBlockRows - 1) / kBlockRows;
-    SplitTile queries[kRowBlocks][kGroups];
+// sums[rows][stride] = weights times the values of a split, of whose last block `used` tokens count.
+static void sum_tiles(const SplitTile (*weights)[kSplit / kBlockTokens], int64_t row_blocks,
+                      int64_t width, const Cells<uint16_t>& cells, int64_t blocks, int64_t used,
+                      float* sums, int64_t stride) {
+    // Behind the context may lie what another sequence left, even NaN, which no weight of zero
+    // would silence.
+    alignas(64) uint16_t end[4 * Cache::kTile];
+    for (int64_t d = 0; d < width; d += 4 * kLanes) {
+        const int tiles = static_cast<int>(std::min<int64_t>(4, (width - d) / kLanes));
+        const uint16_t *values[kSplit / kBlockTokens], *next[kSplit / kBlockTokens];
+        for (int64_t i = 0; i < blocks; ++i) {
+            values[i] = cells[blocks + i] + d * kBlockTokens;
+            next[i] = cells[blocks + i + kCellsAhead] + d * kBlockTokens;
+        }
+        if (used < kBlockTokens) {
+            copy_tokens(values[blocks - 1], tiles, used, end);
+            values[blocks - 1] = end;
+        }
+        for (int64_t b = 0; b < row_blocks; ++b) {
+            float* to = sums + b * kBlockRows * stride + d;
+            sum_blocks(weights[b], blocks, values, b ? values : next, tiles, to, stride);
+        }
+    }
+}
+
+// The same as attend_split for a cache in tiles.
+void AttentionOp::attend_tiles(const Unit& unit, int64_t split, const float* q, float* part) const {
+    constexpr int64_t kRowBlocks = kTiledRows / kBlockRows;
+    const int64_t key_width = cache_.key_width(), value_width = cache_.value_width();
+    const int64_t rows = unit.rows(), row_blocks = (rows + kBlockRows - 1) / kBlockRows;
+    const Span span = this->span(unit, split);
+    const Cells<uint16_t> cells(cache_, span.table, unit.kv_head, span.blocks);
+
+    SplitTile queries[kRowBlocks][kMaxHeadSize / kGroup];
     for (int64_t r = 0; r < rows; ++r) {
         for (int64_t i = 0; i < key_width; i += kGroup) {
             const float* row = q + r * key_width + i;
@@ -263,43 +337,14 @@ void AttentionOp::attend_tiles(const Unit& unit, int64_t split, const float* q, 
         }
     }
     alignas(64) float scores[kTiledRows * kSplit];
-    for (int64_t i = 0; i < blocks; i += 2) {
-        const int64_t second = std::min(i + 1, blocks - 1);
-        const uint16_t* keys[] = {nth_cell(i), nth_cell(second)};
-        const uint16_t* next[] = {nth_cell(i + kCellsAhead), nth_cell(second + kCellsAhead)};
-        with_constant<2>(static_cast<int>(second - i + 1), [&](auto n) {
-            for (int64_t b = 0; b < row_blocks; ++b) {
-                float* to = scores + b * kBlockRows * kSplit + i * kBlockTokens;
-                score_blocks<n.value>(queries[b], key_width, keys, b ? keys : next, to, kSplit);
-            }
-        });
-    }
+    score_tiles(queries, row_blocks, key_width, cells, span.blocks, scores);
     SplitTile weights[kRowBlocks][kSplit / kBlockTokens];
-    weigh(unit, start + from * kBlockTokens, blocks * kBlockTokens, scores, part,
+    weigh(unit, span.start, span.end(), scores, part,
           [&](int64_t row, int64_t i, F32x16 a, F32x16 b) {
               split_row(a, b, weights[row / kBlockRows][i / kBlockTokens], row % kBlockRows);
           });
-    // Behind the context may lie what another sequence left, even NaN, which no weight of zero
-    // would silence.
-    alignas(64) uint16_t end[4 * Cache::kTile];
-    const int64_t used = tokens - (from + blocks - 1) * kBlockTokens;
-    const int64_t stride = part_stride(value_width);
-    for (int64_t d = 0; d < value_width; d += 4 * kLanes) {
-        const int tiles = static_cast<int>(std::min<int64_t>(4, (value_width - d) / kLanes));
-        const uint16_t *values[kSplit / kBlockTokens], *next[kSplit / kBlockTokens];
-        for (int64_t i = 0; i < blocks; ++i) {
-            values[i] = nth_cell(blocks + i) + d * kBlockTokens;
-            next[i] = nth_cell(blocks + i + kCellsAhead) + d * kBlockTokens;
-        }
-        if (used < kBlockTokens) {
-            copy_tokens(values[blocks - 1], tiles, used, end);
-            values[blocks - 1] = end;
-        }
-        for (int64_t b = 0; b < row_blocks; ++b) {
-            sum_blocks(weights[b], blocks, values, b ? values : next, tiles,
-                       part + b * kBlockRows * stride + d, stride);
-        }
-    }
+    sum_tiles(weights, row_blocks, value_width, cells, span.blocks, span.last_used(), part,
+              part_stride(value_width));
 }
 #else
 void AttentionOp::attend_tiles(const Unit&, int64_t, const float*, float*) const {}
@@ -308,67 +353,46 @@ void AttentionOp::attend_tiles(const Unit&, int64_t, const float*, float*) const
 // Scores, weights and weighted sum of one split.
 template <typename Type>
 void AttentionOp::attend_split(const Unit& unit, int64_t split, const float* q, float* part) const {
-    const int64_t key_width = cache_.key_width(), value_width = cache_.value_width();
-    const int64_t rows = unit.rows(), start = split * kSplit;
-    const int64_t tokens = std::min(kSplit, unit.last_position() + 1 - start);
-    const int64_t oldest = options_.oldest(unit.position);
-    const int64_t from = std::max<int64_t>(0, oldest - start) / kBlockTokens * kBlockTokens;
-    const int64_t blocks = (tokens - from + kBlockTokens - 1) / kBlockTokens;
-    const int64_t end = from + blocks * kBlockTokens;
-    const int32_t* table = batch_.block_table + unit.sequence * batch_.table_width;
-    const auto* keys = static_cast<const typename Type::Element*>(cache_.keys);
-    const auto* values = static_cast<const typename Type::Element*>(cache_.values);
-    const auto cell = [&](int64_t token) {
-        return cache_.cell(table[(start + token) / kBlockTokens], unit.kv_head);
-    };
-    const auto key_cell = [&](int64_t token) {
-        return keys + cell(token) * key_width * kBlockTokens;
-    };
-    const auto value_cell = [&](int64_t token) {
-        return values + cell(token) * value_width * kBlockTokens;
-    };
-    // Cells in the order they are read: keys, values, then what the next key head begins with.
-    const auto nth_cell = [&](int64_t i) {
-        if (i < blocks) return key_cell(from + i * kBlockTokens);
-        if (i < 2 * blocks) return value_cell(from + (i - blocks) * kBlockTokens);
-        const int64_t block = std::min(i - 2 * blocks, blocks - 1);
-        return key_cell(from + block * kBlockTokens) + key_width * kBlockTokens;
-    };
-    const auto scale_columns = [&](float* scores, const float* scales, int64_t token) {
+    const int64_t key_width = cache_.key_width(), width = cache_.value_width();
+    const int64_t rows = unit.rows();
+    const Span span = this->span(unit, split);
+    const Cells<typename Type::Element> cells(cache_, span.table, unit.kv_head, span.blocks);
+    const auto scale_columns = [&](float* scores, const float* scales) {
         for (int64_t i = 0; i < rows * kBlockTokens; i += kLanes) {
-            float* to = scores + i / kBlockTokens * kSplit + token + i % kBlockTokens;
+            float* to = scores + i / kBlockTokens * kSplit + i % kBlockTokens;
             (F32x16::load(to) * F32x16::load(scales + i % kBlockTokens)).store(to);
         }
     };
 
     alignas(64) float scores[kFmaRows * kSplit];
-    for (int64_t r = 0; r < rows; ++r) std::fill_n(scores + r * kSplit, end, 0.0f);
-    for (int64_t i = 0; i < blocks; ++i) {
-        const int64_t token = from + i * kBlockTokens;
-        const Lanes<Type> lanes{nth_cell(i), kBlockTokens, kLanes, nth_cell(i + kCellsAhead)};
-        multiply(q, key_width, rows, lanes, 2, cache_.head_size, scores + token, kSplit);
+    for (int64_t r = 0; r < rows; ++r) std::fill_n(scores + r * kSplit, span.end(), 0.0f);
+    for (int64_t i = 0; i < span.blocks; ++i) {
+        float* to = scores + i * kBlockTokens;
+        const Lanes<Type> lanes{cells[i], kBlockTokens, kLanes, cells[i + kCellsAhead]};
+        multiply(q, key_width, rows, lanes, 2, cache_.head_size, to, kSplit);
         if constexpr (std::is_same_v<Type, Int8>) {
-            scale_columns(scores, cache_.key_scales + cell(token) * kBlockTokens, token);
+            scale_columns(to, cache_.key_scales + cells.number(i) * kBlockTokens);
         }
     }
-    clear(part, rows, value_width);
-    weigh(unit, start, end, scores, part, [&](int64_t row, int64_t i, F32x16 a, F32x16 b) {
-        a.store(scores + row * kSplit + i);
-        b.store(scores + row * kSplit + i + kLanes);
-    });
-    for (int64_t i = 0; i < blocks; ++i) {
-        const int64_t token = from + i * kBlockTokens;
+    clear(part, rows, width);
+    weigh(unit, span.start, span.end(), scores, part,
+          [&](int64_t row, int64_t i, F32x16 a, F32x16 b) {
+              a.store(scores + row * kSplit + i);
+              b.store(scores + row * kSplit + i + kLanes);
+          });
+    for (int64_t i = 0; i < span.blocks; ++i) {
+        float* weights = scores + i * kBlockTokens;
         // Behind the context may lie what another sequence left, even NaN, which no weight of zero
         // would silence.
-        const int64_t used = std::min<int64_t>(kBlockTokens, tokens - token);
+        const int64_t used = i + 1 < span.blocks ? kBlockTokens : span.last_used();
         if constexpr (std::is_same_v<Type, Int8>) {
-            scale_columns(scores, cache_.value_scales + cell(token) * kBlockTokens, token);
+            scale_columns(weights, cache_.value_scales + cells.number(i) * kBlockTokens);
         }
-        for (int64_t d = 0; d < value_width; d += 2 * kLanes) {
-            const Lanes<Type> lanes{nth_cell(blocks + i) + d, value_width, kLanes,
-                                    nth_cell(blocks + i + kCellsAhead) + d};
-            multiply(scores + token, kSplit, rows, lanes, d + kLanes < value_width ? 2 : 1, used,
-                     part + d, part_stride(value_width));
+        for (int64_t d = 0; d < width; d += 2 * kLanes) {
+            const Lanes<Type> lanes{cells[span.blocks + i] + d, width, kLanes,
+                                    cells[span.blocks + i + kCellsAhead] + d};
+            multiply(weights, kSplit, rows, lanes, d + kLanes < width ? 2 : 1, used, part + d,
+                     part_stride(width));
         }
     }
 }

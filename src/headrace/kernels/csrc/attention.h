@@ -48,6 +48,8 @@ class AttentionOp : public Op {
    private:
     friend class AttentionMergeOp;
     struct Unit;
+    struct Span;
+    Span span(const Unit& unit, int64_t split) const;
     template <typename Function>
     void for_each_unit(Team& team, int64_t parts, Function function) const;
     bool valid(const Team& team) const;
