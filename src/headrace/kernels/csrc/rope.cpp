@@ -122,18 +122,20 @@ void RopeWriteOp::write(const float* head, int64_t slot, int64_t kv_head, bool i
         }
         auto* base = static_cast<Element*>(is_key ? cache_.keys : cache_.values) +
                      cell * width * kBlockTokens;
-        if (is_key && cache_.is_tiled()) {  // pairs of features are neighbours
+        if (!is_key && !cache_.is_tiled()) {
+            std::memcpy(base + token * width, converted,
+                        static_cast<size_t>(width) * sizeof(Element));
+        } else if (!is_key) {
+            for (int64_t i = 0; i < width; i += kLanes) {
+                Element* lanes = base + cache_.value_element(token, i);
+                for (int64_t lane = 0; lane < kLanes; ++lane) lanes[2 * lane] = converted[i + lane];
+            }
+        } else if (cache_.is_tiled()) {  // pairs of features are neighbours
             for (int64_t i = 0; i < width; i += 2) {
                 std::memcpy(base + cache_.key_element(i, token), converted + i, 2 * sizeof(Element));
             }
-        } else if (is_key || cache_.is_tiled()) {
-            for (int64_t i = 0; i < width; ++i) {
-                base[is_key ? cache_.key_element(i, token) : cache_.value_element(token, i)] =
-                    converted[i];
-            }
         } else {
-            std::memcpy(base + token * width, converted,
-                        static_cast<size_t>(width) * sizeof(Element));
+            for (int64_t i = 0; i < width; ++i) base[i * kBlockTokens + token] = converted[i];
         }
     });
 }
