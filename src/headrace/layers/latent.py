@@ -93,14 +93,11 @@ class LatentAttention:
         names, outputs = [f"{prefix}.kv_b_proj"], [self.share]
         weight = load.linear(names, self.latent_size, [width], outputs=outputs)
         rows = weight.lookup(torch.arange(weight.out_features, device=load.device))
-        load.nbytes += rows.nbytes - weight.nbytes
         keys, values = rows.view(len(self.share), -1, self.latent_size).split(sizes, dim=1)
-        return LatentHeads(
-            norm,
-            operations.block_weight(keys.transpose(1, 2).contiguous(), weight),
-            operations.block_weight(values.contiguous(), weight),
-            spec.is_interleaved,
-        )
+        key, key_bytes = operations.block_weight(keys.transpose(1, 2).contiguous(), weight)
+        value, value_bytes = operations.block_weight(values.contiguous(), weight)
+        load.nbytes += key_bytes + value_bytes - weight.nbytes
+        return LatentHeads(norm, key, value, spec.is_interleaved)
 
     @property
     def input_weight(self) -> LinearWeight:

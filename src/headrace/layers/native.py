@@ -395,7 +395,7 @@ class NativeOperations:
         self.kernels.quantize(attended, out, rows=self._counts.tokens)
         return self._ordered(out, consumer, "attended")
 
-    def block_weight(self, weight: Tensor, source: LinearWeight) -> list[PackedWeight]:
+    def block_weight(self, weight: Tensor, source: LinearWeight) -> tuple[list[PackedWeight], int]:
         """In float16, unless the source is in float32: its rounding is far finer than what the
         source has lost."""
         assert isinstance(source, PackedLinear)
@@ -404,7 +404,7 @@ class NativeOperations:
         for block in weight:
             packed.append(self.kernels.empty_weight(kind, *block.shape))
             self.kernels.pack_floats(packed[-1], 0, block)
-        return packed
+        return packed, sum(part.num_bytes for part in packed)
 
     def attend_latents(
         self,

@@ -203,8 +203,8 @@ class Operations(Protocol):
         rotates."""
         ...
 
-    def block_weight(self, weight: Tensor, source: LinearWeight) -> BlockWeight:
-        """Of weight [heads, out, in] float, which came from `source`."""
+    def block_weight(self, weight: Tensor, source: LinearWeight) -> tuple[BlockWeight, int]:
+        """Of weight [heads, out, in] float, which came from `source`; and its bytes."""
         ...
 
     def attend_latents(
@@ -358,8 +358,8 @@ class TorchOperations:
             query = (query * factors).to(query.dtype)
         return self.backend.forward(layout.layer, query, key, value, batch, layout.options)
 
-    def block_weight(self, weight: Tensor, source: LinearWeight) -> Tensor:
-        return weight
+    def block_weight(self, weight: Tensor, source: LinearWeight) -> tuple[Tensor, int]:
+        return weight, weight.nbytes
 
     def attend_latents(
         self,
