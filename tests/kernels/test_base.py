@@ -210,6 +210,14 @@ HOSTILE: dict[str, Callable[[Kernels], Any]] = {
 }
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.int8])
+def test_caches_begin_with_a_cache_line(kernels: Kernels, dtype: torch.dtype) -> None:
+    """Tiles that straddle two lines are read three times as slowly."""
+    for num_blocks in (1, 3, 2000):
+        cache = kernels.empty_cache(num_blocks, 1, 40, dtype)
+        assert cache.keys.data_ptr() % 64 == cache.values.data_ptr() % 64 == 0
+
+
 @pytest.mark.parametrize("case", HOSTILE)
 def test_hostile_arguments_are_refused(kernels: Kernels, case: str) -> None:
     with pytest.raises(ValueError):

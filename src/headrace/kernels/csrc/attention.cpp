@@ -22,6 +22,20 @@ constexpr float kNone = -std::numeric_limits<float>::infinity();
 // What a unit keeps of one or more splits: for each row its sums [width of values], maximum and
 // total.
 int64_t part_stride(int64_t width) { return width + kLanes; }
+
+// Memory for that, in whole lines: what straddles two takes tiles thrice the time.
+class PartMemory {
+   public:
+    PartMemory(int64_t rows, int64_t width)
+        : lines_(static_cast<size_t>(rows * part_stride(width) / kLanes)) {}
+    float* data() { return lines_[0].values; }
+
+   private:
+    struct alignas(64) Line {
+        float values[kLanes];
+    };
+    std::vector<Line> lines_;
+};
 float& maximum_of(float* row, int64_t width) { return row[width]; }
 float& total_of(float* row, int64_t width) { return row[width + 1]; }
 
@@ -412,7 +426,8 @@ void AttentionOp::attend(const Team& team, const Unit& unit, int64_t first, int6
             return team.fail("a block id is outside the cache");
         }
     }
-    alignas(64) float q[kMostRows * kMaxHeadSize], part[kMostRows * (kMaxHeadSize + kLanes)];
+    alignas(64) float q[kMostRows * kMaxHeadSize];
+    alignas(64) float part[kMostRows * (kMaxHeadSize + kLanes)];
     const F32x16 scale = F32x16::broadcast(options_.scale);
     for (int64_t r = 0; r < unit.rows(); ++r) {
         const float* from = q_ + (unit.first_query + r / unit.heads) * q_stride_ +
@@ -482,8 +497,7 @@ void AttentionOp::run(Team& team) const {
         return;
     }
     const int64_t row_blocks = (most_rows() + kBlockRows - 1) / kBlockRows;
-    std::vector<float> sum(
-        static_cast<size_t>(row_blocks * kBlockRows * part_stride(cache_.value_width())));
+    PartMemory sum(row_blocks * kBlockRows, cache_.value_width());
     for_each_unit(team, 1, [&](const Unit& unit, int64_t, int64_t) {
         attend(team, unit, 0, splits, sum.data());
         store(unit, sum.data());
@@ -493,7 +507,7 @@ void AttentionOp::run(Team& team) const {
 void AttentionMergeOp::run(Team& team) const {
     if (!first_.valid(team) || !first_.splits_apart()) return;
     const int64_t width = first_.cache_.value_width(), splits = first_.count_splits();
-    std::vector<float> sum(static_cast<size_t>(first_.apart_floats()));
+    PartMemory sum(kApartRows, width);
     first_.for_each_unit(team, 1, [&](const AttentionOp::Unit& unit, int64_t index, int64_t) {
         clear(sum.data(), unit.rows(), width);
         for (int64_t split = 0; split < splits; ++split) {
