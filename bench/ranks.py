@@ -77,13 +77,12 @@ def without_sums(settings: Settings, ranks: Ranks) -> Measure:
 
 def work(
     make: Callable[[Settings, Ranks], Measure], settings: Settings, shard: Shard, port: int,
-    memory: str, orders: Connection,
+    host: str, orders: Connection,
 ) -> None:  # fmt: skip
     ranks: Ranks = OneRank()
     if shard.size > 1:
         store = TCPStore("127.0.0.1", port, is_master=shard.rank == 0)
-        file = os.open(memory, os.O_RDWR | os.O_CREAT)
-        ranks = TorchRanks(shard, store, torch.device("cpu"), file)
+        ranks = TorchRanks(shard, store, torch.device("cpu"), host)
     measure = make(settings, ranks)
     orders.send(None)
     while True:

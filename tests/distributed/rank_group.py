@@ -1,10 +1,8 @@
 """Real ranks for tests: processes that run one function after another, all at the same time."""
 
 import multiprocessing
-import os
 from collections.abc import Callable
 from multiprocessing.connection import Connection
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -16,11 +14,10 @@ from headrace.distributed.shard import Shard
 from tests.e2e.server import free_port
 
 
-def _work(rank: int, size: int, port: int, memory: Path, jobs: Connection) -> None:
+def _work(shard: Shard, port: int, host: str, jobs: Connection) -> None:
     torch.set_num_threads(1)
-    memory_file = os.open(memory, os.O_RDWR | os.O_CREAT)
-    store = TCPStore("127.0.0.1", port, is_master=rank == 0)
-    ranks = TorchRanks(Shard(rank, size), store, torch.device("cpu"), memory_file)
+    store = TCPStore("127.0.0.1", port, is_master=shard.rank == 0)
+    ranks = TorchRanks(shard, store, torch.device("cpu"), host)
     while True:
         try:
             function, arguments, options = jobs.recv()
@@ -34,17 +31,19 @@ def _work(rank: int, size: int, port: int, memory: Path, jobs: Connection) -> No
 
 
 class RankGroup:
-    """`size` processes; use as a context."""
+    """One process for each of `hosts`, where those with different names share no memory; use as a
+    context."""
 
-    def __init__(self, size: int, memory: Path) -> None:
+    def __init__(self, *hosts: str) -> None:
         context = multiprocessing.get_context("spawn")
         port = free_port()
-        self.size = size
+        self.size = len(hosts)
         self._jobs: list[Connection] = []
         self._processes: list[Any] = []
-        for rank in range(size):
+        for rank, host in enumerate(hosts):
             ours, theirs = context.Pipe()
-            process = context.Process(target=_work, args=(rank, size, port, memory, theirs))
+            arguments = (Shard(rank, self.size), port, host, theirs)
+            process = context.Process(target=_work, args=arguments)
             process.start()
             theirs.close()
             self._jobs.append(ours)

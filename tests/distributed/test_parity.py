@@ -88,6 +88,19 @@ def test_smollm2_on_three_ranks(engine: str, three_ranks: RankGroup) -> None:
         assert tokens == expected
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("hosts", ["two_hosts", "uneven_hosts"])
+def test_ranks_of_several_hosts(
+    tmp_path: Path, engine: str, hosts: str, request: pytest.FixtureRequest
+) -> None:
+    group: RankGroup = request.getfixturevalue(hosts)
+    make_checkpoint(tmp_path, "LlamaForCausalLM", {"intermediate_size": 160})
+    prompts = random_prompts(5, 33, 12)
+    expected = greedy(None, tmp_path, engine, prompts)
+    for tokens in group.run(greedy, tmp_path, engine, prompts):
+        assert tokens == expected
+
+
 def test_no_rank_keeps_more_than_its_share(tmp_path: Path, two_ranks: RankGroup) -> None:
     make_checkpoint(tmp_path, "LlamaForCausalLM", {"vocab_size": 2000, "intermediate_size": 128})
     whole = weight_bytes(None, tmp_path, "torch")

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from headrace.kernels.memory import zeroed
+from headrace.kernels.ranks import RankMemory
 from headrace.kernels.routing import RoutingRule
 from headrace.kernels.tensors import (
     BLOCK_FORMATS,
@@ -35,7 +36,6 @@ from headrace.kernels.tensors import (
     NormKind,
     PackedWeight,
     QuantizedActivation,
-    RankMemory,
     Rotary,
     Routing,
     Rows,
