@@ -27,7 +27,7 @@ from headrace import config
 from headrace.checkpoint.checkpoint import open_checkpoint
 from headrace.checkpoint.embedded import embedded_model
 from headrace.config import Settings
-from headrace.distributed.ranks import OneRank, Ranks, TorchRanks
+from headrace.distributed.ranks import OneRank, Ranks, join_ranks
 from headrace.distributed.shard import Shard
 from headrace.kernels import load as load_kernels
 from headrace.layers.native import NativeOperations
@@ -82,7 +82,7 @@ def work(
     ranks: Ranks = OneRank()
     if shard.size > 1:
         store = TCPStore("127.0.0.1", port, is_master=shard.rank == 0)
-        ranks = TorchRanks(shard, store, torch.device("cpu"), host)
+        ranks = join_ranks(shard, store, torch.device("cpu"), host)
     measure = make(settings, ranks)
     orders.send(None)
     while True:

@@ -452,13 +452,19 @@ def ray_address(environ: Mapping[str, str] | None = None) -> tuple[str, int] | N
     return (host, int(port)) if host and port.isdecimal() else None
 
 
-def child_environment(cuda_devices: Sequence[str] = ()) -> dict[str, str]:
+def child_environment(
+    cuda_devices: Sequence[str] = (), interface: str | None = None
+) -> dict[str, str]:
     """What the engine process inherits: everything, plus OpenMP threads that sleep when idle.
 
     The front end shares the cores with it, so torch's worker threads must not spin between
-    parallel regions. `cuda_devices`: those that it shall see, if not all.
+    parallel regions. `cuda_devices`: those that it shall see, if not all. `interface`: of the
+    network on which it meets ranks of other hosts, unless the environment says so.
     """
     environment = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000", **os.environ}
     if cuda_devices:
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(cuda_devices)
+    if interface is not None:
+        for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+            environment.setdefault(name, interface)
     return environment

@@ -7,29 +7,17 @@ from tests.distributed.rank_group import RankGroup
 
 @pytest.fixture(scope="package")
 def two_ranks() -> Iterator[RankGroup]:
-    with RankGroup(*["a"] * 2) as group:
+    with RankGroup(2) as group:
         yield group
 
 
 @pytest.fixture(scope="package")
 def three_ranks() -> Iterator[RankGroup]:
-    with RankGroup(*["a"] * 3) as group:
+    with RankGroup(3) as group:
         yield group
 
 
 @pytest.fixture(scope="package")
 def four_ranks() -> Iterator[RankGroup]:
-    with RankGroup(*["a"] * 4) as group:
-        yield group
-
-
-@pytest.fixture(scope="package")
-def two_hosts() -> Iterator[RankGroup]:
-    with RankGroup("a", "b") as group:
-        yield group
-
-
-@pytest.fixture(scope="package")
-def uneven_hosts() -> Iterator[RankGroup]:
-    with RankGroup("a", "a", "b", "c") as group:
+    with RankGroup(4) as group:
         yield group

@@ -36,10 +36,11 @@ def exchange(ranks: Ranks, kind: str) -> tuple[list[torch.Tensor], torch.Tensor]
 
 
 @pytest.mark.parametrize("kind", ["native", "torch"])
-def test_hosts_change_no_bit(kind: str, four_ranks: RankGroup, uneven_hosts: RankGroup) -> None:
+@pytest.mark.parametrize("hosts", ["abcd", "aabc", "abbb"])
+def test_hosts_change_no_bit(kind: str, hosts: str, four_ranks: RankGroup) -> None:
     expected, _ = four_ranks.run(exchange, kind)[0]
     whole = torch.arange(float(ROWS * COLUMNS)).view(ROWS, COLUMNS)
-    for sums, gathered in uneven_hosts.run(exchange, kind):
+    for sums, gathered in four_ranks.on(hosts).run(exchange, kind):
         assert all(torch.equal(*pair) for pair in zip(sums, expected, strict=True))
         assert torch.equal(gathered, whole)
 
@@ -48,5 +49,5 @@ def sizes(ranks: Ranks) -> tuple[int, int, int]:
     return ranks.local_size, ranks.total(ranks.shard.rank), ranks.minimum(5 + ranks.shard.rank)
 
 
-def test_every_rank_knows_its_host(uneven_hosts: RankGroup) -> None:
-    assert uneven_hosts.run(sizes) == [(2, 6, 5), (2, 6, 5), (1, 6, 5), (1, 6, 5)]
+def test_every_rank_knows_its_host(four_ranks: RankGroup) -> None:
+    assert four_ranks.on("aabc").run(sizes) == [(2, 6, 5), (2, 6, 5), (1, 6, 5), (1, 6, 5)]

@@ -89,15 +89,14 @@ def test_smollm2_on_three_ranks(engine: str, three_ranks: RankGroup) -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("hosts", ["two_hosts", "uneven_hosts"])
+@pytest.mark.parametrize("hosts", ["abcd", "aabc"])
 def test_ranks_of_several_hosts(
-    tmp_path: Path, engine: str, hosts: str, request: pytest.FixtureRequest
+    tmp_path: Path, engine: str, hosts: str, four_ranks: RankGroup
 ) -> None:
-    group: RankGroup = request.getfixturevalue(hosts)
     make_checkpoint(tmp_path, "LlamaForCausalLM", {"intermediate_size": 160})
     prompts = random_prompts(5, 33, 12)
     expected = greedy(None, tmp_path, engine, prompts)
-    for tokens in group.run(greedy, tmp_path, engine, prompts):
+    for tokens in four_ranks.on(hosts).run(greedy, tmp_path, engine, prompts):
         assert tokens == expected
 
 

@@ -77,26 +77,12 @@ class OneRank:
 class TorchRanks:
     """Ranks in processes of their own, each with its part of the same models."""
 
-    def __init__(
-        self,
-        shard: Shard,
-        store: Store,
-        device: torch.device,
-        host: str = "",
-    ) -> None:
-        """`host`: what this one is called among those that the ranks are on."""
+    def __init__(self, shard: Shard, device: torch.device, memory: HostMemory) -> None:
         self.shard = shard
-        self._device = device
-        torch.distributed.init_process_group(
-            "nccl" if device.type == "cuda" else "gloo",
-            store=store,
-            rank=shard.rank,
-            world_size=shard.size,
-            timeout=PATIENCE,
-        )
-        self._memory = HostMemory(shard, store, host)
+        self.local_size = len(memory.here)
         self.device_index = device.index or 0
-        self.local_size = len(self._memory.here)
+        self._device = device
+        self._memory = memory
 
     def all_reduce(self, x: Tensor) -> Tensor:
         torch.distributed.all_reduce(x)
@@ -126,3 +112,15 @@ class TorchRanks:
 
     def memory(self, slot_floats: int) -> RankMemory:
         return self._memory.allocate(slot_floats)
+
+
+def join_ranks(shard: Shard, store: Store, device: torch.device, host: str = "") -> TorchRanks:
+    """Wait for all ranks. `host`: what this one is called among those that they are on."""
+    torch.distributed.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        store=store,
+        rank=shard.rank,
+        world_size=shard.size,
+        timeout=PATIENCE,
+    )
+    return TorchRanks(shard, device, HostMemory(shard, store, host))

@@ -69,7 +69,9 @@ class RankMemory:
     @property
     def slots(self) -> Tensor:
         """[ranks, 2, values] float32; a collective uses the second index in turn."""
-        return self.storage[RANK_LINE_BYTES * self.size :].view(torch.float32).view(self.size, 2, -1)
+        return (
+            self.storage[RANK_LINE_BYTES * self.size :].view(torch.float32).view(self.size, 2, -1)
+        )
 
     def columns(self, total: int) -> tuple[int, int]:
         """First and behind the last of this rank's share of a matrix's columns."""

@@ -50,9 +50,9 @@ def run(connection: socket.socket) -> int:
         channel.send(LoadProgress(stage, done, total))
 
     try:
-        checkpoint = order.open_checkpoint()
-        if order.drafter_path is not None:
-            check_drafter(order.drafter_path, checkpoint)
+        checkpoint = order.files.open_checkpoint()
+        if order.files.drafter_path is not None:
+            check_drafter(order.files.drafter_path, checkpoint)
         executor, info = build(order, checkpoint, progress)
     except StartupError as error:
         channel.send(EngineFailure(str(error)))
@@ -93,10 +93,14 @@ def build(
     """The executor of the whole model, on all the ranks it shall have. Raises StartupError."""
     num_ranks = order.settings.num_shard or 1
     if num_ranks == 1:
-        return build_executor(order.settings, checkpoint, progress, drafter=order.drafter_path)
+        return build_executor(
+            order.settings, checkpoint, progress, drafter=order.files.drafter_path
+        )
     check_num_ranks(checkpoint, num_ranks)
     ranks, sockets = start_ranks(order, end_with_rank)
-    executor, info = build_executor(order.settings, checkpoint, progress, ranks, order.drafter_path)
+    executor, info = build_executor(
+        order.settings, checkpoint, progress, ranks, order.files.drafter_path
+    )
     return BroadcastExecutor(executor, sockets), info
 
 

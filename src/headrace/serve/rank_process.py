@@ -13,28 +13,42 @@ from headrace.engine.process import main
 from headrace.errors import StartupError
 from headrace.observability.logging import setup
 from headrace.runner.build import build_executor
-from headrace.serve.ranks import RankOrder, end_with_peer
+from headrace.serve.ranks import RankOrder, end_with_peer, notice_silence
 from headrace.types import StepPlan
 
 log = logging.getLogger(__name__)
 
+CALL_SECONDS = 300.0
+"""Within which rank 0 has started and calls a rank that waits for it."""
 GRACE_SECONDS = 3.0
 """After an error of loading. Rank 0 most likely meets the same one, and shall be who reports it."""
 
 
+def accept(listener: socket.socket) -> socket.socket:
+    """Rank 0's connection from another host. Raises TimeoutError."""
+    listener.settimeout(CALL_SECONDS)
+    connection, _ = listener.accept()
+    connection.settimeout(None)
+    notice_silence(connection)
+    return connection
+
+
 def run(connection: socket.socket) -> int:
-    """Work until rank 0 goes away; returns the exit code."""
+    """Work until rank 0 goes away; returns the exit code. `connection`: to it, or where it calls."""
+    if connection.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        with connection as listener:
+            connection = accept(listener)
     orders = Channel[RankOrder](connection, RankOrder).receive(wait=True)
     if not orders:
         return 1
     (order,) = orders
     end_with_peer(connection)
-    settings = order.engine.settings
+    settings = order.settings
     setup("warning", settings.json_output)
     try:
-        checkpoint = order.engine.open_checkpoint()
+        checkpoint = order.files.open_checkpoint()
         executor, _ = build_executor(
-            settings, checkpoint, lambda *_: None, order.join(), order.engine.drafter_path
+            settings, checkpoint, lambda *_: None, order.join(), order.files.drafter_path
         )
     except StartupError as error:
         log.error("rank %d: %s", order.rank, error)
