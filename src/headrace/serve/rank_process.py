@@ -34,7 +34,10 @@ def accept(listener: socket.socket) -> socket.socket:
 
 
 def run(connection: socket.socket) -> int:
-    """Work until rank 0 goes away; returns the exit code. `connection`: to it, or where it calls."""
+    """Work until rank 0 goes away; returns the exit code.
+
+    `connection`: to rank 0, or where it will call.
+    """
     if connection.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         with connection as listener:
             connection = accept(listener)

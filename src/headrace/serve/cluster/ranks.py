@@ -65,13 +65,14 @@ class SpreadEngine:
         self._settings = settings
         self._place = place_of(settings)
         group = ray.util.get_current_placement_group()
-        actor = ray.remote(max_restarts=-1, max_task_retries=-1, **resources)(RankNode)
-        self._nodes: list[Any] = [
-            actor.options(
-                scheduling_strategy=PlacementGroupSchedulingStrategy(group, bundle)
-            ).remote(settings)
+        assert group is not None
+        remote: Any = ray.remote
+        actor = remote(max_restarts=-1, max_task_retries=-1, **resources)(RankNode)
+        strategies = (
+            PlacementGroupSchedulingStrategy(group, bundle)
             for bundle in range(1, settings.num_shard or 1)
-        ]
+        )
+        self._nodes = [actor.options(scheduling_strategy=s).remote(settings) for s in strategies]
 
     async def launch(self, previous: EngineInfo | None) -> ChildProcess:
         """See `engine.replica.Launch`; waits as long as there is no room for a rank.
