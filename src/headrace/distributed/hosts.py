@@ -8,7 +8,6 @@ import os
 import tempfile
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import torch
 import torch.distributed
@@ -18,7 +17,7 @@ from torch.distributed.distributed_c10d import Store
 from headrace.distributed.shard import Shard
 from headrace.kernels import RankMemory, Relay
 
-MEMORY_FOLDER = Path("/dev/shm")
+HAS_MEMFD = hasattr(os, "memfd_create")
 
 
 class HostMemory:
@@ -41,17 +40,17 @@ class HostMemory:
         self._end = 0
 
     def _open_file(self, store: Store) -> int:
-        """One file in memory for all ranks of this host; its name is gone when this returns."""
+        """One file in memory for all ranks of this host, which ends with the last of them."""
         leader = self.here.start
         if self._shard.rank == leader:
-            folder = MEMORY_FOLDER if MEMORY_FOLDER.is_dir() else None
-            file, path = tempfile.mkstemp(prefix="headrace-", dir=folder)
+            file, path = _make_file()
             store.set(f"memory of {leader}", path)
-            _everyones(store, "opened", self._shard)
-            os.unlink(path)
         else:
-            file = os.open(store.get(f"memory of {leader}").decode(), os.O_RDWR)
-            _everyones(store, "opened", self._shard)
+            path = store.get(f"memory of {leader}").decode()
+            file = os.open(path, os.O_RDWR)
+        _everyones(store, "opened", self._shard)
+        if self._shard.rank == leader and not HAS_MEMFD:
+            os.unlink(path)
         return file
 
     def allocate(self, slot_floats: int) -> RankMemory:
@@ -80,6 +79,14 @@ class HostMemory:
         ]
         for part in parts:
             part.wait()
+
+
+def _make_file() -> tuple[int, str]:
+    """Descriptor and path. Containers have small /dev/shm, but memory of any size."""
+    if HAS_MEMFD:
+        file = os.memfd_create("headrace-ranks")
+        return file, f"/proc/{os.getpid()}/fd/{file}"
+    return tempfile.mkstemp(prefix="headrace-ranks-")
 
 
 def _everyones(store: Store, name: str, shard: Shard, value: str = "") -> list[str]:
