@@ -100,6 +100,7 @@ def test_one_model_on_two_nodes(cluster: Any) -> None:
         disturbed = texts(server, 8, lambda: cluster.remove_node(small, allow_graceful=False))
         assert disturbed == alone
         assert not {p.pid for p in second} & {p.pid for p in ranks()}
+        assert server.metric("tgi_batch_next_size_count") > 32
         assert server.stop() == 0
 
 

@@ -36,7 +36,9 @@ async def test_it_streams_and_says_how_it_is(monkeypatch: pytest.MonkeyPatch) ->
             assert tokens == expected(add, fake_engine.VOCAB_SIZE)[0]
         await replica.check_health()
         assert (await replica.info()).vocab_size == fake_engine.VOCAB_SIZE
-        assert (await replica.stats()).num_running == 0
+        report = await replica.report()
+        assert report.stats.num_running == 0
+        assert report.steps["tgi_batch_inference_count", "decode", -1] > 0
     finally:
         await replica._engine.close()
     with pytest.raises(RuntimeError, match="down"):

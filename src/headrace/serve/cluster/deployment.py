@@ -6,7 +6,9 @@ front end's concern. Messages are msgpack, as on the engine's own channel.
 
 import itertools
 import logging
+import uuid
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 
 import msgspec
 
@@ -16,9 +18,20 @@ from headrace.observability import logging as log_setup
 from headrace.serve.cluster.ranks import SpreadEngine
 from headrace.serve.launch import launches
 from headrace.serve.locate import locate
-from headrace.types import Add, EngineInfo, EngineStats
+from headrace.types import Add, EngineInfo, EngineStats, StepCounts
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ReplicaReport:
+    """What front ends ask for now and then."""
+
+    name: str
+    """Of this life of the replica."""
+    stats: EngineStats
+    steps: StepCounts
+    """Since the replica's start."""
 
 
 class EngineReplica:
@@ -33,6 +46,7 @@ class EngineReplica:
         """`rank_resources`: of each rank, as `ray.remote` calls them."""
         log_setup.setup(settings.log_level, settings.json_output)
         self._ids = itertools.count(1)
+        self._name = str(uuid.uuid4())
         self._engine = ProcessEngineClient(
             [SpreadEngine(settings, rank_resources).launch]
             if (settings.num_shard or 1) > 1
@@ -54,8 +68,8 @@ class EngineReplica:
     async def info(self) -> EngineInfo:
         return self._engine.info
 
-    async def stats(self) -> EngineStats:
-        return self._engine.stats
+    async def report(self) -> ReplicaReport:
+        return ReplicaReport(self._name, self._engine.stats, self._engine.steps)
 
     async def check_health(self) -> None:
         """Ray Serve replaces a replica that raises here again and again."""
