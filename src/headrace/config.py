@@ -112,7 +112,9 @@ class Settings:
         "float32 is exact and slower",
     )
     cpu_threads: int | None = flag(
-        None, "compute threads of all ranks together; default: the cores this process may use"
+        None,
+        "compute threads of all ranks of a replica; default: the cores this process may use, with "
+        "--ray those of the smallest node",
     )
     sharded: Literal["true", "false"] | None = flag(
         None, "true: split the model over all visible CUDA devices; false: do not"
@@ -141,7 +143,9 @@ class Settings:
         None, "bytes of each rank's KV cache; default: a share of what the process may use"
     )
     master_addr: str = flag(
-        "localhost", "rendezvous host of several ranks", ignored="ranks run on one machine"
+        "localhost",
+        "rendezvous host of several ranks",
+        ignored="with --ray ranks meet at the node of the first, else on this machine",
     )
     master_port: int = flag(
         29500, "rendezvous port of several ranks", ignored="ranks agree on a free port"
