@@ -1,24 +1,20 @@
 """Deploy replicas on a Ray cluster, and serve them from this process.
 
-Several front ends may share one cluster: the last that deploys decides what runs. Where that is
-something else, Ray Serve replaces the replicas one by one, letting each finish what it has. The
-last that ends undeploys.
+Several front ends may share one cluster: the last that deploys decides what runs, and Ray Serve
+replaces the replicas one by one, letting each finish what it has. The last that ends undeploys.
 """
 
-import hashlib
 import logging
 import socket
 import uuid
 from dataclasses import replace
 from typing import Any
 
-import msgspec
 import ray
 from ray import serve
 from ray.serve.config import AutoscalingConfig
 from ray.serve.handle import DeploymentHandle
 
-from headrace import __version__
 from headrace.config import Settings, ray_address
 from headrace.errors import StartupError
 from headrace.serve.cluster.client import RayEngineClient
@@ -81,10 +77,8 @@ def deploy(settings: Settings) -> DeploymentHandle:
     """Start the replicas, or replace those of an earlier version one by one."""
     serve.start(http_options={"location": "NoServer"})  # the endpoint is ours
     of_rank = resources(settings)
-    of_replica = settings_of_replica(settings, of_rank)
     deployment = serve.deployment(
         name="engine",
-        version=version(of_replica),
         ray_actor_options=of_rank,
         **placement(settings, of_rank),
         num_replicas=None if settings.max_replica else settings.num_replica,
@@ -95,16 +89,11 @@ def deploy(settings: Settings) -> DeploymentHandle:
         health_check_period_s=5,
     )(EngineReplica)
     return serve.run(
-        deployment.bind(of_replica, of_rank),
+        deployment.bind(settings_of_replica(settings, of_rank), of_rank),
         name=APPLICATION,
         route_prefix=None,
         blocking=False,
     )
-
-
-def version(settings: Settings) -> str:
-    """Differs where replicas have to be replaced; a front end that comes back keeps them."""
-    return hashlib.sha256(msgspec.msgpack.encode((__version__, settings))).hexdigest()
 
 
 def settings_of_replica(settings: Settings, of_rank: dict[str, float]) -> Settings:
