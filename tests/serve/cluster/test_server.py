@@ -1,5 +1,6 @@
 """What is asked of Ray for a replica, checked by Ray Serve's own rules."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -51,3 +52,36 @@ def test_gpus(cluster: None) -> None:
     assert placement["placement_group_strategy"] == "PACK"
     assert (replica.cpu_threads, replica.num_replica) == (None, 1)
     assert server.resources(Settings(device="cpu")) == {"num_cpus": 8}
+
+
+@pytest.mark.parametrize("cluster", [CPU_NODES], indirect=True)
+def test_a_cluster_that_is_too_small_is_told(
+    cluster: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = Settings(num_shard=3, num_replica=2, cpu_threads=6)
+    server.warn_of_no_room(settings, server.resources(settings))
+    assert not caplog.messages
+    server.warn_of_no_room(settings, {"num_cpus": 3})
+    assert caplog.messages == ["waiting for nodes: 18 CPUs needed, the cluster has 12"]
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("", ""),
+        (
+            "Failed.\nTraceback:\n  x\nheadrace.errors.StartupError: no: OSError: y\n",
+            "no: OSError: y",
+        ),
+    ],
+)
+def test_why_replicas_do_not_start(
+    monkeypatch: pytest.MonkeyPatch, message: str, expected: str
+) -> None:
+    deployment = SimpleNamespace(message=message)
+    application = SimpleNamespace(deployments={"engine": deployment})
+    status = SimpleNamespace(applications={"headrace": application})
+    monkeypatch.setattr(server.serve, "status", lambda: status)
+    assert server.reason() == expected
+    status.applications.clear()
+    assert server.reason() == ""
