@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from headrace.kernels.memory import zeroed
+from headrace.kernels.ranks import RankMemory
 from headrace.kernels.routing import RoutingRule
 from headrace.kernels.tensors import (
     ACTIVATION_KINDS,
@@ -39,7 +40,6 @@ from headrace.kernels.tensors import (
     NormKind,
     PackedWeight,
     QuantizedActivation,
-    RankMemory,
     Rotary,
     Routing,
     Rows,

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from headrace.kernels.base import HeadOptions, Kernels
+from headrace.kernels.ranks import RankMemory, Relay
 from headrace.kernels.routing import RoutingRule
 from headrace.kernels.tensors import (
     BLOCK_FORMATS,
@@ -32,7 +33,6 @@ from headrace.kernels.tensors import (
     NormKind,
     PackedWeight,
     QuantizedActivation,
-    RankMemory,
     Rotary,
     Routing,
     Rows,
@@ -50,11 +50,11 @@ BITS: dict[WeightKind, int] = {
 
 
 class NativeProgram:
-    """A recorded program; holds on to every tensor whose address it contains."""
+    """A recorded program; holds on to everything whose address it contains."""
 
     def __init__(self, module: ModuleType) -> None:
         self.handle = module.new_program()
-        self.tensors: list[Tensor | Draws] = []
+        self.holds: list[Tensor | Draws | Relay] = []
         self._run = module.run_program
 
     def run(self) -> None:
@@ -94,12 +94,12 @@ class NativeKernels(Kernels):
         if tensor is None:
             return 0
         if self._program is not None:
-            self._program.tensors.append(tensor)
+            self._program.holds.append(tensor)
         return tensor.data_ptr()
 
     def _draws_address(self, draws: Draws) -> int:
         if self._program is not None:
-            self._program.tensors.append(draws)
+            self._program.holds.append(draws)
         return draws.ctypes.data
 
     def _rows_words(self, rows: Rows) -> tuple[int, ...]:
@@ -121,7 +121,13 @@ class NativeKernels(Kernels):
         )
 
     def _ranks_words(self, ranks: RankMemory) -> tuple[int, ...]:
-        return self._address(ranks.storage), ranks.rank, ranks.size, ranks.slot_bytes
+        words = self._address(ranks.storage), ranks.rank, ranks.size, ranks.slot_bytes
+        relay = ranks.relay
+        if relay is None:
+            return *words, 0, ranks.size, 0
+        if self._program is not None:
+            self._program.holds.append(relay)
+        return *words, relay.here.start, relay.here.stop, relay.address
 
     def _cache_words(self, cache: LayerCache) -> tuple[int, ...]:
         parts = (cache.keys, cache.values, cache.key_scales, cache.value_scales)

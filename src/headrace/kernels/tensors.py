@@ -224,39 +224,6 @@ class AttentionOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class RankMemory:
-    """What the processes that share one model use for collectives: the same memory, mapped by each.
-
-    A line of 64 bytes for every rank, then two slots for each; zero before the first collective.
-    """
-
-    rank: int
-    size: int
-    storage: Tensor
-    """uint8."""
-
-    @staticmethod
-    def num_bytes(size: int, slot_floats: int) -> int:
-        """Of a memory of `size` ranks that contribute up to `slot_floats` values each."""
-        return size * (RANK_LINE_BYTES + 2 * _slot_bytes(slot_floats))
-
-    @property
-    def slot_bytes(self) -> int:
-        return (self.storage.nbytes // self.size - RANK_LINE_BYTES) // 2
-
-    def columns(self, total: int) -> tuple[int, int]:
-        """First and behind the last of this rank's share of a matrix's columns."""
-        return total * self.rank // self.size, total * (self.rank + 1) // self.size
-
-
-RANK_LINE_BYTES = 64
-
-
-def _slot_bytes(floats: int) -> int:
-    return -(-floats * 4 // 64) * 64
-
-
-@dataclass(frozen=True, slots=True)
 class Rows:
     """How many rows an op works on: `control[0]` when it runs, or always `capacity`."""
 

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -15,6 +17,7 @@ from torch.nn import functional
 from headrace.kernels.base import HeadOptions, Kernels
 from headrace.kernels.block_formats import decode
 from headrace.kernels.codebooks import CODEBOOKS, ROUNDED
+from headrace.kernels.ranks import RANK_LINE_BYTES, RankMemory
 from headrace.kernels.routing import RoutingRule
 from headrace.kernels.routing import choose as choose_experts
 from headrace.kernels.sampling.choice import choose
@@ -24,7 +27,6 @@ from headrace.kernels.tensors import (
     BLOCK_SIZE,
     FLOAT_DTYPES,
     GROUP_SIZE,
-    RANK_LINE_BYTES,
     Activation,
     ActivationKind,
     AttentionOptions,
@@ -37,7 +39,6 @@ from headrace.kernels.tensors import (
     NormKind,
     PackedWeight,
     QuantizedActivation,
-    RankMemory,
     Rotary,
     Routing,
     Rows,
@@ -173,15 +174,24 @@ def exchange(ranks: RankMemory, x: Tensor, widths: list[int] | None = None) -> l
         return [x] * ranks.size
     lines = ranks.storage[: RANK_LINE_BYTES * ranks.size].view(torch.int32).numpy()
     arrived = lines[:: RANK_LINE_BYTES // 4]
-    slots = ranks.storage[RANK_LINE_BYTES * ranks.size :].view(torch.float32)
     mine = int(arrived[ranks.rank]) + 1
-    current = slots.view(ranks.size, 2, -1)[:, mine % 2]
+    current = ranks.slots[:, mine % 2]
     current[ranks.rank, : x.numel()] = x.flatten()
     arrived[ranks.rank] = mine
-    while (arrived - mine < 0).any():
-        time.sleep(0)
     sizes = [len(x) * width for width in widths or [x.shape[1]] * ranks.size]
+    if ranks.relay is not None:
+        here = ranks.relay.here
+        _wait_for(arrived[here.start : here.stop], mine)
+        if ranks.relay(mine, max(sizes)) != 0:
+            raise ValueError("the ranks of another host cannot be reached")
+        arrived[: here.start] = arrived[here.stop :] = mine
+    _wait_for(arrived, mine)
     return [slot[:size].view(len(x), -1) for slot, size in zip(current, sizes, strict=True)]
+
+
+def _wait_for(arrived: npt.NDArray[np.int32], collective: int) -> None:
+    while (arrived - collective < 0).any():
+        time.sleep(0)
 
 
 class TorchKernels(Kernels):

@@ -157,13 +157,11 @@ def _loader(
 
 
 def check_num_ranks(checkpoint: Checkpoint, num_ranks: int) -> None:
-    """Raises StartupError unless the model can be split over so many ranks."""
+    """Raises StartupError unless the model can be split over so many ranks; of one that is not
+    native `models.transformers.parallel` knows when it is loaded."""
     architecture = find_architecture(checkpoint.config)
     if architecture is None or isinstance(architecture, type):
-        raise StartupError(
-            f"--num-shard {num_ranks}: only native models can be split; architectures is "
-            f"{checkpoint.config.get('architectures')}"
-        )
+        return
     attention = architecture(checkpoint.config).layers[0].attention
     allowed = allowed_sizes(attention.num_heads, attention.num_kv_heads)
     if num_ranks not in allowed:

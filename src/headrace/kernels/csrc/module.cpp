@@ -77,8 +77,10 @@ class Arguments {
 
     Ranks ranks() {
         auto* memory = address<uint8_t>();
-        const int64_t rank = integer(), size = integer();
-        return {memory, rank, size, integer()};
+        const int64_t rank = integer(), size = integer(), slot_bytes = integer();
+        const int64_t here_first = integer(), here_last = integer();
+        const auto relay = reinterpret_cast<Relay>(address<void>());
+        return {memory, rank, size, slot_bytes, here_first, here_last, relay};
     }
 
     // To be asked after the last argument.
@@ -404,6 +406,7 @@ PyObject* all_reduce(PyObject*, PyObject* const* values, Py_ssize_t count) {
     if (!a.complete()) return nullptr;
     Program ops;
     ops.push_back(std::make_unique<ContributeOp>(rows, ranks, x, features));
+    if (ranks.relay) ops.push_back(std::make_unique<RelayOp>(rows, ranks, features));
     ops.push_back(std::make_unique<SumOp>(rows, ranks, features, out, accumulate));
     return finish(program, std::move(ops));
 }
@@ -419,6 +422,8 @@ PyObject* all_gather(PyObject*, PyObject* const* values, Py_ssize_t count) {
     if (!a.complete()) return nullptr;
     Program ops;
     ops.push_back(std::make_unique<ContributeOp>(rows, ranks, x, features));
+    const int64_t widest = (columns + ranks.size - 1) / ranks.size;
+    if (ranks.relay) ops.push_back(std::make_unique<RelayOp>(rows, ranks, widest));
     ops.push_back(std::make_unique<ConcatenateOp>(rows, ranks, columns, out));
     return finish(program, std::move(ops));
 }
