@@ -63,7 +63,8 @@ class Scheduler(Planner):
         self, speculator: Speculator, plan: StepPlan, output: StepOutput, execute_duration: float
     ) -> None:
         """Learn from a step, and draft for the next."""
-        speculator.observe(len(plan.token_ids), execute_duration - output.draft_duration)
+        if plan.rows:
+            speculator.observe(len(plan.token_ids), execute_duration - output.draft_duration)
         if plan.num_drafts:
             speculator.observe_drafting(plan.num_drafts, output.draft_duration)
         for index in plan.num_drafts:

@@ -16,14 +16,18 @@ from headrace.engine.speculation.acceptance import Kind
 
 
 class Proposal(NamedTuple):
-    """A draft, and what is known about how good such drafts are."""
+    """A draft, and what is known about how good its tokens are."""
 
     token_ids: list[int]
-    kind: Kind
+    kinds: list[Kind]
+    """By token, below the proposer's `num_kinds`."""
 
 
 class Proposer(Protocol):
     """Drafts on the host."""
+
+    prior_rates: tuple[float, ...]
+    """By kind, how often its tokens are right, until that is measured."""
 
     def propose(self, request: Request, num_tokens: int) -> Proposal | None:
         """Guess at most `num_tokens` that follow the request's tokens; None: no idea."""
