@@ -1,6 +1,7 @@
 """Drafts what followed the same tokens before: in the request itself, or in recent outputs."""
 
 from bisect import bisect_right
+from collections.abc import Sequence
 from itertools import chain, repeat
 from typing import Final
 
@@ -37,17 +38,23 @@ class PromptLookup:
     def __init__(self) -> None:
         self._corpora = Corpora()
 
-    def propose(self, request: Request, num_tokens: int) -> Proposal | None:
+    def propose(
+        self, request: Request, num_tokens: int, draft_ids: Sequence[int] = ()
+    ) -> Proposal | None:
         """See `Proposer`."""
         state, suffix = request.speculation, request.token_ids[-MAX_LENGTH:]
         assert state is not None
-        state.index.extend()
+        if draft_ids:
+            suffix = [*suffix, *draft_ids][-MAX_LENGTH:]
+        else:
+            state.index.extend()
         if len(suffix) < 4:
             return None
         suffix_keys = keys(suffix)
         best, source = state.index.match(suffix, suffix_keys), state.index
         for index in self._corpora.of(request.cache_salt).generations:
-            index.extend()
+            if not draft_ids:
+                index.extend()
             least = best.length + 1 if best else 1
             if match := index.match(suffix, suffix_keys, least):
                 best, source = match, index

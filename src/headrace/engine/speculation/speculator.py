@@ -5,7 +5,7 @@ and no plan. Whatever it decides changes when tokens come, never which.
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import log
 from typing import Final, NamedTuple
 
@@ -25,6 +25,8 @@ LEAST_GAIN: Final = 1.03
 LEAST_EXECUTOR_GAIN: Final = 1.2
 """More is asked of drafts that take time of their own: they are lost if wrong, and the largest of
 several measured gains is likely to be measured too large."""
+NUM_PRICED: Final = 16
+"""Tokens beyond those of a step, over which their cost is averaged."""
 MAX_REQUESTS: Final = 64
 """Drafted for in one step, so that drafting takes a fraction of a millisecond."""
 STEPS_BETWEEN_PROBES: Final = 64
@@ -60,6 +62,8 @@ class Speculator:
         self._acceptance = Acceptance((*proposer.prior_rates, EXECUTOR_PRIOR_RATE))
         self._cost = StepCost()
         self._draft_cost = DraftCost()
+        self._least_probability = 1.0
+        """Of a token that is worth its time in the next step."""
         self._num_refusals = 0
         """Steps since the executor was asked for drafts."""
 
@@ -91,6 +95,7 @@ class Speculator:
         most = min(room - num_prompt_tokens, MAX_TOKENS - num_base)
         if not requests or not self._may_gain(num_base, most):
             return
+        self._least_probability = self._price(num_base)
         offers = {
             index: offer
             for index, request in enumerate(requests[:MAX_REQUESTS])
@@ -101,7 +106,7 @@ class Speculator:
             request, count = requests[index], counts.get(index, 0)
             request.draft_ids = offer.token_ids[:count]
             assert request.speculation is not None
-            request.speculation.settle(count)
+            request.speculation.settle(count, offer.probabilities[count - 1] if count else 1.0)
 
     def _may_gain(self, num_base: int, most: int) -> bool:
         """Whether even drafts that are all right would pay."""
@@ -114,6 +119,13 @@ class Speculator:
             for count in (most, 1, 2, 4, 8, 16, 32, 64)
             if count <= most
         )
+
+    def _price(self, num_base: int) -> float:
+        """How many tokens could be had in the time that one more takes in a step of so many."""
+        curve = self._cost.curve
+        end = min(num_base + NUM_PRICED, MAX_TOKENS)
+        slope = (curve[end] - curve[num_base]) / NUM_PRICED
+        return LEAST_GAIN * slope * num_base / curve[num_base]
 
     def _offer(self, request: Request) -> Offer:
         """The best draft for a request, and how far it can be trusted."""
@@ -157,6 +169,21 @@ class Speculator:
             if pace > best:
                 num_taken, best = count, pace
         return Counter(index for _, index in candidates[:num_taken])
+
+    def continuation(self, request: Request) -> Callable[[list[int]], list[int]]:
+        """Guesses for a grammar what comes behind the request's tokens, its `draft_ids` and tokens
+        that the grammar forces, as far as it is worth its time. For any thread."""
+
+        def propose(draft_ids: list[int]) -> list[int]:
+            state = request.speculation
+            proposal = state and self._proposer.propose(request, self._max_num_drafts, draft_ids)
+            if state is None or proposal is None:
+                return []
+            least = self._least_probability / state.confidence
+            chances = probabilities(proposal.kinds, state.acceptance.rates, least)
+            return proposal.token_ids[: len(chances)]
+
+        return propose
 
     # --- drafts that the executor makes
 
@@ -210,13 +237,15 @@ def reach(rate: float, depth: int) -> int:
     return min(depth, int(log(LEAST_PROBABILITY) / log(rate)))
 
 
-def probabilities(kinds: list[Kind], rates: list[float]) -> list[float]:
+def probabilities(
+    kinds: list[Kind], rates: list[float], least: float = LEAST_PROBABILITY
+) -> list[float]:
     """See `Offer`."""
     values = []
     probability = 1.0
     for kind in kinds:
         probability *= rates[kind]
-        if probability < LEAST_PROBABILITY:
+        if probability < least:
             break
         values.append(probability)
     return values

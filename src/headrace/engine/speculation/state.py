@@ -14,7 +14,8 @@ class SpeculationState:
     """
 
     __slots__ = (
-        "_num_refusals", "acceptance", "draft_ids", "index", "kinds", "num_known", "pause",
+        "_num_refusals", "acceptance", "confidence", "draft_ids", "index", "kinds", "num_known",
+        "pause",
     )  # fmt: skip
 
     def __init__(self, index: NgramIndex, acceptance: Acceptance) -> None:
@@ -25,6 +26,8 @@ class SpeculationState:
         self.kinds: list[Kind] = []
         """Of each."""
         self.num_known = 0
+        self.confidence = 1.0
+        """Probability that all of the draft that will be verified is right."""
         self.pause = 0
         """Steps to go before anything is proposed again."""
         self._num_refusals = 0
@@ -44,8 +47,10 @@ class SpeculationState:
             if not is_right:
                 return
 
-    def settle(self, num_drafts: int) -> None:
-        """So much of a draft was worth its time; after many that were not, the next one waits."""
+    def settle(self, num_drafts: int, confidence: float) -> None:
+        """So much of a draft was worth its time, and is right with this probability; after many
+        that were not, the next one waits."""
+        self.confidence = confidence
         if num_drafts:
             self._num_refusals = 0
         else:
