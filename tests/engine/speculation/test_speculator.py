@@ -2,7 +2,7 @@
 that take a known time."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -21,13 +21,17 @@ CPU: Callable[[int], float] = lambda n: 0.003 + 0.0006 * n  # noqa: E731
 class Guesser:
     """A `Proposer`; the truth is 0 for ever, and a guess is right with probability `rate`."""
 
+    prior_rates = (0.4,)
+
     def __init__(self, rate: float) -> None:
         self.rate = rate
         self.chance = random.Random(0)
 
-    def propose(self, request: Request, num_tokens: int) -> Proposal | None:
+    def propose(
+        self, request: Request, num_tokens: int, draft_ids: Sequence[int] = ()
+    ) -> Proposal | None:
         draft = [int(self.chance.random() >= self.rate) for _ in range(num_tokens)]
-        return Proposal(draft, 3)
+        return Proposal(draft, [0] * num_tokens)
 
     def finish(self, request: Request) -> None: ...
 

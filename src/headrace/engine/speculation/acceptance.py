@@ -26,8 +26,8 @@ class Acceptance:
 
     def __init__(self, prior: "Sequence[float] | Acceptance") -> None:
         self._common = prior if isinstance(prior, Acceptance) else None
-        self._prior = prior.rates if isinstance(prior, Acceptance) else prior
-        self.rates = list(self._prior)
+        self._prior: Sequence[float] = prior.rates if isinstance(prior, Acceptance) else prior
+        self.rates: list[float] = list(self._prior)
         """By kind; to be read only."""
         self._right = [0.0] * len(self.rates)
         self._trials = [0.0] * len(self.rates)

@@ -1,7 +1,7 @@
 """Where the last tokens of a sequence occurred before in a growing text.
 
-Prompt lookup (Saxena 2023) with the longest of a few lengths. The text is indexed as it grows, a few
-tokens at a time; nothing is ever looked at twice. Hot file: runs for every request of every step.
+Prompt lookup (Saxena 2023) with the longest of a few lengths. The text is indexed as it grows, a
+few tokens at a time; nothing is ever looked at twice. Hot file: runs for every request of every step.
 """
 
 from array import array

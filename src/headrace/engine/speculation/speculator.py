@@ -176,8 +176,10 @@ class Speculator:
 
         def propose(draft_ids: list[int]) -> list[int]:
             state = request.speculation
-            proposal = state and self._proposer.propose(request, self._max_num_drafts, draft_ids)
-            if state is None or proposal is None:
+            if state is None:
+                return []
+            proposal = self._proposer.propose(request, self._max_num_drafts, draft_ids)
+            if proposal is None:
                 return []
             least = self._least_probability / state.confidence
             chances = probabilities(proposal.kinds, state.acceptance.rates, least)
