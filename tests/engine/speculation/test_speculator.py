@@ -8,6 +8,7 @@ import pytest
 
 from headrace.engine.request import Request
 from headrace.engine.speculation.proposal import Proposal
+from headrace.engine.speculation.state import MAX_PAUSE
 from headrace.engine.speculation.speculator import STEPS_BETWEEN_PROBES, Speculator
 from headrace.types import StepPlan
 from tests.engine.oracle import make_add
@@ -99,10 +100,10 @@ def test_it_wakes_up_when_drafts_become_good() -> None:
     (request,) = requests(1)
     for num_tokens in (1, 100):
         speculator.observe(num_tokens, CPU(num_tokens))
-    for step in range(80):
+    for step in range(100):
         guesser.rate = float(step >= 60)
         speculator.draft([request], 0, 500)
-        assert bool(request.draft_ids) == (step >= 60) or step < 5 or 60 <= step < 70
+        assert bool(request.draft_ids) == (step >= 60) or step < 5 or 60 <= step < 60 + 2 * (MAX_PAUSE + 1) + 1
         request.token_ids.append(0)
         request.draft_ids = []
 
