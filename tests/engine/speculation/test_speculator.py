@@ -8,8 +8,8 @@ import pytest
 
 from headrace.engine.request import Request
 from headrace.engine.speculation.proposal import Proposal
-from headrace.engine.speculation.state import MAX_PAUSE
 from headrace.engine.speculation.speculator import STEPS_BETWEEN_PROBES, Speculator
+from headrace.engine.speculation.state import MAX_PAUSE
 from headrace.types import StepPlan
 from tests.engine.oracle import make_add
 
@@ -103,7 +103,8 @@ def test_it_wakes_up_when_drafts_become_good() -> None:
     for step in range(100):
         guesser.rate = float(step >= 60)
         speculator.draft([request], 0, 500)
-        assert bool(request.draft_ids) == (step >= 60) or step < 5 or 60 <= step < 60 + 2 * (MAX_PAUSE + 1) + 1
+        is_learning = step < 5 or 60 <= step <= 60 + 2 * (MAX_PAUSE + 1)
+        assert bool(request.draft_ids) == (step >= 60) or is_learning
         request.token_ids.append(0)
         request.draft_ids = []
 

@@ -1,7 +1,8 @@
 """Where the last tokens of a sequence occurred before in a growing text.
 
 Prompt lookup (Saxena 2023) with the longest of a few lengths. The text is indexed as it grows, a
-few tokens at a time; nothing is ever looked at twice. Hot file: runs for every request of every step.
+few tokens at a time; nothing is ever looked at twice. Hot file: runs for every request of every
+step.
 """
 
 from array import array
@@ -15,6 +16,8 @@ MAX_LENGTH: Final = 32
 MAX_NEW_TOKENS: Final = 1024
 """Indexed per call, so that a long prompt holds up no step; about a millisecond."""
 NOWHERE: Final = 0
+BEFORE: Final = [-2] * (max(ORDERS) - 1)
+"""Stands in front of every text, so that its first tokens end n-grams too."""
 
 
 class Match(NamedTuple):
@@ -36,8 +39,8 @@ class Keys(NamedTuple):
 
 
 def keys(token_ids: list[int]) -> Keys:
-    """Of a sequence of at least 4 tokens."""
-    a, b, c, d = token_ids[-4:]
+    """Of a sequence of at least one token."""
+    a, b, c, d = [*BEFORE, *token_ids[-4:]][-4:]
     return Keys(hash((a, b, c, d)), c << 32 | d, d)
 
 
@@ -51,19 +54,18 @@ class NgramIndex:
         self.text = text
         self._last: list[dict[int, int]] = [{} for _ in ORDERS]
         """By order and key, the end of the last occurrence."""
-        self._before = [array("i", [NOWHERE] * max(ORDERS)) for _ in ORDERS]
+        self._before = [array("i", [NOWHERE]) for _ in ORDERS]
         """By order and end of an n-gram, the end of its occurrence before."""
 
     def extend(self) -> None:
-        """Index what was appended, but for the last token: nothing follows it yet. The first three
-        tokens are no n-grams' ends."""
+        """Index what was appended, but for the last token: nothing follows it yet."""
         begin = len(self._before[0])
         stop = min(len(self.text), begin + MAX_NEW_TOKENS)
         if begin >= stop:
             return
         fours, twos, ones = self._last
         before_four, before_two, before_one = self._before
-        a, b, c = self.text[begin - 4 : begin - 1]
+        a, b, c = [*BEFORE, *self.text[max(0, begin - 4) : begin - 1]][-3:]
         for end, d in enumerate(self.text[begin - 1 : stop - 1], begin):
             four, two = hash((a, b, c, d)), c << 32 | d
             before_four.append(fours.get(four, NOWHERE))

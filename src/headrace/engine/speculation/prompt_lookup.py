@@ -29,7 +29,7 @@ class PromptLookup:
     and on whether the occurrence before the last went on the same way.
     """
 
-    prior_rates = (
+    prior_rates: tuple[float, ...] = (
         *(0.2, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6, 0.8, 0.9),
         *(0.4, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.97),
         *(0.2, 0.3, 0.35, 0.4, 0.45, 0.5, 0.5, 0.6, 0.7),
@@ -48,8 +48,6 @@ class PromptLookup:
             suffix = [*suffix, *draft_ids][-MAX_LENGTH:]
         else:
             state.index.extend()
-        if len(suffix) < 4:
-            return None
         suffix_keys = keys(suffix)
         best, source = state.index.match(suffix, suffix_keys), state.index
         for index in self._corpora.of(request.cache_salt).generations:
