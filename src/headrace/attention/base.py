@@ -74,6 +74,14 @@ class AttentionOptions:
     """Each token sees only tokens of its own chunk of so many positions (Llama 4)."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheScales:
+    """What one layer's keys and values are divided by before a cache of 8-bit floats takes them."""
+
+    key: float = 1.0
+    value: float = 1.0
+
+
 class AttentionBackend(Protocol):
     """Keys and values in, attention out, for one model on one device."""
 
