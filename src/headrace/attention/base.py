@@ -58,6 +58,14 @@ class AttentionShape:
     """CPU kernels that the model runs on; None: plain torch."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheScales:
+    """What one layer's keys and values are divided by before a cache of 8-bit floats takes them."""
+
+    key: float = 1.0
+    value: float = 1.0
+
+
 class AttentionBackend(Protocol):
     """Keys and values in, attention out, for one model on one device."""
 

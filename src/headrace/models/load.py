@@ -23,6 +23,7 @@ from headrace.layers.native import NativeOperations, unsupported
 from headrace.layers.operations import Operations, TorchOperations
 from headrace.layers.parameters import DummyLoader, ParameterLoader
 from headrace.models import ARCHITECTURES, find_architecture
+from headrace.models.cache_scales import use_cache_scales
 from headrace.models.decoder import Decoder
 from headrace.models.spec import DecoderSpec
 from headrace.quantization import Scheme, Target, open_scheme
@@ -137,22 +138,30 @@ def _load_decoder(
     if options.quantize is not None and checkpoint.kind == "gguf":
         raise StartupError(f"--quantize {options.quantize}: a GGUF file keeps what it is stored in")
     scheme = options.scheme or open_scheme(config, target, options.quantize)
-    load = _loader(checkpoint, spec, options, scheme, operations)
+    weights = _open(checkpoint, spec, options)
+    if isinstance(weights, RenamedWeights):
+        use_cache_scales(backend, weights, shape.num_layers, shape.kv_dtype)
+    load = _loader(weights, options, scheme, operations)
     return Decoder(spec, load, progress), backend
 
 
+def _open(
+    checkpoint: Checkpoint, spec: DecoderSpec, options: LoadOptions
+) -> RenamedWeights | DummyWeights:
+    if options.load_format == "dummy":
+        return DummyWeights(getattr(torch, checkpoint.config["dtype"] or "float32"))
+    return RenamedWeights(open_weights(checkpoint), spec.naming)
+
+
 def _loader(
-    checkpoint: Checkpoint,
-    spec: DecoderSpec,
+    weights: RenamedWeights | DummyWeights,
     options: LoadOptions,
     scheme: Scheme,
     operations: Operations,
 ) -> ParameterLoader:
     dtype, device, shard = options.dtype, options.device, options.ranks.shard
-    if options.load_format == "dummy":
-        random = DummyWeights(getattr(torch, checkpoint.config["dtype"] or "float32"))
-        return DummyLoader(random, scheme, operations, dtype=dtype, device=device, shard=shard)
-    weights = RenamedWeights(open_weights(checkpoint), spec.naming)
+    if isinstance(weights, DummyWeights):
+        return DummyLoader(weights, scheme, operations, dtype=dtype, device=device, shard=shard)
     return ParameterLoader(weights, scheme, operations, dtype=dtype, device=device, shard=shard)
 
 

@@ -18,6 +18,8 @@ Rows = Callable[[Tensor], Tensor]
 LAYERS = "model.layers."
 ROW_KINDS = ("weight", "bias", "blocks", "scales")
 """Parameters that have a row for each output (the last two are MXFP4's)."""
+LAYER_KINDS = ("k_scale", "v_scale", "kv_scale", "output_scale")
+"""Parameters that a fused layer has once."""
 QUANTIZED = ("weight", "qweight", "weight_packed")
 """What a linear layer's matrix is called, quantized or not."""
 
@@ -90,6 +92,8 @@ class RenamedWeights:
 
     def get(self, name: str) -> Tensor:
         source, kind = self._find(name)
+        if kind in LAYER_KINDS:
+            source = replace(source, rows=None)
         if source.rows is not None and kind not in ROW_KINDS:
             raise CheckpointError(
                 f"tensor {source.parameter(kind)}: rows of packed numbers cannot be picked"
