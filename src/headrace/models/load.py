@@ -116,6 +116,11 @@ def _load_decoder(
     checkpoint: Checkpoint, options: LoadOptions, progress: Progress, spec: DecoderSpec
 ) -> tuple[LanguageModel, AttentionBackend]:
     config, ranks = checkpoint.config, options.ranks
+    if checkpoint.wrapper is not None:
+        logger.info(
+            "%s: its text model is served; what reads images or sound is not loaded",
+            checkpoint.wrapper,
+        )
     if options.max_total_tokens is not None:
         spec = replace(spec, max_position=min(spec.max_position, options.max_total_tokens))
     kernels = options.kernels if _runs_on_kernels(spec, options) else None
@@ -150,7 +155,8 @@ def _loader(
     if options.load_format == "dummy":
         random = DummyWeights(getattr(torch, checkpoint.config["dtype"] or "float32"))
         return DummyLoader(random, scheme, operations, dtype=dtype, device=device, shard=shard)
-    weights = RenamedWeights(open_weights(checkpoint), spec.naming)
+    naming = spec.naming.within(checkpoint.text_part)
+    weights = RenamedWeights(open_weights(checkpoint), naming)
     return ParameterLoader(weights, scheme, operations, dtype=dtype, device=device, shard=shard)
 
 
