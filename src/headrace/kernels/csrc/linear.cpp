@@ -16,12 +16,12 @@ struct alignas(64) Panel {
     float values[kPanelRows * kPanelColumns];
 };
 
-template <Kind kKind, bool kMinimum>
+template <Kind kKind, Scaling kScaling>
 void integer_tile(const Activation& x, const Weight& weight, int64_t tile, int64_t row,
                   int64_t rows, float* c) {
     if (suits_tiles(rows)) {
         const int64_t block = row / kBlockRows;
-        return multiply_blocks<kKind, kMinimum>(x, block, rows, weight, tile, c, kPanelColumns);
+        return multiply_blocks<kKind, kScaling>(x, block, rows, weight, tile, c, kPanelColumns);
     }
     for (int64_t r = 0; r < rows;) {
         const int first = static_cast<int>((row + r) % kBlockRows);
@@ -29,7 +29,7 @@ void integer_tile(const Activation& x, const Weight& weight, int64_t tile, int64
         const int count = static_cast<int>(std::min<int64_t>(
             {rows - r, kBlockRows - first, kRowTile}));
         with_constant<kRowTile>(count, [&](auto n) {
-            multiply_tile<n.value, kKind, kMinimum>(weight, tile, cells, first,
+            multiply_tile<n.value, kKind, kScaling>(weight, tile, cells, first,
                                                     c + r * kPanelColumns, kPanelColumns);
         });
         r += count;
@@ -39,17 +39,15 @@ void integer_tile(const Activation& x, const Weight& weight, int64_t tile, int64
 void integer_product(const Activation& x, const Weight& weight, int64_t tile, int64_t row,
                      int64_t rows, float* c) {
     if (weight.kind == Kind::kNF4) {
-        integer_tile<Kind::kNF4, false>(x, weight, tile, row, rows, c);
+        integer_tile<Kind::kNF4, Scaling::kSymmetric>(x, weight, tile, row, rows, c);
     } else if (weight.kind == Kind::kFP4) {
-        integer_tile<Kind::kFP4, false>(x, weight, tile, row, rows, c);
-    } else if (weight.kind == Kind::kInt4) {
-        auto* product = weight.has_minimum ? integer_tile<Kind::kInt4, true>
-                                           : integer_tile<Kind::kInt4, false>;
-        product(x, weight, tile, row, rows, c);
+        integer_tile<Kind::kFP4, Scaling::kSymmetric>(x, weight, tile, row, rows, c);
     } else {
-        auto* product = weight.has_minimum ? integer_tile<Kind::kInt8, true>
-                                           : integer_tile<Kind::kInt8, false>;
-        product(x, weight, tile, row, rows, c);
+        with_scaling(weight.scaling, [&](auto scaling) {
+            auto* product = weight.kind == Kind::kInt4 ? integer_tile<Kind::kInt4, scaling.value>
+                                                       : integer_tile<Kind::kInt8, scaling.value>;
+            product(x, weight, tile, row, rows, c);
+        });
     }
 }
 
@@ -57,13 +55,10 @@ void integer_product(const Activation& x, const Weight& weight, int64_t tile, in
 void widen_codes(const Weight& weight, int64_t tile, int64_t first, float* to) {
     const bool nibbles = is_nibbles(weight.kind);
     const float* book = codebook(weight.kind);
-    const int64_t step = weight.scale_bytes() / 2;
-    const uint16_t* scales = weight.scales(tile) + first / weight.group * step;
-    const F32x16 scale = load_f16(scales);
-    const F32x16 offset = F32x16::broadcast(nibbles ? (weight.has_minimum ? 0.0f : -8.0f) : -128.0f);
-    const F32x16 minimum = weight.has_minimum ? load_f16(scales + kLanes) : F32x16::zero();
+    const auto [scale, minimum] = load_scales(weight, tile, first);
+    const F32x16 offset = F32x16::broadcast(nibbles ? 0.0f : -128.0f);
     const uint8_t* lines = weight.tile(tile) + first * (nibbles ? 8 : 16);
-    const auto widen = [&](U8x64 line, int k) {
+    const auto widen = [&, scale = scale, minimum = minimum](U8x64 line, int k) {
         for (int i = 0; i < 4; ++i) {
             const F32x16 value = book ? gather(book, line, i) : byte_of_lanes(line, i) + offset;
             fma(value, scale, minimum).store(to + (k + i) * kLanes);

@@ -69,7 +69,7 @@ struct alignas(64) TileSums {
     int32_t values[kInFlight][kBlockRows][kLanes];
 };
 
-template <Kind kKind, bool kMinimum>
+template <Kind kKind, Scaling kScaling>
 inline void unpack_group(const Weight& weight, int64_t tile, int64_t index, UnpackedGroup& to) {
     constexpr bool kNibbles = is_nibbles(kKind);
     constexpr int64_t kBytes = sizeof to.q / (kNibbles ? 2 : 1);
@@ -84,19 +84,19 @@ inline void unpack_group(const Weight& weight, int64_t tile, int64_t index, Unpa
             store(line, _mm512_xor_si512(lookup(table, low_nibbles(bytes)).v, flip));
             store(line + 4, _mm512_xor_si512(lookup(table, high_nibbles(bytes)).v, flip));
         } else if constexpr (kNibbles) {
-            const __m512i zero_point = _mm512_set1_epi8(kMinimum ? 0 : 8);
+            const __m512i zero_point = _mm512_set1_epi8(kScaling == Scaling::kSymmetric ? 8 : 0);
             store(line, _mm512_sub_epi8(low_nibbles(bytes).v, zero_point));
             store(line + 4, _mm512_sub_epi8(high_nibbles(bytes).v, zero_point));
         } else {
             store(line, _mm512_xor_si512(bytes.v, _mm512_set1_epi8(-128)));
         }
     }
-    const int64_t scale_index = index * kGroup / weight.group;
-    const uint16_t* scales = weight.scales(tile) + scale_index * (kMinimum ? 2 : 1) * kLanes;
-    F32x16 scale = load_f16(scales);
+    const int64_t first = index * kGroup;
+    auto [scale, minimum] = load_scales<kKind, kScaling>(
+        weight.scales(tile, first / weight.group), first % weight.group / kGroup);
     if constexpr (is_codebook4(kKind)) scale = scale * F32x16::broadcast(1 / kUnits<kKind>);
     scale.store(to.scale);
-    if constexpr (kMinimum) load_f16(scales + kLanes).store(to.minimum);
+    minimum.store(to.minimum);
 }
 
 // Sum register kSum = a cell times a group. Assembly, because gcc 12's intrinsics take no template
@@ -179,16 +179,17 @@ inline void multiply_block(const Cell* cells, const Cell* next, const UnpackedGr
 }
 
 // c[rows][16] = rows, from row block `block`, times one integer tile. Writes whole blocks to c.
-template <Kind kKind, bool kMinimum>
+template <Kind kKind, Scaling kScaling>
 inline void multiply_blocks(const Activation& x, int64_t block, int64_t rows,
                             const Weight& weight, int64_t tile, float* c, int64_t ldc) {
+    constexpr bool kMinimum = kScaling != Scaling::kSymmetric;
     const int64_t blocks = (rows + kBlockRows - 1) / kBlockRows;
     UnpackedGroup groups[kUnpackedGroups];
     for (int64_t r = 0; r < blocks * kBlockRows; ++r) F32x16::zero().store(c + r * ldc);
     for (int64_t first = 0; first < x.groups(); first += kUnpackedGroups) {
         const int64_t count = std::min(kUnpackedGroups, x.groups() - first);
         for (int64_t g = 0; g < count; ++g) {
-            unpack_group<kKind, kMinimum>(weight, tile, first + g, groups[g]);
+            unpack_group<kKind, kScaling>(weight, tile, first + g, groups[g]);
         }
         const Cell* cells = x.cells(block) + first;
         start_products(cells, groups, count);
@@ -290,7 +291,7 @@ struct TileRegisters {
 inline void multiply_bfloat16(const Activation&, int64_t, int64_t, const Weight&, int64_t, int,
                               float*, int64_t) {}
 
-template <Kind, bool>
+template <Kind, Scaling>
 inline void multiply_blocks(const Activation&, int64_t, int64_t, const Weight&, int64_t, float*,
                             int64_t) {}
 
