@@ -115,14 +115,14 @@ def test_bfloat16_activations(tiled: Kernels, out: int, in_: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "group_size", "has_minimum"),
-    [*INTEGER_WEIGHTS, ("nf4", 64, False), ("fp4", 32, False)],
+    ("kind", "group_size", "scaling"),
+    [*INTEGER_WEIGHTS, ("nf4", 64, "symmetric"), ("fp4", 32, "symmetric")],
 )
 @pytest.mark.parametrize("out", [1, 50])
 def test_weights_in_groups_are_rounded_for_bfloat16_activations(
-    tiled: Kernels, kind: WeightKind, group_size: int, has_minimum: bool, out: int
+    tiled: Kernels, kind: WeightKind, group_size: int, scaling: Scaling, out: int
 ) -> None:
-    weight = grouped(kind, out, 640, group_size, has_minimum)
+    weight = grouped(kind, out, 640, group_size, scaling)
     packed = weight.pack(tiled)
     assert tiled.input_dtypes(packed) == (torch.int8, torch.bfloat16, torch.float32)
     values = replace(weight, values=weight.values.float().bfloat16().double())
@@ -163,6 +163,24 @@ def test_bias_and_residual(kernels: Kernels, exact: bool) -> None:
     kernels.linear(activation, weight.pack(kernels), result, bias=bias, accumulate=True)
     inputs = x if exact else fake_quantized(x)
     assert error(result, inputs, weight, bias + residual) < TOLERANCE
+
+
+@pytest.mark.parametrize("kind", ["float16", "float32"])
+@pytest.mark.parametrize("rows", [1, 7, 140])
+def test_blocks_of_columns(kernels: Kernels, kind: WeightKind, rows: int) -> None:
+    """Each block times its weight; what a block has more than the weight reads is kept."""
+    weights = [dense(kind, 50, 24) for _ in range(3)]
+    x, out = torch.randn(rows + 2, 3 * 30), torch.zeros(rows + 2, 3 * 56)
+    control = torch.tensor([rows], dtype=torch.int32)
+    kernels.linear_blocks(x, [weight.pack(kernels) for weight in weights], out, rows=control)
+    blocks = x[:rows].double().split(30, dim=1)
+    wanted = [
+        part
+        for block, weight in zip(blocks, weights, strict=True)
+        for part in (block[:, :24] @ weight.values.T, block[:, 24:])
+    ]
+    torch.testing.assert_close(out[:rows].double(), torch.cat(wanted, 1), rtol=1e-5, atol=1e-5)
+    assert (out[rows:] == 0).all()
 
 
 @pytest.mark.parametrize("kind", ["silu", "gelu", "gelu_tanh"])

@@ -174,11 +174,12 @@ int64_t gate_pairs(const Weight& weight) { return weight.out / 2 / kGroup; }
 void finish(const float* panel, const Weight& weight, const LinearOut& out, int64_t row,
             int64_t rows, int64_t tile, int vectors) {
     const int64_t first = tile * kLanes;
+    const int64_t stride = out.stride ? out.stride : weight.out;
     for (int64_t r = 0; r < rows; ++r) {
-        float* to = out.values + (row + r) * weight.out + first;
+        float* to = out.values + (row + r) * stride + first;
         // What comes after these rows, most likely.
-        __builtin_prefetch(to + rows * weight.out, 1);
-        __builtin_prefetch(to + rows * weight.out + kLanes, 1);
+        __builtin_prefetch(to + rows * stride, 1);
+        __builtin_prefetch(to + rows * stride + kLanes, 1);
         for (int v = 0; v < vectors; ++v) {
             const int64_t column = v * kLanes;
             const int64_t count = std::min<int64_t>(kLanes, weight.out - first - column);
@@ -187,6 +188,13 @@ void finish(const float* panel, const Weight& weight, const LinearOut& out, int6
             if (out.accumulate) sum = load_partial(to + column, count) + sum;
             store_partial(sum, to + column, count);
         }
+    }
+}
+
+void add_to_rows(const float* bias, int64_t rows, float* panel) {
+    for (int64_t i = 0; i < rows * kPanelColumns; i += kLanes) {
+        const F32x16 sum = F32x16::load(panel + i) + F32x16::load(bias + i % kPanelColumns);
+        sum.store(panel + i);
     }
 }
 
@@ -213,15 +221,20 @@ int64_t gate_units(Format format, const Weight& weight, int64_t rows) {
     return panels(format, weight.in, gate_pairs(weight), rows);
 }
 
-void gate_unit(const Activation& x, const Weight& weight, Gate kind, const Activation& out,
-               int64_t all_rows, int64_t unit) {
+void gate_unit(const Activation& x, const Weight& weight, const float* bias, Gate kind,
+               const Activation& out, int64_t all_rows, int64_t unit) {
     const int64_t first_up = weight.out / 2 / kLanes;
     with_panel(x, gate_pairs(weight), all_rows, unit, [&](int64_t pair, int64_t row, int64_t rows) {
         Panel gate, up;
         product(x, weight, pair * 2, 2, row, rows, gate, [](int64_t, int64_t) {});
         product(x, weight, first_up + pair * 2, 2, row, rows, up, [&](int64_t first, int64_t count) {
             float* values = gate.values + first * kPanelColumns;
-            gate_rows(kind, values, up.values + first * kPanelColumns, count * kPanelColumns, values);
+            float* ups = up.values + first * kPanelColumns;
+            if (bias) {
+                add_to_rows(bias + pair * kPanelColumns, count, values);
+                add_to_rows(bias + weight.out / 2 + pair * kPanelColumns, count, ups);
+            }
+            gate_rows(kind, values, ups, count * kPanelColumns, values);
             for (int64_t r = 0; r < count; ++r) {
                 store_groups(out, row + first + r, pair, pair + 1, values + r * kPanelColumns);
             }
@@ -239,8 +252,29 @@ void LinearOp::run(Team& team) const {
 void LinearGateOp::run(Team& team) const {
     const int64_t rows = rows_.count();
     const TileRegisters registers(x_.format, rows);
-    team.share(gate_units(x_.format, weight_, rows),
-               [&](int64_t unit) { gate_unit(x_, weight_, kind_, out_, rows, unit); });
+    team.share(gate_units(x_.format, weight_, rows), [&](int64_t unit) {
+        gate_unit(x_, weight_, nullptr, kind_, out_, rows, unit);
+    });
+}
+
+void BlockLinearOp::run(Team& team) const {
+    const Weight& shape = weights_[0];
+    const int64_t rows = rows_.count(), blocks = static_cast<int64_t>(weights_.size());
+    const int64_t units = linear_units(Format::kFloat32, shape, rows);
+    const int64_t rest = x_step_ - shape.in, out_step = shape.out + rest;
+    team.share(units * blocks, [&](int64_t unit) {
+        const int64_t block = unit / units;
+        float* from = const_cast<float*>(x_) + block * x_step_;
+        float* to = out_ + block * out_step;
+        const Activation x{from, blocks * x_step_, Format::kFloat32};
+        const LinearOut out{nullptr, to, false, blocks * out_step};
+        linear_unit(x, weights_[static_cast<size_t>(block)], out, rows, unit % units);
+        if (unit % units != 0) return;
+        for (int64_t r = 0; r < rows; ++r) {
+            std::copy_n(from + r * blocks * x_step_ + shape.in, rest,
+                        to + r * blocks * out_step + shape.out);
+        }
+    });
 }
 
 }  // namespace headrace

@@ -1,6 +1,7 @@
 // AMX, one instruction for 16 rows, 16 outputs and 32 inputs: the products of bfloat16 rows with
-// bfloat16 tiles, and of int8 rows with an integer tile. The latter's integer sums are exact and are scaled in the same order as in multiply_tile, so a row's
-// result is the same bits whichever of the two computes it.
+// bfloat16 tiles, and of int8 rows with an integer tile. The latter's integer sums are exact and are
+// scaled in the same order as in multiply_tile, so a row's result is the same bits whichever of the
+// two computes it.
 // Without AMX no number of rows suits.
 #pragma once
 
