@@ -88,7 +88,7 @@ class Kernels(ABC):
     reason: str
     """For people: what is in use, and why."""
     has_bfloat16_tiles = False
-    """Whether products with bfloat16 weights take bfloat16 activations."""
+    """Whether there are products of bfloat16 activations: see `input_dtypes`."""
     samples_anywhere = False
     """Whether the ops on logits take those of other devices too."""
 
@@ -105,15 +105,23 @@ class Kernels(ABC):
 
     # Storage
 
-    def input_dtype(self, weight: PackedWeight) -> torch.dtype:
-        """The narrowest dtype in which a linear reads its input; all read float32 too."""
-        if weight.is_integer:
-            return torch.int8
+    def input_dtypes(self, weight: PackedWeight) -> tuple[torch.dtype, ...]:
+        """The dtypes in which a linear reads its input, the narrowest first; all read float32.
+
+        For bfloat16 inputs a weight of integers or codes is rounded to bfloat16 too.
+        """
+        dtypes = [torch.int8] if weight.is_integer else []
         is_tiled = weight.kind == "bfloat16" and weight.in_features % GROUP_SIZE == 0
-        return torch.bfloat16 if self.has_bfloat16_tiles and is_tiled else torch.float32
+        if self.has_bfloat16_tiles and (weight.is_integer or is_tiled):
+            dtypes.append(torch.bfloat16)
+        return (*dtypes, torch.float32)
+
+    def input_dtype(self, weight: PackedWeight) -> torch.dtype:
+        """The narrowest of `input_dtypes`."""
+        return self.input_dtypes(weight)[0]
 
     def activation(self, rows: int, features: int, dtype: torch.dtype = torch.int8) -> Activation:
-        """A buffer for a linear's input, in a dtype that `input_dtype` gives or float32."""
+        """A buffer for a linear's input, in a dtype that `input_dtypes` gives."""
         if dtype == torch.float32:
             return torch.zeros(rows, features)
         check_multiple("features", features, GROUP_SIZE)
@@ -330,7 +338,7 @@ class Kernels(ABC):
     ) -> None:
         """out = x @ weight.T + bias, or with `accumulate` added to out (the residual stream).
 
-        x [T, K], float32 or of the weight's `input_dtype`; out [T, N]; bias [N].
+        x [T, K] in one of the weight's `input_dtypes`; out [T, N]; bias [N].
         """
         num_rows = self._check_product(x, weight)
         check(out, "out", torch.float32, num_rows, weight.out_features)
@@ -728,7 +736,7 @@ class Kernels(ABC):
         return num_rows
 
     def _check_input(self, x: Activation, weight: PackedWeight) -> None:
-        if isinstance(x, QuantizedActivation) and x.dtype != self.input_dtype(weight):
+        if isinstance(x, QuantizedActivation) and x.dtype not in self.input_dtypes(weight):
             raise ValueError(f"x: this {weight.kind} weight takes no {x.dtype} activations")
 
     @staticmethod

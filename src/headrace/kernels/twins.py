@@ -108,9 +108,16 @@ def values_of(
 
 def product(x: Activation, weight: PackedWeight, count: int) -> Tensor:
     """The first `count` rows of x times the weight."""
-    if isinstance(x, QuantizedActivation):
-        return functional.linear(x.storage[:count], values_of(weight, codebooks=ROUNDED))
-    return functional.linear(x[:count], values_of(weight))
+    return functional.linear(floats(x)[:count], rounded_values(weight, x))
+
+
+def rounded_values(weight: PackedWeight, x: Activation) -> Tensor:
+    """The weight's rows as float32, as products with such an activation read them."""
+    if not isinstance(x, QuantizedActivation):
+        return values_of(weight)
+    if x.dtype == torch.bfloat16:
+        return values_of(weight).bfloat16().float()
+    return values_of(weight, codebooks=ROUNDED)
 
 
 def rounded(x: Tensor, like: Activation) -> Tensor:
@@ -407,8 +414,6 @@ class TorchKernels(Kernels):
         weighs_inputs: bool,
         accumulate: bool,
     ) -> None:
-        books = ROUNDED if isinstance(buffers.inputs, QuantizedActivation) else CODEBOOKS
-
         def op() -> None:
             count = rows.count()
             total = torch.zeros_like(out[:count])
@@ -416,10 +421,10 @@ class TorchKernels(Kernels):
                 index, place = torch.where(routing.experts[:count] == number)
                 weights = routing.weights[index, place, None]
                 inputs = rounded(x[index] * weights if weighs_inputs else x[index], buffers.inputs)
-                weight = values_of(expert.gate_up, codebooks=books)
+                weight = rounded_values(expert.gate_up, buffers.inputs)
                 gate, up = functional.linear(inputs, weight, expert.gate_up_bias).chunk(2, -1)
                 inner = rounded(gated(kind, gate, up), buffers.inner)
-                weight = values_of(expert.down, codebooks=books)
+                weight = rounded_values(expert.down, buffers.inner)
                 result = functional.linear(inner, weight, expert.down_bias)
                 total.index_add_(0, index, result if weighs_inputs else result * weights)
             out[:count] = out[:count] + total if accumulate else total

@@ -38,6 +38,7 @@ inline F32x16 operator*(F32x16 x, F32x16 y) {
 inline F32x16 operator/(F32x16 x, F32x16 y) {
     return {_mm256_div_ps(x.a, y.a), _mm256_div_ps(x.b, y.b)};
 }
+inline F32x16 reciprocal(F32x16 a) { return F32x16::broadcast(1.0f) / a; }
 inline F32x16 fma(F32x16 x, F32x16 y, F32x16 z) {
     return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)};
 }

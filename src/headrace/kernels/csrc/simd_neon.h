@@ -41,6 +41,7 @@ inline F32x16 operator*(F32x16 a, F32x16 b) {
 inline F32x16 operator/(F32x16 a, F32x16 b) {
     return per_register([&](int i) { return vdivq_f32(a.v[i], b.v[i]); });
 }
+inline F32x16 reciprocal(F32x16 a) { return F32x16::broadcast(1.0f) / a; }
 inline F32x16 fma(F32x16 a, F32x16 b, F32x16 c) {
     return per_register([&](int i) { return vfmaq_f32(c.v[i], a.v[i], b.v[i]); });
 }
