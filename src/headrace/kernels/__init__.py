@@ -12,4 +12,6 @@ from headrace.kernels.tensors import PackedWeight as PackedWeight
 from headrace.kernels.tensors import QuantizedActivation as QuantizedActivation
 from headrace.kernels.tensors import RankMemory as RankMemory
 from headrace.kernels.tensors import Rotary as Rotary
+from headrace.kernels.tensors import Split as Split
+from headrace.kernels.tensors import SplitActivation as SplitActivation
 from headrace.kernels.twins import TorchKernels as TorchKernels

@@ -38,6 +38,8 @@ from headrace.kernels.tensors import (
     Rotary,
     Routing,
     Rows,
+    SplitActivation,
+    UniformActivation,
     WeightKind,
 )
 
@@ -88,12 +90,20 @@ def values_of(
 
 def product(x: Activation, weight: PackedWeight, count: int) -> Tensor:
     """The first `count` rows of x times the weight."""
+    if isinstance(x, SplitActivation):
+        split = first_rows(x, count)
+        return torch.cat([product(x.first, weight, split), product(x.rest, weight, count - split)])
     if isinstance(x, QuantizedActivation):
         return functional.linear(x.storage[:count], values_of(weight, codebooks=ROUNDED))
     return functional.linear(x[:count], values_of(weight))
 
 
-def rounded(x: Tensor, like: Activation) -> Tensor:
+def first_rows(x: SplitActivation, count: int) -> int:
+    """How many of `count` rows are in the first part."""
+    return min(int(x.boundary), count)
+
+
+def rounded(x: Tensor, like: UniformActivation) -> Tensor:
     """x as an activation of that kind holds it."""
     if not isinstance(like, QuantizedActivation):
         return x
@@ -102,14 +112,14 @@ def rounded(x: Tensor, like: Activation) -> Tensor:
 
 def put(x: Tensor, out: Activation) -> None:
     """Store rows of x as the activation `out`, quantized if that is."""
-    if isinstance(out, QuantizedActivation):
+    if isinstance(out, SplitActivation):
+        split = first_rows(out, len(x))
+        put(x[:split], out.first)
+        put(x[split:], out.rest)
+    elif isinstance(out, QuantizedActivation):
         out.storage[: x.shape[0]] = rounded(x, out)
     else:
         out[: x.shape[0]] = x
-
-
-def floats(x: Activation) -> Tensor:
-    return x.storage if isinstance(x, QuantizedActivation) else x
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -255,7 +265,10 @@ class TorchKernels(Kernels):
             else:
                 result = rms_norm(values, weight, eps)
                 result = result if bias is None else result + bias
-            put(result + floats(out)[:count] if accumulate else result, out)
+            if accumulate:
+                assert isinstance(out, Tensor)
+                result = result + out[:count]
+            put(result, out)
 
         self._do(op)
 
@@ -331,22 +344,31 @@ class TorchKernels(Kernels):
         weighs_inputs: bool,
         accumulate: bool,
     ) -> None:
-        books = ROUNDED if isinstance(buffers.inputs, QuantizedActivation) else CODEBOOKS
-
-        def op() -> None:
-            count = rows.count()
-            total = torch.zeros_like(out[:count])
+        def mix(part: slice, like: UniformActivation, inner_like: UniformActivation) -> None:
+            books = ROUNDED if isinstance(like, QuantizedActivation) else CODEBOOKS
+            total = torch.zeros_like(out[part])
             for number, expert in enumerate(experts):
-                index, place = torch.where(routing.experts[:count] == number)
-                weights = routing.weights[index, place, None]
-                inputs = rounded(x[index] * weights if weighs_inputs else x[index], buffers.inputs)
+                index, place = torch.where(routing.experts[part] == number)
+                weights, values = routing.weights[part][index, place, None], x[part][index]
+                inputs = rounded(values * weights if weighs_inputs else values, like)
                 gate, up = functional.linear(
                     inputs, values_of(expert.gate_up, codebooks=books)
                 ).chunk(2, -1)
-                inner = rounded(GATES[kind](gate) * up, buffers.inner)
+                inner = rounded(GATES[kind](gate) * up, inner_like)
                 result = functional.linear(inner, values_of(expert.down, codebooks=books))
                 total.index_add_(0, index, result if weighs_inputs else result * weights)
-            out[:count] = out[:count] + total if accumulate else total
+            out[part] = out[part] + total if accumulate else total
+
+        def op() -> None:
+            count, inputs, inner = rows.count(), buffers.inputs, buffers.inner
+            if isinstance(inputs, SplitActivation) and isinstance(inner, SplitActivation):
+                split = first_rows(inputs, count)
+                mix(slice(split), inputs.first, inner.first)
+                mix(slice(split, count), inputs.rest, inner.rest)
+            else:
+                assert not isinstance(inputs, SplitActivation)
+                assert not isinstance(inner, SplitActivation)
+                mix(slice(count), inputs, inner)
 
         self._do(op)
 
@@ -357,7 +379,7 @@ class TorchKernels(Kernels):
 
         self._do(op)
 
-    def _quantize(self, rows: Rows, x: Tensor, out: QuantizedActivation) -> None:
+    def _quantize(self, rows: Rows, x: Tensor, out: Activation) -> None:
         self._do(lambda: put(x[: rows.count()], out))
 
     def _permute(self, rows: Rows, x: Tensor, index: Tensor, out: Activation) -> None:

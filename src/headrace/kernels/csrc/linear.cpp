@@ -1,5 +1,7 @@
 #include "linear.h"
 
+#include <optional>
+
 #include "pointwise.h"
 #include "products_amx.h"
 #include "quantize.h"
@@ -148,6 +150,26 @@ void with_panel(int64_t unit, int64_t rows, Function function) {
     function(unit / row_chunks(rows), row, std::min(kPanelRows, rows - row));
 }
 
+// Shares the products of both parts of x, so mixed that what is read of the weight serves both.
+// units(rows) is how many each has; calls function(part, its first row, its rows, unit of these).
+template <typename Units, typename Function>
+void share_parts(Team& team, const SplitActivation& x, int64_t rows, Units units,
+                 Function function) {
+    const int64_t split = x.first_rows(rows);
+    const int64_t first_units = units(split), all_units = first_units + units(rows - split);
+    std::optional<TileRegisters> registers;
+    const Activation* held = nullptr;
+    team.share(all_units, [&](int64_t unit) {
+        const int64_t before = unit * first_units / all_units;
+        const bool is_first = (unit + 1) * first_units / all_units > before;
+        const Activation& part = is_first ? x.first : x.rest;
+        const int64_t part_rows = is_first ? split : rows - split;
+        if (held != &part) registers.emplace(part.format, part_rows);
+        held = &part;
+        function(part, is_first ? 0 : split, part_rows, is_first ? before : unit - before);
+    });
+}
+
 void finish(const float* panel, const Weight& weight, const LinearOut& out, int64_t row,
             int64_t rows, int64_t tile) {
     const int64_t column = tile * kLanes;
@@ -183,8 +205,8 @@ int64_t gate_units(const Weight& weight, int64_t rows) {
     return weight.out / 2 / kGroup * row_chunks(rows);
 }
 
-void gate_unit(const Activation& x, const Weight& weight, Gate kind, const Activation& out,
-               int64_t all_rows, int64_t unit) {
+void gate_unit(const Activation& x, const Weight& weight, Gate kind, const SplitActivation& out,
+               int64_t out_row, int64_t all_rows, int64_t unit) {
     with_panel(unit, all_rows, [&](int64_t pair, int64_t row, int64_t rows) {
         Panel gate, up;
         product(x, weight, pair * 2, 2, row, rows, gate);
@@ -192,23 +214,26 @@ void gate_unit(const Activation& x, const Weight& weight, Gate kind, const Activ
         for (int64_t r = 0; r < rows; ++r) {
             float* values = gate.values + r * kPanelColumns;
             gate_rows(kind, values, up.values + r * kPanelColumns, kPanelColumns, values);
-            store_groups(out, row + r, pair, pair + 1, values);
+            store_groups(out, out_row + row + r, pair, pair + 1, values);
         }
     });
 }
 
 void LinearOp::run(Team& team) const {
-    const int64_t rows = rows_.count();
-    const TileRegisters registers(x_.format, rows);
-    team.share(linear_units(weight_, rows),
-               [&](int64_t unit) { linear_unit(x_, weight_, out_, rows, unit); });
+    const auto units = [&](int64_t rows) { return linear_units(weight_, rows); };
+    share_parts(team, x_, rows_.count(), units,
+                [&](const Activation& x, int64_t first, int64_t rows, int64_t unit) {
+        const LinearOut out{out_.bias, out_.values + first * weight_.out, out_.accumulate};
+        linear_unit(x, weight_, out, rows, unit);
+    });
 }
 
 void LinearGateOp::run(Team& team) const {
-    const int64_t rows = rows_.count();
-    const TileRegisters registers(x_.format, rows);
-    team.share(gate_units(weight_, rows),
-               [&](int64_t unit) { gate_unit(x_, weight_, kind_, out_, rows, unit); });
+    const auto units = [&](int64_t rows) { return gate_units(weight_, rows); };
+    share_parts(team, x_, rows_.count(), units,
+                [&](const Activation& x, int64_t first, int64_t rows, int64_t unit) {
+        gate_unit(x, weight_, kind_, out_, first, rows, unit);
+    });
 }
 
 }  // namespace headrace

@@ -18,18 +18,19 @@ int64_t linear_units(const Weight& weight, int64_t rows);
 void linear_unit(const Activation& x, const Weight& weight, const LinearOut& out, int64_t rows,
                  int64_t unit);
 int64_t gate_units(const Weight& weight, int64_t rows);
-void gate_unit(const Activation& x, const Weight& weight, Gate kind, const Activation& out,
-               int64_t rows, int64_t unit);
+// Rows of x go to rows from `out_row` of out.
+void gate_unit(const Activation& x, const Weight& weight, Gate kind, const SplitActivation& out,
+               int64_t out_row, int64_t rows, int64_t unit);
 
 // out[r][n] = sum_k x[r][k] * w[n][k] (+ bias[n]) (+ out[r][n] if accumulate).
 class LinearOp : public Op {
    public:
-    LinearOp(Rows rows, Activation x, Weight weight, LinearOut out)
+    LinearOp(Rows rows, SplitActivation x, Weight weight, LinearOut out)
         : Op(rows), x_(x), weight_(weight), out_(out) {}
     void run(Team& team) const override;
 
    private:
-    Activation x_;
+    SplitActivation x_;
     Weight weight_;
     LinearOut out_;
 };
@@ -38,15 +39,15 @@ class LinearOp : public Op {
 // up; the product never leaves the cache.
 class LinearGateOp : public Op {
    public:
-    LinearGateOp(Rows rows, Activation x, Weight weight, Gate kind, Activation out)
+    LinearGateOp(Rows rows, SplitActivation x, Weight weight, Gate kind, SplitActivation out)
         : Op(rows), x_(x), weight_(weight), kind_(kind), out_(out) {}
     void run(Team& team) const override;
 
    private:
-    Activation x_;
+    SplitActivation x_;
     Weight weight_;
     Gate kind_;
-    Activation out_;
+    SplitActivation out_;
 };
 
 }  // namespace headrace
