@@ -106,7 +106,7 @@ class Settings:
     kernels: Literal["auto", "native", "torch"] = flag(
         "auto", "native: fail without the compiled kernels; torch: use their plain twins"
     )
-    activations: Literal["int8", "float32"] = flag(
+    activations: Literal["int8", "float32", "split"] = flag(
         "int8",
         "what the CPU kernels multiply quantized weights with (AMX: bfloat16 ones by bfloat16); "
         "float32 is exact and slower",

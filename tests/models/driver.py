@@ -36,8 +36,8 @@ class Replayed:
         ours.block_table[:rows, :width] = batch.block_table
         return self._recorded.forward(token_ids, batch).clone()
 
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        return self._recorded.logits(hidden).clone()
+    def logits(self, hidden: torch.Tensor, num_prompt_rows: int = 0) -> torch.Tensor:
+        return self._recorded.logits(hidden, num_prompt_rows).clone()
 
 
 @dataclass

@@ -36,8 +36,15 @@ class Planner(RequestQueues):
         max_num_seqs: int,
         prefix_caching: bool = True,
         speculator: Speculator | None = None,
+        distinguishes_prompts: bool = False,
     ) -> None:
-        super().__init__(num_blocks, block_size, min(max_num_seqs, max_batch_prefill_tokens))
+        """`distinguishes_prompts`: see `EngineInfo`."""
+        super().__init__(
+            num_blocks,
+            block_size,
+            min(max_num_seqs, max_batch_prefill_tokens),
+            distinguishes_prompts=distinguishes_prompts,
+        )
         self.token_budget = max_batch_prefill_tokens
         self.prefix_cache = PrefixCache(self.pool, block_size, is_enabled=prefix_caching)
         self.speculator = speculator
@@ -190,10 +197,10 @@ class Planner(RequestQueues):
         if self.prefix_cache.take_hits(request):
             return 0
         start, known = request.num_computed, len(request.token_ids)
-        end = start + budget
-        if end >= known:
-            end = known
-        elif end - end % self.block_size > start:  # so that it can look for hits again
+        limit = request.end_of_kind(start, start + budget)
+        end = min(limit, known)
+        is_cut = start + budget == end < known
+        if is_cut and end - end % self.block_size > start:  # so that it can look for hits again
             end -= end % self.block_size
         end = self._allocate(request, end)
         if end == start:
@@ -207,7 +214,7 @@ class Planner(RequestQueues):
             num_samples = 1
             if request.constraint is not None:
                 request.draft_ids = request.constraint.draft_ids
-                num_drafts = self._place_drafts(plan, request, budget - (end - start))
+                num_drafts = self._place_drafts(plan, request, limit - end)
                 plan.masks[len(plan.rows)] = request.constraint.masks(num_drafts)
         plan.rows.append(request.row)
         plan.starts.append(start)

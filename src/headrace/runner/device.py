@@ -54,6 +54,11 @@ def choose_kernels(settings: Settings, device: torch.device) -> Kernels:
         raise StartupError(f"--kernels {choice}: {error}") from None
 
 
+def choose_prompt_dtype(settings: Settings, kernels: Kernels) -> torch.dtype | None:
+    """Of activations at prompt positions where those at generated ones are int8; None: int8 too."""
+    return torch.float32 if settings.activations == "split" else None
+
+
 def choose_kv_dtype(settings: Settings, *, is_native: bool) -> torch.dtype | None:
     """Of the cached keys and values; None leaves it to what the model runs on.
 

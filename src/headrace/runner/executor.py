@@ -14,6 +14,7 @@ from headrace.runner.batch import BatchBuffers
 from headrace.runner.masks import Masks, step_masks
 from headrace.runner.outputs import row_outputs
 from headrace.runner.prompt_logprobs import PromptLogprobs
+from headrace.runner.prompt_rows import PromptRows
 from headrace.runner.sample_positions import SamplePositions, sample_positions
 from headrace.runner.sampler import Sampler, Samples
 from headrace.types import RowOutput, StepOutput, StepPlan
@@ -26,8 +27,11 @@ class Model(Protocol):
         """token_ids [T] int32 to hidden states [T, H]."""
         ...
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Hidden states [R, H] to logits [R, V] float32, a fresh tensor."""
+    def logits(self, hidden: Tensor, num_prompt_rows: int = 0) -> Tensor:
+        """Hidden states [R, H] to logits [R, V] float32, a fresh tensor.
+
+        The last `num_prompt_rows` stand at prompt positions, if that matters to the model.
+        """
         ...
 
 
@@ -53,29 +57,42 @@ class ModelExecutor:
         buffers: BatchBuffers,
         sampler: Sampler,
         drafts: DraftSource | None = None,
+        prompts: PromptRows | None = None,
     ) -> None:
+        """`prompts`: for a model that computes prompt positions otherwise than generated ones."""
         self._model = model
         self._buffers = buffers
         self._sampler = sampler
         self._drafts = drafts
+        self._prompts = prompts
         self._prompt_logprobs = PromptLogprobs(sampler.kernels)
 
     @torch.inference_mode()
     def execute(self, plan: StepPlan) -> StepOutput:
         """Run one forward pass over the scheduled rows and sample from those that ask for it."""
+        if self._prompts is None:
+            return self._run(plan, 0)
+        return self._prompts.run_last(plan, self._run)
+
+    def _run(self, plan: StepPlan, num_prompt_rows: int) -> StepOutput:
+        """The last `num_prompt_rows` rows of the plan compute prompt tokens."""
         for start in plan.started:
             self._sampler.start(start)
             self._prompt_logprobs.start(start)
         if not plan.rows:
             return StepOutput(rows=[])
         step = self._buffers.fill(plan)
+        first_prompt_row = len(plan.rows) - num_prompt_rows
+        step.attention.num_prompt_tokens = sum(plan.counts[first_prompt_row:])
         hidden = self._model.forward(step.token_ids, step.attention)
         prompt_scores = self._prompt_logprobs.compute(
-            plan, step.query_end, hidden, self._model.logits
+            plan, step.query_end, hidden, lambda states: self._model.logits(states, len(states))
         )
         self._sampler.catch_up(plan)
         at = sample_positions(plan, step.rows, step.query_end)
-        outputs = row_outputs(plan, at, self._sample(hidden, at, step_masks(plan, hidden.device)))
+        num_prompt_samples = sum(plan.num_samples[first_prompt_row:])
+        samples = self._sample(hidden, at, step_masks(plan, hidden.device), num_prompt_samples)
+        outputs = row_outputs(plan, at, samples)
         self._sampler.accept(plan.rows, outputs)
         for index, scores in prompt_scores.items():
             outputs[index].prompt_logprobs = scores.logprobs
@@ -87,8 +104,11 @@ class ModelExecutor:
             output.draft_duration = time.perf_counter() - begin
         return output
 
-    def _sample(self, hidden: Tensor, at: SamplePositions, masks: Masks | None) -> Samples:
+    def _sample(
+        self, hidden: Tensor, at: SamplePositions, masks: Masks | None, num_prompt_samples: int
+    ) -> Samples:
         # As many samples as tokens: a step of decodes (and drafts) only, all in their order.
         if len(at.index) != hidden.shape[0]:
             hidden = hidden[torch.from_numpy(at.index).to(hidden.device)]
-        return self._sampler.sample(self._model.logits(hidden), at, masks)
+        logits = self._model.logits(hidden, num_prompt_samples)
+        return self._sampler.sample(logits, at, masks)
