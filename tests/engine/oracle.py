@@ -6,9 +6,7 @@ from headrace.engine.fake import key_value, logprob, sample, top_logprobs
 from headrace.types import Add, FinishReason, SamplingParams
 
 
-def expected(
-    add: Add, vocab_size: int, generated: int = 0
-) -> tuple[list[int], FinishReason]:
+def expected(add: Add, vocab_size: int, generated: int = 0) -> tuple[list[int], FinishReason]:
     """All output tokens, from the prompt on, and why they end. `generated`: their kind."""
     params = add.params
     context = array("q")

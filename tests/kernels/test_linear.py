@@ -1,5 +1,7 @@
 """Products with packed weights, against float64 and against the twins."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -95,16 +97,32 @@ def test_float_weights(kernels: Kernels, kind: WeightKind, out: int, in_: int) -
 
 
 @pytest.mark.parametrize(("out", "in_"), [(1, 32), (50, 96), (96, 640)])
-def test_bfloat16_activations(kernels: Kernels, out: int, in_: int) -> None:
+def test_bfloat16_activations(tiled: Kernels, out: int, in_: int) -> None:
     weight = dense("bfloat16", out, in_)
-    packed = weight.pack(kernels)
-    if kernels.input_dtype(packed) != torch.bfloat16:
-        pytest.skip("these kernels read float32")
+    packed = weight.pack(tiled)
+    assert tiled.input_dtypes(packed) == (torch.bfloat16, torch.float32)
     for rows in ROWS:
-        x = torch.randn(rows, in_)
-        result = torch.empty(rows, out)
-        kernels.linear(quantized(kernels, x, torch.bfloat16), packed, result)
+        x, result = torch.randn(rows, in_), torch.empty(rows, out)
+        tiled.linear(quantized(tiled, x, torch.bfloat16), packed, result)
         assert error(result, x.bfloat16(), weight) < TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("kind", "group_size", "has_minimum"),
+    [*INTEGER_WEIGHTS, ("nf4", 64, False), ("fp4", 32, False)],
+)
+@pytest.mark.parametrize("out", [1, 50])
+def test_weights_in_groups_are_rounded_for_bfloat16_activations(
+    tiled: Kernels, kind: WeightKind, group_size: int, has_minimum: bool, out: int
+) -> None:
+    weight = grouped(kind, out, 640, group_size, has_minimum)
+    packed = weight.pack(tiled)
+    assert tiled.input_dtypes(packed) == (torch.int8, torch.bfloat16, torch.float32)
+    values = replace(weight, values=weight.values.float().bfloat16().double())
+    for rows in ROWS:
+        x, result = torch.randn(rows, 640), torch.empty(rows, out)
+        tiled.linear(quantized(tiled, x, torch.bfloat16), packed, result)
+        assert error(result, x.bfloat16(), values) < TOLERANCE
 
 
 def test_bfloat16_sums_have_two_chains_for_32_inputs() -> None:
@@ -146,18 +164,29 @@ def test_bias_and_residual(kernels: Kernels, exact: bool) -> None:
 def test_fused_gate_is_gate_after_linear(
     kernels: Kernels, kind: str, exact_out: bool, rows: int
 ) -> None:
+    dtype = torch.float32 if exact_out else torch.int8
+    check_fused_gate(kernels, kind, rows, torch.int8, dtype)
+
+
+@pytest.mark.parametrize("rows", [1, 13, 70, 700])
+def test_fused_gate_with_bfloat16_activations(tiled: Kernels, rows: int) -> None:
+    check_fused_gate(tiled, "silu", rows, torch.bfloat16, torch.bfloat16)
+
+
+def check_fused_gate(
+    kernels: Kernels, kind: str, rows: int, dtype: torch.dtype, out_dtype: torch.dtype
+) -> None:
     weight = grouped("int4", 192, 64, 32, True).pack(kernels)
-    x = quantized(kernels, torch.randn(rows, 64))
+    x = quantized(kernels, torch.randn(rows, 64), dtype)
     product = torch.empty(rows, 192)
     kernels.linear(x, weight, product)
-    dtype = torch.float32 if exact_out else torch.int8
-    fused, apart = kernels.activation(rows, 96, dtype), kernels.activation(rows, 96, dtype)
+    fused, apart = (kernels.activation(rows, 96, out_dtype) for _ in range(2))
     kernels.linear_gate(x, weight, fused, kind=kind)  # type: ignore[arg-type]
     kernels.gate(product, apart, kind=kind)  # type: ignore[arg-type]
     assert torch.equal(exact_values(kernels, fused), exact_values(kernels, apart))
 
 
-@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bfloat16, torch.float32])
 @pytest.mark.parametrize(
     "weight_of",
     [
@@ -172,10 +201,11 @@ def test_fused_gate_is_gate_after_linear(
     ],
 )
 def test_rows_do_not_depend_on_batch_or_threads(
-    native: Kernels, weight_of: type[Dense], exact: bool
+    native: Kernels, weight_of: type[Dense], dtype: torch.dtype
 ) -> None:
     weight = weight_of().pack(native)
-    dtype = torch.float32 if exact else native.input_dtype(weight)
+    if dtype not in native.input_dtypes(weight):
+        pytest.skip("not read")
     x = torch.randn(150, 1280)
 
     def product(rows: torch.Tensor) -> torch.Tensor:

@@ -73,7 +73,7 @@ class Kernels(ABC):
     reason: str
     """For people: what is in use, and why."""
     has_bfloat16_tiles = False
-    """Whether products with bfloat16 weights take bfloat16 activations."""
+    """Whether there are products of bfloat16 activations: see `input_dtypes`."""
     samples_anywhere = False
     """Whether the ops on logits take those of other devices too."""
 
@@ -90,12 +90,20 @@ class Kernels(ABC):
 
     # Storage
 
-    def input_dtype(self, weight: PackedWeight) -> torch.dtype:
-        """The narrowest dtype in which a linear reads its input; all read float32 too."""
-        if weight.is_integer:
-            return torch.int8
+    def input_dtypes(self, weight: PackedWeight) -> tuple[torch.dtype, ...]:
+        """The dtypes in which a linear reads its input, the narrowest first; all read float32.
+
+        For bfloat16 inputs a weight of integers or codes is rounded to bfloat16 too.
+        """
+        dtypes = [torch.int8] if weight.is_integer else []
         is_tiled = weight.kind == "bfloat16" and weight.in_features % GROUP_SIZE == 0
-        return torch.bfloat16 if self.has_bfloat16_tiles and is_tiled else torch.float32
+        if self.has_bfloat16_tiles and (weight.is_integer or is_tiled):
+            dtypes.append(torch.bfloat16)
+        return (*dtypes, torch.float32)
+
+    def input_dtype(self, weight: PackedWeight) -> torch.dtype:
+        """The narrowest of `input_dtypes`."""
+        return self.input_dtypes(weight)[0]
 
     def activation(
         self,
@@ -104,7 +112,8 @@ class Kernels(ABC):
         dtype: torch.dtype = torch.int8,
         split: Split | None = None,
     ) -> Activation:
-        """A buffer for a linear's input, in a dtype that `input_dtype` gives or float32."""
+        """A buffer for a linear's input, in a dtype that `input_dtypes` gives; with `split`
+        the rows behind its boundary are in its dtype."""
         first = self._uniform_activation(rows, features, dtype)
         if split is None:
             return first
@@ -323,7 +332,7 @@ class Kernels(ABC):
     ) -> None:
         """out = x @ weight.T + bias, or with `accumulate` added to out (the residual stream).
 
-        x [T, K], float32 or of the weight's `input_dtype`; out [T, N]; bias [N].
+        x [T, K] in one of the weight's `input_dtypes`; out [T, N]; bias [N].
         """
         num_rows = self._check_product(x, weight)
         check(out, "out", torch.float32, num_rows, weight.out_features)
@@ -671,7 +680,8 @@ class Kernels(ABC):
 
     def _check_input(self, x: Activation, weight: PackedWeight) -> None:
         for part in x.parts if isinstance(x, SplitActivation) else (x,):
-            if isinstance(part, QuantizedActivation) and part.dtype != self.input_dtype(weight):
+            dtypes = self.input_dtypes(weight)
+            if isinstance(part, QuantizedActivation) and part.dtype not in dtypes:
                 raise ValueError(f"x: this {weight.kind} weight takes no {part.dtype} activations")
 
     @staticmethod

@@ -93,9 +93,17 @@ def product(x: Activation, weight: PackedWeight, count: int) -> Tensor:
     if isinstance(x, SplitActivation):
         split = first_rows(x, count)
         return torch.cat([product(x.first, weight, split), product(x.rest, weight, count - split)])
-    if isinstance(x, QuantizedActivation):
-        return functional.linear(x.storage[:count], values_of(weight, codebooks=ROUNDED))
-    return functional.linear(x[:count], values_of(weight))
+    values = x.storage if isinstance(x, QuantizedActivation) else x
+    return functional.linear(values[:count], rounded_values(weight, x))
+
+
+def rounded_values(weight: PackedWeight, x: UniformActivation) -> Tensor:
+    """The weight's rows as float32, as products with such an activation read them."""
+    if not isinstance(x, QuantizedActivation):
+        return values_of(weight)
+    if x.dtype == torch.bfloat16:
+        return values_of(weight).bfloat16().float()
+    return values_of(weight, codebooks=ROUNDED)
 
 
 def first_rows(x: SplitActivation, count: int) -> int:
@@ -345,17 +353,15 @@ class TorchKernels(Kernels):
         accumulate: bool,
     ) -> None:
         def mix(part: slice, like: UniformActivation, inner_like: UniformActivation) -> None:
-            books = ROUNDED if isinstance(like, QuantizedActivation) else CODEBOOKS
             total = torch.zeros_like(out[part])
             for number, expert in enumerate(experts):
                 index, place = torch.where(routing.experts[part] == number)
                 weights, values = routing.weights[part][index, place, None], x[part][index]
                 inputs = rounded(values * weights if weighs_inputs else values, like)
-                gate, up = functional.linear(
-                    inputs, values_of(expert.gate_up, codebooks=books)
-                ).chunk(2, -1)
+                gate_up = rounded_values(expert.gate_up, like)
+                gate, up = functional.linear(inputs, gate_up).chunk(2, -1)
                 inner = rounded(GATES[kind](gate) * up, inner_like)
-                result = functional.linear(inner, values_of(expert.down, codebooks=books))
+                result = functional.linear(inner, rounded_values(expert.down, inner_like))
                 total.index_add_(0, index, result if weighs_inputs else result * weights)
             out[part] = out[part] + total if accumulate else total
 

@@ -56,7 +56,8 @@ def choose_kernels(settings: Settings, device: torch.device) -> Kernels:
 
 def choose_prompt_dtype(settings: Settings, kernels: Kernels) -> torch.dtype | None:
     """Of activations at prompt positions where those at generated ones are int8; None: int8 too."""
-    return torch.float32 if settings.activations == "split" else None
+    is_quicker = kernels.has_bfloat16_tiles and settings.activations == "auto"
+    return torch.bfloat16 if is_quicker else None
 
 
 def choose_kv_dtype(settings: Settings, *, is_native: bool) -> torch.dtype | None:

@@ -157,7 +157,9 @@ void GatherOp::run(Team& team) const {
 
 void ExpertGateOp::run(Team& team) const {
     const Mixture& m = mixture_;
-    const auto units = [&](int64_t s) { return gate_units(m.weights_of(s).gate_up, m.counts()[s]); };
+    const auto units = [&](int64_t s) {
+        return gate_units(m.part(m.inputs, s).format, m.weights_of(s).gate_up, m.counts()[s]);
+    };
     for_each_share_unit(team, m.count(), units, [&](int64_t s, int64_t unit) {
         const Weight& weight = m.weights_of(s).gate_up;
         const int64_t rows = m.counts()[s], first = m.starts()[s];
@@ -170,7 +172,9 @@ void ExpertGateOp::run(Team& team) const {
 
 void ExpertDownOp::run(Team& team) const {
     const Mixture& m = mixture_;
-    const auto units = [&](int64_t s) { return linear_units(m.weights_of(s).down, m.counts()[s]); };
+    const auto units = [&](int64_t s) {
+        return linear_units(m.part(m.inner, s).format, m.weights_of(s).down, m.counts()[s]);
+    };
     for_each_share_unit(team, m.count(), units, [&](int64_t s, int64_t unit) {
         const Weight& weight = m.weights_of(s).down;
         const int64_t rows = m.counts()[s], first = m.starts()[s];

@@ -9,13 +9,13 @@
 namespace headrace {
 namespace {
 
-constexpr int64_t kPanelRows = 128;
+constexpr int64_t kMaxPanelRows = 512;
 constexpr int64_t kPanelColumns = 2 * kLanes;
 constexpr int64_t kPanelDepth = 256;  // inputs of a weight widened to float at a time
 
-// One unit of work: the product of up to 64 rows with two tiles of a weight.
+// One unit of work: the product of some rows with two tiles of a weight.
 struct alignas(64) Panel {
-    float values[kPanelRows * kPanelColumns];
+    float values[kMaxPanelRows * kPanelColumns];
 };
 
 template <Kind kKind, bool kMinimum>
@@ -116,19 +116,9 @@ void float_product(const Activation& x, const Weight& weight, int64_t tile, int 
     multiply(x.row(row), x.features, rows, lanes, vectors, weight.in, c, kPanelColumns);
 }
 
-// panel = rows row..row + rows of x times the one or two tiles from `tile`.
-void product(const Activation& x, const Weight& weight, int64_t tile, int vectors, int64_t row,
-             int64_t rows, Panel& panel) {
-    float* c = panel.values;
-    if (x.format == Format::kBFloat16) {
-        return multiply_bfloat16(x, row, rows, weight, tile, vectors, c, kPanelColumns);
-    }
-    if (x.format == Format::kInt8) {
-        for (int v = 0; v < vectors; ++v) {
-            integer_product(x, weight, tile + v, row, rows, c + v * kLanes);
-        }
-        return;
-    }
+// Rows of floats times the one or two tiles from `tile`.
+void exact_product(const Activation& x, const Weight& weight, int64_t tile, int vectors,
+                   int64_t row, int64_t rows, float* c) {
     std::memset(c, 0, static_cast<size_t>(rows * kPanelColumns) * sizeof(float));
     switch (weight.kind) {
         case Kind::kFloat16: return float_product<Float16>(x, weight, tile, vectors, row, rows, c);
@@ -141,22 +131,60 @@ void product(const Activation& x, const Weight& weight, int64_t tile, int vector
     widened_product(x, weight, tile, vectors, row, rows, c);
 }
 
-int64_t row_chunks(int64_t rows) { return (rows + kPanelRows - 1) / kPanelRows; }
+// panel = rows row..row + rows of x times the one or two tiles from `tile`. Calls done(first, count)
+// when these of the panel's rows are finished.
+template <typename Done>
+void product(const Activation& x, const Weight& weight, int64_t tile, int vectors, int64_t row,
+             int64_t rows, Panel& panel, Done done) {
+    float* c = panel.values;
+    if (x.format == Format::kBFloat16) {
+        return multiply_bfloat16(x, row, rows, weight, tile, vectors, c, kPanelColumns, done);
+    }
+    if (x.format == Format::kInt8) {
+        for (int v = 0; v < vectors; ++v) {
+            integer_product(x, weight, tile + v, row, rows, c + v * kLanes);
+        }
+    } else {
+        exact_product(x, weight, tile, vectors, row, rows, c);
+    }
+    done(0, rows);
+}
+
+// Rows of bfloat16 are as many as stay in the L2 cache while all tiles are multiplied with them.
+int64_t panel_rows(Format format, int64_t features, int64_t pairs, int64_t rows) {
+    constexpr int64_t kFewest = 128, kResidentBytes = 1 << 20;
+    if (format != Format::kBFloat16) return kFewest;
+    const int64_t resident = kResidentBytes / (features * 2);
+    const int64_t fair = rows * pairs / (4 * num_threads());
+    const int64_t most = std::max(kFewest, std::min({kMaxPanelRows, resident, fair}));
+    return most / (2 * kBlockRows) * 2 * kBlockRows;
+}
+
+int64_t panels(Format format, int64_t features, int64_t pairs, int64_t rows) {
+    const int64_t most = panel_rows(format, features, pairs, rows);
+    return pairs * ((rows + most - 1) / most);
+}
 
 // Calls function(pair of tiles, first row, rows) for the panel that is one unit.
 template <typename Function>
-void with_panel(int64_t unit, int64_t rows, Function function) {
-    const int64_t row = unit % row_chunks(rows) * kPanelRows;
-    function(unit / row_chunks(rows), row, std::min(kPanelRows, rows - row));
+void with_panel(const Activation& x, int64_t pairs, int64_t rows, int64_t unit,
+                Function function) {
+    const int64_t most = panel_rows(x.format, x.features, pairs, rows);
+    const int64_t row = unit / pairs * most;
+    function(unit % pairs, row, std::min(most, rows - row));
 }
 
+int64_t linear_pairs(const Weight& weight) { return (weight.tiles() + 1) / 2; }
+int64_t gate_pairs(const Weight& weight) { return weight.out / 2 / kGroup; }
+
 // Shares the products of both parts of x, so mixed that what is read of the weight serves both.
-// units(rows) is how many each has; calls function(part, its first row, its rows, unit of these).
+// units(format, rows) is how many each has; calls function(part, its first row, its rows, unit of these).
 template <typename Units, typename Function>
 void share_parts(Team& team, const SplitActivation& x, int64_t rows, Units units,
                  Function function) {
     const int64_t split = x.first_rows(rows);
-    const int64_t first_units = units(split), all_units = first_units + units(rows - split);
+    const int64_t first_units = units(x.first.format, split);
+    const int64_t all_units = first_units + units(x.rest.format, rows - split);
     std::optional<TileRegisters> registers;
     const Activation* held = nullptr;
     team.share(all_units, [&](int64_t unit) {
@@ -185,42 +213,49 @@ void finish(const float* panel, const Weight& weight, const LinearOut& out, int6
 
 }  // namespace
 
-int64_t linear_units(const Weight& weight, int64_t rows) {
-    return (weight.tiles() + 1) / 2 * row_chunks(rows);
+int64_t linear_units(Format format, const Weight& weight, int64_t rows) {
+    return panels(format, weight.in, linear_pairs(weight), rows);
 }
 
 void linear_unit(const Activation& x, const Weight& weight, const LinearOut& out, int64_t all_rows,
                  int64_t unit) {
-    with_panel(unit, all_rows, [&](int64_t pair, int64_t row, int64_t rows) {
+    with_panel(x, linear_pairs(weight), all_rows, unit, [&](int64_t pair, int64_t row,
+                                                            int64_t rows) {
         Panel panel;
         const int vectors = pair * 2 + 1 < weight.tiles() ? 2 : 1;
-        product(x, weight, pair * 2, vectors, row, rows, panel);
-        for (int v = 0; v < vectors; ++v) {
-            finish(panel.values + v * kLanes, weight, out, row, rows, pair * 2 + v);
-        }
+        product(x, weight, pair * 2, vectors, row, rows, panel, [&](int64_t first, int64_t count) {
+            for (int v = 0; v < vectors; ++v) {
+                const float* from = panel.values + first * kPanelColumns + v * kLanes;
+                finish(from, weight, out, row + first, count, pair * 2 + v);
+            }
+        });
     });
 }
 
-int64_t gate_units(const Weight& weight, int64_t rows) {
-    return weight.out / 2 / kGroup * row_chunks(rows);
+int64_t gate_units(Format format, const Weight& weight, int64_t rows) {
+    return panels(format, weight.in, gate_pairs(weight), rows);
 }
 
 void gate_unit(const Activation& x, const Weight& weight, Gate kind, const SplitActivation& out,
                int64_t out_row, int64_t all_rows, int64_t unit) {
-    with_panel(unit, all_rows, [&](int64_t pair, int64_t row, int64_t rows) {
+    const int64_t first_up = weight.out / 2 / kLanes;
+    with_panel(x, gate_pairs(weight), all_rows, unit, [&](int64_t pair, int64_t row, int64_t rows) {
         Panel gate, up;
-        product(x, weight, pair * 2, 2, row, rows, gate);
-        product(x, weight, weight.out / 2 / kLanes + pair * 2, 2, row, rows, up);
-        for (int64_t r = 0; r < rows; ++r) {
-            float* values = gate.values + r * kPanelColumns;
-            gate_rows(kind, values, up.values + r * kPanelColumns, kPanelColumns, values);
-            store_groups(out, out_row + row + r, pair, pair + 1, values);
-        }
+        product(x, weight, pair * 2, 2, row, rows, gate, [](int64_t, int64_t) {});
+        product(x, weight, first_up + pair * 2, 2, row, rows, up, [&](int64_t first, int64_t count) {
+            for (int64_t r = first; r < first + count; ++r) {
+                float* values = gate.values + r * kPanelColumns;
+                gate_rows(kind, values, up.values + r * kPanelColumns, kPanelColumns, values);
+                store_groups(out, out_row + row + r, pair, pair + 1, values);
+            }
+        });
     });
 }
 
 void LinearOp::run(Team& team) const {
-    const auto units = [&](int64_t rows) { return linear_units(weight_, rows); };
+    const auto units = [&](Format format, int64_t rows) {
+        return linear_units(format, weight_, rows);
+    };
     share_parts(team, x_, rows_.count(), units,
                 [&](const Activation& x, int64_t first, int64_t rows, int64_t unit) {
         const LinearOut out{out_.bias, out_.values + first * weight_.out, out_.accumulate};
@@ -229,7 +264,9 @@ void LinearOp::run(Team& team) const {
 }
 
 void LinearGateOp::run(Team& team) const {
-    const auto units = [&](int64_t rows) { return gate_units(weight_, rows); };
+    const auto units = [&](Format format, int64_t rows) {
+        return gate_units(format, weight_, rows);
+    };
     share_parts(team, x_, rows_.count(), units,
                 [&](const Activation& x, int64_t first, int64_t rows, int64_t unit) {
         gate_unit(x, weight_, kind_, out_, first, rows, unit);

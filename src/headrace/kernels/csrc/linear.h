@@ -13,11 +13,11 @@ struct LinearOut {
     bool accumulate;
 };
 
-// The units of work of a product of `rows` rows, and one of them.
-int64_t linear_units(const Weight& weight, int64_t rows);
+// The units of work of a product of `rows` rows in this format, and one of them.
+int64_t linear_units(Format format, const Weight& weight, int64_t rows);
 void linear_unit(const Activation& x, const Weight& weight, const LinearOut& out, int64_t rows,
                  int64_t unit);
-int64_t gate_units(const Weight& weight, int64_t rows);
+int64_t gate_units(Format format, const Weight& weight, int64_t rows);
 // Rows of x go to rows from `out_row` of out.
 void gate_unit(const Activation& x, const Weight& weight, Gate kind, const SplitActivation& out,
                int64_t out_row, int64_t rows, int64_t unit);

@@ -214,9 +214,9 @@ inline void clear_tile() {
     __asm__ volatile("tilezero %%tmm%c[tile]" : : [tile] "i"(kTile));
 }
 template <int kTile>
-inline void load_tile(const void* from) {
-    __asm__ volatile("tileloadd (%[from], %[line]), %%tmm%c[tile]"
-                     : : [from] "r"(from), [line] "r"(int64_t{64}), [tile] "i"(kTile) : "memory");
+inline void load_tile(const void* from, int64_t row_bytes = 64) {
+    __asm__ volatile("tileloadd (%[from], %[row]), %%tmm%c[tile]"
+                     : : [from] "r"(from), [row] "r"(row_bytes), [tile] "i"(kTile) : "memory");
 }
 template <int kTile>
 inline void store_tile(float* to, int64_t row_floats) {
@@ -229,53 +229,169 @@ inline void multiply_tiles() {
                      : : [sum] "i"(kSum), [left] "i"(kLeft), [right] "i"(kRight));
 }
 
-// c[16 * kBlocks][16 * kVectors] = blocks of rows times tiles, both `groups` long.
+// Two rows of lanes, rounded, as one line of a right tile.
+inline void store_pair(F32x16 even, F32x16 odd, uint16_t* line) {
+    const __m512i zipped = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9,
+                                            24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1,
+                                            16, 0);
+    const auto both = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(odd.v, even.v));
+    _mm512_store_si512(line, _mm512_permutexvar_epi16(zipped, both));
+}
+
+// What the codes of four bits stand for.
+template <Kind kKind, bool kMinimum>
+inline F32x16 nibble_table() {
+    if constexpr (is_codebook4(kKind)) return F32x16::load(codebook(kKind));
+    const __m512i codes = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    return to_float({_mm512_sub_epi32(codes, _mm512_set1_epi32(kMinimum ? 0 : 8))});
+}
+
+// 32 inputs of a tile in groups, rounded to bfloat16.
+template <Kind kKind, bool kMinimum>
+inline void widen_group(const Weight& weight, int64_t tile, int64_t index, RightTile& to) {
+    constexpr bool kNibbles = is_nibbles(kKind);
+    constexpr int kLines = kNibbles ? 4 : 8;
+    const uint16_t* scales = weight.scales(tile) +
+                             index * kGroup / weight.group * (kMinimum ? 2 : 1) * kLanes;
+    const F32x16 scale = load_f16(scales);
+    const F32x16 minimum = kMinimum ? load_f16(scales + kLanes) : F32x16::zero();
+    const F32x16 table = nibble_table<kKind, kMinimum>();
+    const uint8_t* quants = weight.tile(tile) + index * kLines * 64;
+    for (int line = 0; line < kLines; ++line) {
+        const __m512i codes = U8x64::load(quants + 64 * line).v;
+        __builtin_prefetch(quants + 64 * line + kPrefetchBytes, 0, 2);
+        const auto value = [&](unsigned bit) {
+            const __m512i code = _mm512_srli_epi32(codes, bit);
+            if constexpr (kNibbles) {
+                return fma({_mm512_permutexvar_ps(code, table.v)}, scale, minimum);
+            }
+            const __m512i byte = _mm512_and_si512(code, _mm512_set1_epi32(255));
+            return fma(to_float({_mm512_sub_epi32(byte, _mm512_set1_epi32(128))}), scale, minimum);
+        };
+        const auto store = [&](int to_line, unsigned bit) {
+            store_pair(value(bit), value(bit + 16), to.values[to_line][0]);
+            store_pair(value(bit + 8), value(bit + 24), to.values[to_line + 1][0]);
+        };
+        store(2 * line, 0);
+        if constexpr (kNibbles) store(2 * (kLines + line), 4);
+    }
+}
+
+template <Kind kKind, bool kMinimum>
+inline void widen_groups(const Weight& weight, int64_t tile, int64_t first, int64_t count,
+                         RightTile* to) {
+    for (int64_t g = 0; g < count; ++g) {
+        widen_group<kKind, kMinimum>(weight, tile, first + g, to[g]);
+    }
+}
+
+inline void widen_groups(const Weight& weight, int64_t tile, int64_t first, int64_t count,
+                         RightTile* to) {
+    const auto widen = [&](auto* with_minimum, auto* without) {
+        (weight.has_minimum ? with_minimum : without)(weight, tile, first, count, to);
+    };
+    switch (weight.kind) {
+        case Kind::kNF4: return widen_groups<Kind::kNF4, false>(weight, tile, first, count, to);
+        case Kind::kFP4: return widen_groups<Kind::kFP4, false>(weight, tile, first, count, to);
+        case Kind::kInt4:
+            return widen(widen_groups<Kind::kInt4, true>, widen_groups<Kind::kInt4, false>);
+        default: return widen(widen_groups<Kind::kInt8, true>, widen_groups<Kind::kInt8, false>);
+    }
+}
+
+// Lines of the weight to be fetched meanwhile, so many for each group.
+struct Ahead {
+    const RightTile* tiles[2];
+    int64_t lines;
+};
+
+// c[16 * kBlocks][16 * kVectors] = blocks of rows, `row_groups` long, times `groups` of the tiles;
+// added to c unless these are the first.
 template <int kBlocks, int kVectors>
-inline void multiply_bfloat16_blocks(const BFloat16Cell* cells, const RightTile* tiles,
-                                     int64_t groups, float* c, int64_t ldc) {
-    clear_tile<0>();
-    if (kVectors > 1) clear_tile<1>();
-    if (kBlocks > 1) clear_tile<2>();
-    if (kBlocks > 1 && kVectors > 1) clear_tile<3>();
+inline void multiply_bfloat16_blocks(const BFloat16Cell* cells, int64_t row_groups,
+                                     const RightTile* const (&tiles)[2], int64_t groups,
+                                     bool is_first, Ahead ahead, float* c, int64_t ldc) {
+    float* const c2 = c + kBlockRows * ldc;
+    if (is_first) {
+        clear_tile<0>();
+        if (kVectors > 1) clear_tile<1>();
+        if (kBlocks > 1) clear_tile<2>();
+        if (kBlocks > 1 && kVectors > 1) clear_tile<3>();
+    } else {
+        load_tile<0>(c, ldc * 4);
+        if (kVectors > 1) load_tile<1>(c + kLanes, ldc * 4);
+        if (kBlocks > 1) load_tile<2>(c2, ldc * 4);
+        if (kBlocks > 1 && kVectors > 1) load_tile<3>(c2 + kLanes, ldc * 4);
+    }
     for (int64_t g = 0; g < groups; ++g) {
         for (int v = 0; v < kVectors; ++v) {
-            const RightTile* ahead = tiles + v * groups + g + kPrefetchBytes / sizeof(RightTile);
-            for (const auto& line : ahead->values) __builtin_prefetch(line, 0, 2);
+            const auto* line = ahead.tiles[v]->values + g * ahead.lines;
+            for (int64_t i = 0; i < ahead.lines; ++i) __builtin_prefetch(line + i, 0, 2);
         }
         load_tile<4>(cells + g);
-        load_tile<6>(tiles + g);
+        load_tile<6>(tiles[0] + g);
         multiply_tiles<0, 4, 6>();
         if (kVectors > 1) {
-            load_tile<7>(tiles + groups + g);
+            load_tile<7>(tiles[1] + g);
             multiply_tiles<1, 4, 7>();
         }
         if (kBlocks > 1) {
-            load_tile<5>(cells + groups + g);
+            load_tile<5>(cells + row_groups + g);
             multiply_tiles<2, 5, 6>();
         }
         if (kBlocks > 1 && kVectors > 1) multiply_tiles<3, 5, 7>();
     }
     store_tile<0>(c, ldc);
     if (kVectors > 1) store_tile<1>(c + kLanes, ldc);
-    if (kBlocks > 1) store_tile<2>(c + kBlockRows * ldc, ldc);
-    if (kBlocks > 1 && kVectors > 1) store_tile<3>(c + kBlockRows * ldc + kLanes, ldc);
+    if (kBlocks > 1) store_tile<2>(c2, ldc);
+    if (kBlocks > 1 && kVectors > 1) store_tile<3>(c2 + kLanes, ldc);
 }
 
-// c[rows][16 * vectors] = rows from `row`, the first of a block, times one or two bfloat16 tiles, of
-// any number of rows with the same instructions. Writes whole blocks to c.
+// Of each of two tiles, so many groups stay in the L1 cache while all rows are multiplied with them.
+constexpr int64_t kResidentGroups = 9;
+
+// c[rows][16 * vectors] = rows from `row`, the first of a block, times one or two tiles of a bfloat16
+// weight or of one in groups, which is rounded to bfloat16; of any number of rows with the same
+// instructions. Writes whole blocks to c, and calls finish(first, count) when these rows are done.
+template <typename Finish>
 inline void multiply_bfloat16(const Activation& x, int64_t row, int64_t rows, const Weight& weight,
-                              int64_t tile, int vectors, float* c, int64_t ldc) {
-    const auto* tiles = reinterpret_cast<const RightTile*>(weight.tile(tile));
-    const int64_t blocks = (rows + kBlockRows - 1) / kBlockRows;
-    with_constant<2>(vectors, [&](auto v) {
-        for (int64_t b = 0; b < blocks; b += 2) {
-            const BFloat16Cell* cells = x.bfloat16_cells(row / kBlockRows + b);
-            with_constant<2>(static_cast<int>(std::min<int64_t>(2, blocks - b)), [&](auto n) {
-                multiply_bfloat16_blocks<n.value, v.value>(cells, tiles, x.groups(),
-                                                           c + b * kBlockRows * ldc, ldc);
-            });
+                              int64_t tile, int vectors, float* c, int64_t ldc, Finish finish) {
+    constexpr int64_t kRows = 2 * kBlockRows;
+    RightTile widened[2][kResidentGroups];
+    const bool is_widened = is_grouped(weight.kind);
+    const int64_t groups = x.groups(), steps = (rows + kRows - 1) / kRows;
+    const bool is_whole = steps == 1 && !is_widened;
+    const int64_t parts = is_whole ? 1 : (groups + kResidentGroups - 1) / kResidentGroups;
+    for (int64_t part = 0; part < parts; ++part) {
+        const int64_t first = groups * part / parts, last = groups * (part + 1) / parts;
+        const RightTile* tiles[2];
+        Ahead ahead{{}, is_widened ? 0 : (kGroup / 2 + steps - 1) / steps};
+        for (int v = 0; v < vectors; ++v) {
+            if (is_widened) {
+                widen_groups(weight, tile + v, first, last - first, widened[v]);
+                tiles[v] = ahead.tiles[v] = widened[v];
+                continue;
+            }
+            const auto* data = reinterpret_cast<const RightTile*>(weight.tile(tile + v));
+            tiles[v] = data + first;
+            ahead.tiles[v] = is_whole        ? data + kPrefetchBytes / sizeof *data
+                             : part + 1 < parts ? data + last
+                                                : data + vectors * groups;
         }
-    });
+        for (int64_t r = 0; r < rows; r += kRows) {
+            const BFloat16Cell* cells = x.bfloat16_cells((row + r) / kBlockRows) + first;
+            with_constant<2>(vectors, [&](auto v) {
+                with_constant<2>(rows - r > kBlockRows ? 2 : 1, [&](auto n) {
+                    multiply_bfloat16_blocks<n.value, v.value>(cells, groups, tiles, last - first,
+                                                               first == 0, ahead, c + r * ldc, ldc);
+                });
+            });
+            for (const RightTile*& next : ahead.tiles) {
+                next = reinterpret_cast<const RightTile*>(next->values + (last - first) * ahead.lines);
+            }
+            if (last == groups) finish(r, std::min(kRows, rows - r));
+        }
+    }
 }
 
 #else
@@ -287,8 +403,9 @@ struct TileRegisters {
     TileRegisters(Format, int64_t) {}
 };
 
+template <typename Finish>
 inline void multiply_bfloat16(const Activation&, int64_t, int64_t, const Weight&, int64_t, int,
-                              float*, int64_t) {}
+                              float*, int64_t, Finish) {}
 
 template <Kind, bool>
 inline void multiply_blocks(const Activation&, int64_t, int64_t, const Weight&, int64_t, float*,

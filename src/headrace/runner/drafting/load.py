@@ -103,9 +103,7 @@ def _load_model(checkpoint: Checkpoint, target: DraftTarget, progress: Progress)
 
 def _load_self(target: DraftTarget, progress: Progress) -> LoadedDrafter:
     _check_has_narrower_form(target)
-    options = replace(
-        target.options, quantize="int4", backend=target.backend, prompt_dtype=None
-    )
+    options = replace(target.options, quantize="int4", backend=target.backend, prompt_dtype=None)
     model, backend = load_model(target.checkpoint, options, progress)
 
     def make(buffers: BatchBuffers, num_blocks: int) -> Drafter:
