@@ -78,7 +78,11 @@ class Probe:
             batch, positions=batch.positions[:count], slot_mapping=batch.slot_mapping[:count],
             max_query_len=count, max_context_len=first + count,
         )  # fmt: skip
-        return self.model.logits(self.model.forward(self._token_ids[:count], part))
+        # A window is a prompt; a single token stands behind one.
+        num_prompt = count if count > 1 else 0
+        part.num_prompt_tokens = num_prompt
+        hidden = self.model.forward(self._token_ids[:count], part)
+        return self.model.logits(hidden, num_prompt)
 
 
 def scored(logits: torch.Tensor) -> torch.Tensor:
@@ -188,6 +192,9 @@ def main() -> None:
     for name, variant in {
         "int8 activations, float16 cache": replace(native, kv_dtype=torch.float16),
         "int8 activations, int8 cache": replace(native, kv_dtype=torch.int8),
+        "bfloat16 activations of prompts, float16 cache": replace(
+            native, kv_dtype=torch.float16, prompt_dtype=torch.bfloat16
+        ),
         "exact activations, float16 cache": replace(
             native, kv_dtype=torch.float16, exact_activations=True
         ),

@@ -92,7 +92,8 @@ def build_executor(
     prompts = None
     if isinstance(runnable, RecordedDecoder) and runnable.distinguishes_prompts:
         prompts = PromptRows(info.max_num_seqs)
-        info = msgspec.structs.replace(info, distinguishes_prompts=True)
+        kinds = f"{info.kernels}; prompts in bfloat16, new tokens in int8"
+        info = msgspec.structs.replace(info, distinguishes_prompts=True, kernels=kinds)
     executor = ModelExecutor(runnable, buffers, sampler, drafts, prompts)
     _warm_up(executor, info, progress)
     return executor, info
