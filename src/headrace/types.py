@@ -225,7 +225,8 @@ class RowStart(msgspec.Struct, kw_only=True, array_like=True):
 
 
 class StepPlan(msgspec.Struct, kw_only=True, array_like=True):
-    """One forward pass. Parallel lists have one entry per scheduled row, decodes first.
+    """One forward pass. Parallel lists have one entry per scheduled row: decodes, then chunks of
+    generated tokens that are computed once more, then chunks of prompts.
 
     A request keeps its row from start to end (or preemption), so that the executor can hold its
     block table and sampling state there and the plan carries differences only. Where
@@ -253,6 +254,8 @@ class StepPlan(msgspec.Struct, kw_only=True, array_like=True):
     num_drafts: dict[int, int] = {}
     """By index into `rows`: how many tokens the executor's own drafter (draft model, heads) shall
     propose behind those that this step samples. They come back in `RowOutput.draft_ids`."""
+    num_prompt_rows: int = 0
+    """The last so many rows begin with a token of their prompts."""
 
 
 class RowOutput(msgspec.Struct, kw_only=True, array_like=True):

@@ -20,12 +20,11 @@ from headrace.models.decoder import Decoder
 from headrace.models.load import LoadOptions, load_model
 from headrace.runner.batch import BatchBuffers
 from headrace.runner.executor import ModelExecutor
-from headrace.runner.prompt_rows import PromptRows
 from headrace.runner.recorded import RecordedDecoder
 from headrace.runner.sampler import Sampler
-from headrace.types import Add, RowOutput, SamplingParams, StepOutput, StepPlan
+from headrace.types import Add, SamplingParams
 from tests.engine.random_drafts import RandomDrafts
-from tests.runner.rows import CPU, TWINS, row_start
+from tests.runner.rows import CPU, TWINS
 
 VOCAB_SIZE, NUM_ROWS, NUM_BLOCKS, MAX_LENGTH = 128, 6, 24, 256
 NATIVE: list[Kernels] = [NativeKernels(module, "test") for module in native_modules()]
@@ -136,8 +135,7 @@ def make_executor(
     buffers = BatchBuffers(128, NUM_ROWS, MAX_LENGTH // 32, 32, CPU, is_fixed=True)
     model = RecordedDecoder(decoder, buffers, NUM_ROWS)
     assert model.distinguishes_prompts == (prompt_dtype is not None)
-    prompts = PromptRows(NUM_ROWS) if prompt_dtype else None
-    return ModelExecutor(model, buffers, Sampler(NUM_ROWS, kernels), prompts=prompts)
+    return ModelExecutor(model, buffers, Sampler(NUM_ROWS, kernels))
 
 
 def make_add(number: int, length: int, max_tokens: int, prefix: list[int] | None = None) -> Add:
@@ -261,28 +259,3 @@ def test_the_arithmetics_differ(
     plain = make_executor(folder, variant[0], None)
     difference = first_logprob(plain, ADDS[0]) - first_logprob(executor, ADDS[0])
     assert abs(difference) > 1e-3
-
-
-def test_rows_come_back_in_the_plans_order() -> None:
-    rows, params = PromptRows(4), SamplingParams(max_tokens=9)
-    plan = StepPlan(
-        ended=[], started=[row_start(row, params, [1] * 8, 5) for row in range(4)],
-        rows=[2, 0, 3, 1], starts=[0, 6, 3, 5], counts=[2, 1, 2, 3],
-        token_ids=[20, 21, 0, 30, 31, 10, 11, 12], new_blocks=[[2], [0], [3], [1]],
-        num_samples=[0, 1, 1, 3], masks={1: b"zero", 3: b"one"}, num_drafts={3: 4},
-    )  # fmt: skip
-    seen = []
-
-    def run(ordered: StepPlan, num_prompt_rows: int) -> StepOutput:
-        seen.append((ordered, num_prompt_rows))
-        return StepOutput(rows=[RowOutput(token_ids=[row]) for row in ordered.rows])
-
-    output = rows.run_last(plan, run)
-    assert [row.token_ids for row in output.rows] == [[2], [0], [3], [1]]
-    ((ordered, num_prompt_rows),) = seen
-    assert num_prompt_rows == 2
-    assert (ordered.rows, ordered.starts) == ([0, 1, 2, 3], [6, 5, 0, 3])
-    assert (ordered.counts, ordered.num_samples) == ([1, 3, 2, 2], [1, 3, 0, 1])
-    assert ordered.token_ids == [0, 10, 11, 12, 20, 21, 30, 31]
-    assert ordered.new_blocks == [[0], [1], [2], [3]]
-    assert (ordered.masks, ordered.num_drafts) == ({0: b"zero", 1: b"one"}, {1: 4})

@@ -95,6 +95,8 @@ class FakeExecutor:
         for row_start in plan.started:
             assert row_start.row not in self._rows, f"row {row_start.row} started twice"
             self._rows[row_start.row] = _Row(row_start)
+        if self.distinguishes_prompts:
+            self._check_order(plan)
         outputs = []
         offset = 0
         for index, (row, start, count, blocks, num_samples) in enumerate(
@@ -114,6 +116,12 @@ class FakeExecutor:
         assert offset == len(plan.token_ids)
         self.num_computed_tokens += offset
         return StepOutput(rows=outputs)
+
+    def _check_order(self, plan: StepPlan) -> None:
+        pairs = zip(plan.rows, plan.starts, strict=True)
+        kinds = [self._kind(self._rows[row], start) for row, start in pairs]
+        num_others = len(kinds) - plan.num_prompt_rows
+        assert kinds == [GENERATED] * num_others + [0] * plan.num_prompt_rows, "prompts not last"
 
     def _slot(self, row: _Row, position: int) -> int:
         block = row.block_table[position // self.block_size]

@@ -19,7 +19,6 @@ from headrace.runner.drafting.chain import DraftChain
 from headrace.runner.drafting.load import DraftTarget, load_drafter
 from headrace.runner.executor import ModelExecutor
 from headrace.runner.memory import SHARE_OF_CPU_MEMORY, CacheRequest, CacheSize, size_cache
-from headrace.runner.prompt_rows import PromptRows
 from headrace.runner.recorded import RecordedDecoder, recorded
 from headrace.runner.sampler import Sampler
 from headrace.runner.warm_up import warm_up_plans
@@ -89,12 +88,10 @@ def build_executor(
     sampler = Sampler(info.max_num_seqs, kernels, _watermark(settings))
     drafts = DraftChain(loaded.make(buffers, cache.num_blocks), sampler) if loaded else None
     runnable = recorded(model, backend, buffers, info.max_num_seqs)
-    prompts = None
     if isinstance(runnable, RecordedDecoder) and runnable.distinguishes_prompts:
-        prompts = PromptRows(info.max_num_seqs)
         kinds = f"{info.kernels}; prompts in bfloat16, new tokens in int8"
         info = msgspec.structs.replace(info, distinguishes_prompts=True, kernels=kinds)
-    executor = ModelExecutor(runnable, buffers, sampler, drafts, prompts)
+    executor = ModelExecutor(runnable, buffers, sampler, drafts)
     _warm_up(executor, info, progress)
     return executor, info
 

@@ -14,7 +14,6 @@ from headrace.runner.batch import BatchBuffers
 from headrace.runner.masks import Masks, step_masks
 from headrace.runner.outputs import row_outputs
 from headrace.runner.prompt_logprobs import PromptLogprobs
-from headrace.runner.prompt_rows import PromptRows
 from headrace.runner.sample_positions import SamplePositions, sample_positions
 from headrace.runner.sampler import Sampler, Samples
 from headrace.types import RowOutput, StepOutput, StepPlan
@@ -57,32 +56,23 @@ class ModelExecutor:
         buffers: BatchBuffers,
         sampler: Sampler,
         drafts: DraftSource | None = None,
-        prompts: PromptRows | None = None,
     ) -> None:
-        """`prompts`: for a model that computes prompt positions otherwise than generated ones."""
         self._model = model
         self._buffers = buffers
         self._sampler = sampler
         self._drafts = drafts
-        self._prompts = prompts
         self._prompt_logprobs = PromptLogprobs(sampler.kernels)
 
     @torch.inference_mode()
     def execute(self, plan: StepPlan) -> StepOutput:
         """Run one forward pass over the scheduled rows and sample from those that ask for it."""
-        if self._prompts is None:
-            return self._run(plan, 0)
-        return self._prompts.run_last(plan, self._run)
-
-    def _run(self, plan: StepPlan, num_prompt_rows: int) -> StepOutput:
-        """The last `num_prompt_rows` rows of the plan compute prompt tokens."""
         for start in plan.started:
             self._sampler.start(start)
             self._prompt_logprobs.start(start)
         if not plan.rows:
             return StepOutput(rows=[])
         step = self._buffers.fill(plan)
-        first_prompt_row = len(plan.rows) - num_prompt_rows
+        first_prompt_row = len(plan.rows) - plan.num_prompt_rows
         step.attention.num_prompt_tokens = sum(plan.counts[first_prompt_row:])
         hidden = self._model.forward(step.token_ids, step.attention)
         prompt_scores = self._prompt_logprobs.compute(
