@@ -23,8 +23,7 @@ TOKENIZER_CONFIG = {
 }
 
 
-def main() -> None:
-    folder = Path(sys.argv[1])
+def export(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = open_checkpoint(embedded_model())
     assert checkpoint.gguf is not None
@@ -46,4 +45,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    export(Path(sys.argv[1]))

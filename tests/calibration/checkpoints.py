@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from transformers.pytorch_utils import Conv1D
 
 from tests.models.checkpoints import make_checkpoint
 
@@ -52,22 +53,23 @@ def packed_matrix(tensors: dict[str, Tensor], bits: int) -> Tensor:
     return torch.from_numpy((q - z.repeat(spread, 1)) * s.repeat(spread, 1))
 
 
-def restore(folder: Path, model: Any) -> None:
-    """Put the folder's quantized matrices into transformers' float model."""
+def restore(folder: Path, model: Any) -> int:
+    """Put the folder's quantized matrices into transformers' float model; how many there were."""
     config = json.loads((folder / "config.json").read_text())["quantization_config"]
-    stored = load_file(folder / "model.safetensors")
+    stored, count = load_file(folder / "model.safetensors"), 0
     for name, module in model.named_modules():
-        if not isinstance(module, torch.nn.Linear) or name == "lm_head":
-            continue
         tensors = {
             key.removeprefix(f"{name}."): tensor
             for key, tensor in stored.items()
             if key.startswith(f"{name}.")
         }
-        if config["quant_method"] == "gptq":
+        if "qweight" in tensors:
             matrix = gptq_matrix(tensors, config["bits"])
+        elif "weight_packed" in tensors:
+            bits = config["config_groups"]["group_0"]["weights"]["num_bits"]
+            matrix = packed_matrix(tensors, bits)
         else:
-            matrix = packed_matrix(
-                tensors, config["config_groups"]["group_0"]["weights"]["num_bits"]
-            )
-        module.weight.data.copy_(matrix)
+            continue
+        module.weight.data.copy_(matrix.T if isinstance(module, Conv1D) else matrix)
+        count += 1
+    return count

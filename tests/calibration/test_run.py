@@ -16,6 +16,7 @@ from headrace.calibration import checkpoint as finished
 from headrace.checkpoint.checkpoint import open_checkpoint
 from headrace.errors import StartupError
 from tests.calibration.checkpoints import make_floats, restore
+from tests.models.checkpoints import CASES, make_checkpoint
 from tests.models.driver import ENGINES
 from tests.quantization.test_formats import PROMPT, error, logits_of
 
@@ -218,20 +219,64 @@ def test_models_that_cannot_be_quantized(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(
-    "architecture", ["Qwen2ForCausalLM", "Gemma2ForCausalLM", "PhiForCausalLM", "Olmo2ForCausalLM"]
-)
+FAMILIES = {
+    "Qwen2ForCausalLM": "plain",
+    "Gemma2ForCausalLM": "window",
+    "Olmo2ForCausalLM": "plain",
+    # Fused, with heads in groups, reordered, transposed.
+    "Phi3ForCausalLM": "plain",
+    "GPTNeoXForCausalLM": "plain",
+    "FalconForCausalLM": "40b",
+    "BloomForCausalLM": "plain",
+    "GPTBigCodeForCausalLM": "multi-query",
+    "CohereForCausalLM": "plain",
+    "GPTJForCausalLM": "plain",
+    "GPT2LMHeadModel": "plain",
+}
+"""A case of each."""
+
+
+@pytest.mark.parametrize("architecture", FAMILIES)
 def test_other_families(architecture: str, tmp_path: Path) -> None:
-    model = make_floats(tmp_path / "floats", architecture)
+    model = make_checkpoint(tmp_path / "floats", architecture, FAMILIES[architecture])
     checkpoint = open_checkpoint(tmp_path / "floats")
     quantize(checkpoint, WINDOWS, RECIPES["gptq"], tmp_path / "out")
+    before = reference_logits(model)
+    assert restore(tmp_path / "out", model) >= 4 * model.config.num_hidden_layers
+    wanted = reference_logits(model)
+    assert error(wanted, before) > 1e-4
+    for engine in ENGINES.values():
+        assert error(logits_of(engine(tmp_path / "out")), wanted) < 3e-3
+
+
+@pytest.mark.filterwarnings("ignore:You passed `quantization_config`")
+@pytest.mark.parametrize(
+    "architecture", ["Phi3ForCausalLM", "GPTNeoXForCausalLM", "CohereForCausalLM"]
+)
+def test_transformers_reads_fused_layers(architecture: str, tmp_path: Path) -> None:
+    model = make_checkpoint(tmp_path / "floats", architecture, FAMILIES[architecture])
+    quantize(open_checkpoint(tmp_path / "floats"), WINDOWS, RECIPES["int4"], tmp_path / "out")
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path / "out",
+        quantization_config=transformers.CompressedTensorsConfig(run_compressed=False),
+        dtype=torch.float32,
+    )
     restore(tmp_path / "out", model)
-    got = logits_of(ENGINES["torch"](tmp_path / "out"))
-    assert error(got, reference_logits(model)) < 1e-4
+    assert error(reference_logits(theirs), reference_logits(model)) < 2e-3
 
 
-def test_fused_layers_are_refused(tmp_path: Path) -> None:
-    make_floats(tmp_path / "floats", "Phi3ForCausalLM", pad_token_id=0)
+@pytest.mark.parametrize(
+    ("architecture", "case", "recipe", "message"),
+    [
+        ("GptOssForCausalLM", None, "gptq", "gate_up_proj with other layers"),
+        ("GPT2LMHeadModel", "plain", "int4", r"transposed in the checkpoint \(Conv1D\)"),
+    ],
+)
+def test_forms_that_cannot_be_written(
+    architecture: str, case: str | None, recipe: str, message: str, tmp_path: Path
+) -> None:
+    make_checkpoint(tmp_path / "floats", architecture, case or next(iter(CASES[architecture])))
     checkpoint = open_checkpoint(tmp_path / "floats")
-    with pytest.raises(StartupError, match=r"self_attn.q_proj is kept in .*qkv_proj, fused"):
-        quantize(checkpoint, WINDOWS, RECIPES["gptq"], tmp_path / "out")
+    with pytest.raises(StartupError, match=message):
+        quantize(checkpoint, WINDOWS, RECIPES[recipe], tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -3,21 +3,37 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
+from gguf import GGMLQuantizationType, dequantize
 from torch import Tensor
 
 from headrace.kernels.base import Kernels
 from headrace.kernels.codebooks import CODEBOOKS
 from headrace.kernels.tensors import (
+    BLOCK_FORMATS,
     BLOCK_SIZE,
     FLOAT_DTYPES,
     NIBBLE_KINDS,
     Activation,
+    AttentionOptions,
     LayerCache,
     PackedWeight,
     Rotary,
+    Scaling,
     WeightKind,
 )
+
+SUPER_BLOCKS: dict[WeightKind, str] = {"int4": "Q4_K", "int8": "Q5_K"}
+HALVES = {  # where a block's float16 numbers are
+    "Q2_K": (80, 82),
+    "Q3_K": (108,),
+    "Q6_K": (208,),
+    "Q4_K": (0, 2),
+    "Q5_K": (0, 2),
+    "Q4_1": (0, 2),
+    "Q5_1": (0, 2),
+}
 
 
 @dataclass(frozen=True)
@@ -26,6 +42,7 @@ class Dense:
 
     kind: WeightKind
     group_size: int
+    scaling: Scaling
     parts: tuple[Tensor, ...]
     values: Tensor
 
@@ -35,17 +52,19 @@ class Dense:
             weight = kernels.empty_weight(self.kind, out, in_)
             kernels.pack_floats(weight, 0, self.parts[0])
             return weight
-        has_minimum = len(self.parts) == 3
         weight = kernels.empty_weight(
-            self.kind, out, in_, group_size=self.group_size, has_minimum=has_minimum
+            self.kind, out, in_, group_size=self.group_size, scaling=self.scaling
         )
-        kernels.pack_groups(weight, 0, *self.parts)
+        if self.scaling == "super_block":
+            kernels.pack_blocks(weight, 0, SUPER_BLOCKS[self.kind], self.parts[0])
+        else:
+            kernels.pack_groups(weight, 0, *self.parts)
         return weight
 
 
 def dense(kind: WeightKind, out: int, in_: int) -> Dense:
     values = (torch.randn(out, in_) / in_**0.5).to(FLOAT_DTYPES[kind])
-    return Dense(kind, 0, (values,), values.double())
+    return Dense(kind, 0, "symmetric", (values,), values.double())
 
 
 def rounded(weight: Dense) -> Dense:
@@ -57,23 +76,51 @@ def rounded(weight: Dense) -> Dense:
     return replace(weight, values=values.flatten(1))
 
 
-def grouped(kind: WeightKind, out: int, in_: int, group_size: int, has_minimum: bool) -> Dense:
-    """Scales and zero points that float16 holds exactly, so that `values` is exact."""
+def random_blocks(name: str, rows: int, features: int, largest: float = 0.02) -> np.ndarray:
+    """Rows of GGUF blocks [rows, bytes]: random quants, float16 numbers up to `largest`."""
+    form = BLOCK_FORMATS[name]
+    random = np.random.default_rng(0)
+    shape = (rows, features // form.block_weights, form.block_bytes)
+    blocks = random.integers(0, 256, shape, dtype=np.uint8)
+    for at in HALVES.get(name, (0,)):
+        halves = random.uniform(largest / 20, largest, (*shape[:2], 1)).astype(np.float16)
+        blocks[..., at : at + 2] = halves.view(np.uint8)
+    return blocks.reshape(rows, -1)
+
+
+def super_blocks(kind: WeightKind, out: int, in_: int, group_size: int) -> Dense:
+    name = SUPER_BLOCKS[kind]
+    blocks = random_blocks(name, out, -(-in_ // 256) * 256, largest=0.0005)
+    values = dequantize(blocks, GGMLQuantizationType[name])[:, :in_]
+    parts = (torch.from_numpy(blocks),)
+    return Dense(kind, group_size, "super_block", parts, torch.from_numpy(values).double())
+
+
+def grouped(
+    kind: WeightKind, out: int, in_: int, group_size: int, scaling: Scaling = "symmetric"
+) -> Dense:
+    """Scales and minima that float16 holds exactly, so that `values` is exact."""
+    if scaling == "super_block":
+        return super_blocks(kind, out, in_, group_size)
     levels, middle = (16, 8) if kind in NIBBLE_KINDS else (256, 128)
     quants = torch.randint(0, levels, (out, in_), dtype=torch.uint8)
     scales = (torch.rand(out, in_ // group_size) / levels + 0.01).half().float()
     if kind in CODEBOOKS:
         quants[quants == 127] = quants[quants == 255] = 1  # E4M3's NaN
         values = CODEBOOKS[kind][quants.int()].double().unflatten(1, (-1, group_size))
-        return Dense(kind, group_size, (quants, scales), (values * scales[..., None]).flatten(1))
+        values = (values * scales[..., None]).flatten(1)
+        return Dense(kind, group_size, scaling, (quants, scales), values)
     zeros = torch.full_like(scales, middle)
-    if has_minimum:
+    if scaling == "minimum":
         zeros = torch.randint(middle - 4, middle + 4, scales.shape).float()
         scales = (scales * 512).round() / 512
+    elif scaling == "zero_point":
+        zeros = torch.randint(0, 256, scales.shape) * (levels / 256)
     shifted = quants.double().unflatten(1, (-1, group_size)) - zeros[..., None]
     values = (shifted * scales.double()[..., None]).flatten(1)
-    parts = (quants, scales, -zeros * scales) if has_minimum else (quants, scales)
-    return Dense(kind, group_size, parts, values)
+    offsets = {"minimum": -zeros * scales, "zero_point": zeros}
+    parts = (quants, scales, offsets[scaling]) if scaling in offsets else (quants, scales)
+    return Dense(kind, group_size, scaling, parts, values)
 
 
 def quantized(kernels: Kernels, x: Tensor, dtype: torch.dtype = torch.int8) -> Activation:
@@ -110,7 +157,10 @@ def exact_values(kernels: Kernels, x: Activation) -> Tensor:
 
 @dataclass
 class Ragged:
-    """Sequences with earlier context in a paged cache of shuffled blocks."""
+    """Sequences with earlier context in a paged cache of shuffled blocks.
+
+    Values smaller than keys are the first elements of these, and qkv has none.
+    """
 
     query_lens: list[int]
     context_lens: list[int]
@@ -118,6 +168,7 @@ class Ragged:
     qkv: Tensor
     """Of all positions of all sequences, one sequence after another."""
     heads: tuple[int, int, int]
+    value_size: int | None = None
 
     @property
     def num_blocks(self) -> int:
@@ -129,12 +180,18 @@ class Ragged:
         return blocks * BLOCK_SIZE + positions % BLOCK_SIZE
 
 
-def ragged(query_lens: list[int], context_lens: list[int], heads: tuple[int, int, int]) -> Ragged:
+def ragged(
+    query_lens: list[int],
+    context_lens: list[int],
+    heads: tuple[int, int, int],
+    value_size: int | None = None,
+) -> Ragged:
     num_heads, num_kv_heads, head_size = heads
     width = -(-max(context_lens) // BLOCK_SIZE)
     table = torch.randperm(len(context_lens) * width).view(len(context_lens), width).int()
-    qkv = torch.randn(sum(context_lens), (num_heads + 2 * num_kv_heads) * head_size)
-    return Ragged(query_lens, context_lens, table, qkv, heads)
+    num_vectors = num_heads + num_kv_heads * (2 if value_size is None else 1)
+    qkv = torch.randn(sum(context_lens), num_vectors * head_size)
+    return Ragged(query_lens, context_lens, table, qkv, heads, value_size)
 
 
 def rotary(head_size: int, positions: int = 1024) -> Rotary:
@@ -145,23 +202,28 @@ def rotary(head_size: int, positions: int = 1024) -> Rotary:
 def fill(kernels: Kernels, batch: Ragged, dtype: torch.dtype) -> tuple[Tensor, LayerCache]:
     """Write all contexts; returns qkv with rotated queries, and the cache."""
     num_heads, num_kv_heads, head_size = batch.heads
-    cache = kernels.empty_cache(batch.num_blocks, num_kv_heads, head_size, dtype)
+    cache = kernels.empty_cache(batch.num_blocks, num_kv_heads, head_size, dtype, batch.value_size)
     slots = torch.cat([batch.slots(s) for s in range(len(batch.context_lens))])
     positions = torch.cat([torch.arange(n) for n in batch.context_lens]).int()
-    qkv, table = batch.qkv.clone(), rotary(head_size)
-    kernels.rope_write(qkv, positions, slots, cache, num_heads=num_heads, rotary=table)
+    qkv, key = batch.qkv.clone(), None
+    if batch.value_size is not None:
+        key = qkv[:, num_heads * head_size :].contiguous()
+        qkv = qkv[:, : num_heads * head_size].contiguous()
+    table = rotary(head_size)
+    kernels.rope_write(qkv, positions, slots, cache, num_heads=num_heads, key=key, rotary=table)
     return qkv, cache
 
 
 def in_order(kernels: Kernels, cache: LayerCache) -> LayerCache:
     """The same cache, keys [..., features, tokens] and values [..., tokens, features]."""
-    is_tiled = cache.keys.dtype == torch.bfloat16 and cache.head_size % 32 == 0
+    widths = cache.keys.shape[2], cache.values.shape[3]
+    is_tiled = cache.keys.dtype == torch.bfloat16 and not any(width % 32 for width in widths)
     if not (kernels.has_bfloat16_tiles and is_tiled):
         return cache
     keys = cache.keys.flatten(2).unflatten(2, (-1, 2, 16, 16, 2)).permute(0, 1, 2, 4, 6, 3, 5)
     values = cache.values.flatten(2).unflatten(2, (-1, 16, 16, 2)).permute(0, 1, 3, 5, 2, 4)
     shapes = cache.keys.shape, cache.values.shape
-    return LayerCache(keys.reshape(shapes[0]), values.reshape(shapes[1]))
+    return replace(cache, keys=keys.reshape(shapes[0]), values=values.reshape(shapes[1]))
 
 
 def attend(
@@ -169,12 +231,16 @@ def attend(
     batch: Ragged,
     filled: tuple[Tensor, LayerCache],
     chunk: int | None = None,
+    *,
+    chunk_size: int | None = None,
     **options: Any,
 ) -> Tensor:
     """Attention of each sequence's last query_lens tokens: [all of them, heads * D].
 
     chunk None: all sequences in one call; else one sequence at a time, so many queries per call.
+    options: those of `AttentionOptions`, whose `chunk` is called chunk_size.
     """
+    options = options | {"chunk": chunk_size}
     lens = list(enumerate(zip(batch.query_lens, batch.context_lens, strict=True)))
     if chunk is None:
         parts = [(s, context - queries, context) for s, (queries, context) in lens]
@@ -200,7 +266,7 @@ def attend_parts(
     starts = [0, *torch.tensor(batch.context_lens).cumsum(0).tolist()]
     rows = torch.cat([qkv[starts[s] + first : starts[s] + last] for s, first, last in parts])
     counts = torch.tensor([0, *(last - first for _, first, last in parts)])
-    out = torch.zeros(rows.shape[0], num_heads * head_size)
+    out = torch.zeros(rows.shape[0], num_heads * cache.value_size)
     kernels.attention(
         rows,
         cache,
@@ -209,7 +275,6 @@ def attend_parts(
         batch.block_table[[s for s, *_ in parts]],
         out,
         num_heads=num_heads,
-        scale=head_size**-0.5,
-        **options,
+        options=AttentionOptions(scale=head_size**-0.5, **options),
     )
     return out

@@ -116,7 +116,7 @@ def test_writers(kernels: Kernels, dtype: torch.dtype, write: Any) -> None:
 @pytest.mark.parametrize("kind", ["int4", "int8"])
 @pytest.mark.parametrize("num_rows", [ROWS, 300])
 def test_linear(kernels: Kernels, dtype: torch.dtype, kind: Any, num_rows: int) -> None:
-    weight = grouped(kind, 50, FEATURES, 32, False).pack(kernels)
+    weight = grouped(kind, 50, FEATURES, 32).pack(kernels)
     x, bias, residual = torch.randn(num_rows, FEATURES), torch.randn(50), torch.randn(num_rows, 50)
     for boundary in [*BOUNDARIES, num_rows - 10]:
         both, parts = filled(kernels, dtype, boundary, x)
@@ -132,7 +132,7 @@ def test_linear(kernels: Kernels, dtype: torch.dtype, kind: Any, num_rows: int) 
 def test_gate_after_linear(kernels: Kernels, dtype: torch.dtype, is_out_split: bool) -> None:
     """From two parts into two, or into one; more rows than are multiplied at a time."""
     num_rows = 300
-    weight = grouped("int4", 2 * FEATURES, FEATURES, 32, False).pack(kernels)
+    weight = grouped("int4", 2 * FEATURES, FEATURES, 32).pack(kernels)
     x = torch.randn(num_rows, FEATURES)
     for boundary in [*BOUNDARIES, 170]:
         both, parts = filled(kernels, dtype, boundary, x)
@@ -156,8 +156,8 @@ def test_gate_after_linear(kernels: Kernels, dtype: torch.dtype, is_out_split: b
 def test_experts(kernels: Kernels, dtype: torch.dtype, weighs_inputs: bool) -> None:
     experts = [
         ExpertWeights(
-            grouped("int4", 2 * size, FEATURES, 32, False).pack(kernels),
-            grouped("int4", FEATURES, size, 32, False).pack(kernels),
+            grouped("int4", 2 * size, FEATURES, 32).pack(kernels),
+            grouped("int4", FEATURES, size, 32).pack(kernels),
         )
         for size in (32, 32, 64, 32, 96)
     ]
@@ -191,7 +191,7 @@ def test_experts(kernels: Kernels, dtype: torch.dtype, weighs_inputs: bool) -> N
 
 @each_kind
 def test_a_program_reads_the_boundary_when_it_runs(kernels: Kernels, dtype: torch.dtype) -> None:
-    weight = grouped("int4", 50, FEATURES, 32, False).pack(kernels)
+    weight = grouped("int4", 50, FEATURES, 32).pack(kernels)
     x, out = torch.randn(ROWS, FEATURES), torch.empty(ROWS, 50)
     both = split_activation(kernels, dtype, 0)
     with kernels.record() as program:
@@ -207,7 +207,7 @@ def test_a_program_reads_the_boundary_when_it_runs(kernels: Kernels, dtype: torc
 
 
 def test_parts_must_suit_each_other_and_the_weight() -> None:
-    weight = grouped("int4", 50, FEATURES, 32, False).pack(TWINS)
+    weight = grouped("int4", 50, FEATURES, 32).pack(TWINS)
     first, rest = TWINS.activation(4, FEATURES), TILED_TWINS.activation(5, FEATURES, torch.bfloat16)
     with pytest.raises(ValueError, match="rows of the rest"):
         TWINS.linear(SplitActivation(first, rest, boundary_at(2)), weight, torch.empty(4, 50))

@@ -3,13 +3,14 @@
 Decodes are computed together, padded to the longest context; prompts one by one in tiles.
 """
 
+from dataclasses import replace
 from itertools import takewhile
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from headrace.attention.base import AttentionBatch, AttentionOptions, AttentionShape
+from headrace.attention.base import AttentionBatch, AttentionOptions, AttentionShape, CacheScales
 from headrace.kernels.memory import zeroed
 
 QUERY_TILE = 256
@@ -28,6 +29,8 @@ class PagedBackend:
 
     def __init__(self, shape: AttentionShape) -> None:
         self.shape = shape
+        self.scales = [CacheScales()] * shape.num_layers
+        """Only a cache of 8-bit floats may have others than 1."""
         self.keys: Tensor
         self.values: Tensor
 
@@ -61,10 +64,11 @@ class PagedBackend:
         batch: AttentionBatch,
         options: AttentionOptions,
     ) -> Tensor:
-        keys, values = self.keys[layer], self.values[layer]
-        _store(key, keys, batch.slot_mapping)
+        keys, values, scales = self.keys[layer], self.values[layer], self.scales[layer]
+        _store(key, keys, batch.slot_mapping, scales.key)
         if self.shape.value_size is None:
-            _store(value, values, batch.slot_mapping)
+            _store(value, values, batch.slot_mapping, scales.value)
+        options = replace(options, scale=options.scale * scales.key)
         output = query.new_empty(*query.shape[:2], value.shape[2])
         starts = batch.query_start.tolist()
         contexts = batch.context_lens.tolist()
@@ -83,7 +87,7 @@ class PagedBackend:
             slots = self._slots(batch.block_table[s : s + 1], contexts[s])[0]
             rows = slice(starts[s], starts[s + 1])
             _prefill(query[rows], keys[slots], values[slots], options, output[rows])
-        return output.flatten(1)
+        return output.mul_(scales.value).flatten(1)
 
     def _slots(self, block_table: Tensor, length: int) -> Tensor:
         """Where the first `length` tokens of each sequence lie, [S, length]."""
@@ -93,13 +97,14 @@ class PagedBackend:
         return slots.flatten(1)[:, :length]
 
 
-def _store(states: Tensor, cache: Tensor, slots: Tensor) -> None:
-    """states [T, kv_heads, D] to rows `slots` of the cache; what 8 bits cannot hold is clamped."""
+def _store(states: Tensor, cache: Tensor, slots: Tensor, scale: float = 1.0) -> None:
+    """states [T, kv_heads, D] to rows `slots` of the cache; 8 bits hold them divided by `scale`,
+    and clamped to their range."""
     if cache.itemsize > 1:
         cache.index_copy_(0, slots, states.to(cache.dtype))
         return
     largest = torch.finfo(cache.dtype).max
-    narrow = states.clamp(-largest, largest).to(cache.dtype)
+    narrow = (states / scale).clamp(-largest, largest).to(cache.dtype)
     # As bytes: torch cannot copy 8-bit floats by index everywhere.
     cache.view(torch.uint8).index_copy_(0, slots, narrow.view(torch.uint8))
 

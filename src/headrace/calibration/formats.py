@@ -3,7 +3,8 @@
 `quantization.gptq` and `quantization.compressed_tensors` are the other way round.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -31,7 +32,8 @@ def gptq_tensors(matrix: QuantizedMatrix) -> Tensors:
     }
 
 
-def gptq_config(recipe: Recipe) -> dict[str, Any]:
+def gptq_config(recipe: Recipe, ignored: Sequence[str]) -> dict[str, Any]:
+    """What is not quantized has no qweight, and need not be named."""
     return {
         "quant_method": "gptq",
         "bits": recipe.bits,
@@ -56,7 +58,7 @@ def packed_tensors(matrix: QuantizedMatrix) -> Tensors:
     return tensors
 
 
-def packed_config(recipe: Recipe) -> dict[str, Any]:
+def packed_config(recipe: Recipe, ignored: Sequence[str]) -> dict[str, Any]:
     weights = {
         "num_bits": recipe.bits,
         "type": "int",
@@ -70,14 +72,22 @@ def packed_config(recipe: Recipe) -> dict[str, Any]:
         "format": "pack-quantized",
         "quantization_status": "compressed",
         "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}},
-        "ignore": ["lm_head"],
+        "ignore": list(ignored),
     }
 
 
-FORMATS: dict[
-    str, tuple[Callable[[QuantizedMatrix], Tensors], Callable[[Recipe], dict[str, Any]]]
-] = {
-    "gptq": (gptq_tensors, gptq_config),
-    "int4": (packed_tensors, packed_config),
+@dataclass(frozen=True)
+class Format:
+    """How quantized layers are written."""
+
+    tensors: Callable[[QuantizedMatrix], Tensors]
+    """Of one layer, by suffix."""
+    config: Callable[[Recipe, Sequence[str]], dict[str, Any]]
+    """config.json's quantization_config; also given the layers that are left in floats."""
+
+
+FORMATS: dict[str, Format] = {
+    "gptq": Format(gptq_tensors, gptq_config),
+    "int4": Format(packed_tensors, packed_config),
 }
-"""By `Recipe.method`: the tensors of a layer by suffix, and config.json's quantization_config."""
+"""By `Recipe.method`."""

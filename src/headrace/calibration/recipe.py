@@ -1,6 +1,5 @@
 """`Recipe`: what shall become of the linear layers. One object says it for all of the package."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,6 +8,7 @@ from torch import Tensor
 from headrace.calibration.gptq import quantize_gptq
 from headrace.calibration.grid import Grid, round_to_nearest
 from headrace.calibration.hessian import Hessian
+from headrace.calibration.linear import CalibrationLinear
 from headrace.errors import StartupError
 from headrace.quantization.matrix import QuantizedMatrix
 
@@ -36,11 +36,14 @@ class Recipe:
         """Whether the method needs a text."""
         return self.method == "gptq"
 
-    def checked(
-        self, names: Sequence[str], out_features: Sequence[int], in_features: int
-    ) -> Sequence[str]:
-        """`names` of layers that read the same input. Raises StartupError for a matrix that the
-        format cannot hold in this way."""
+    def check(self, linear: CalibrationLinear, *, is_transposed: bool) -> None:
+        """Raises StartupError for a layer that the format cannot hold in this way."""
+        names, in_features = linear.names, linear.in_features
+        if is_transposed and self.method == "int4":
+            raise StartupError(
+                f"{names[0]} is transposed in the checkpoint (Conv1D), for which "
+                "compressed-tensors has no form: use --method gptq, or --quantize while loading"
+            )
         size = in_features if self.group_size == -1 else self.group_size
         if in_features % size:
             fitting = [str(s) for s in GROUP_SIZES if s == -1 or in_features % s == 0]
@@ -49,13 +52,12 @@ class Recipe:
                 f"those that do are {', '.join(fitting)}"
             )
         per_word = 32 // self.bits
-        for name, outputs in zip(names, out_features, strict=True):
+        for name, outputs in zip(names, linear.sizes, strict=True):
             if in_features % per_word or outputs % per_word:
                 raise StartupError(
                     f"{name} has {in_features} inputs and {outputs} outputs; the format packs "
                     f"{self.bits}-bit numbers by {per_word}"
                 )
-        return names
 
     def quantize(self, matrix: Tensor, hessian: Hessian | None) -> QuantizedMatrix:
         """[out_features, in_features] float32; without a Hessian it is rounded to nearest."""

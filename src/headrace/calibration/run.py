@@ -1,6 +1,6 @@
 """From a float checkpoint to a quantized one, one decoder layer after another."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from headrace.calibration.finished import FinishedLayers, plan
 from headrace.calibration.formats import FORMATS, Tensors
 from headrace.calibration.hessian import Hessian
 from headrace.calibration.linear import CalibrationLinear, CalibrationScheme
-from headrace.calibration.names import StoredNames
+from headrace.calibration.names import StoredLayers, StoredNames
 from headrace.calibration.recipe import Recipe
 from headrace.calibration.windows import Windows
 from headrace.checkpoint.checkpoint import Checkpoint
@@ -54,20 +54,20 @@ def quantize(
         raise StartupError(f"{checkpoint.path} is quantized already: give the model in floats")
     stored_names = StoredNames(checkpoint)
     decoder, backend, linears = _load(checkpoint, windows)
-    names = {
-        name: stored_names.of(name)
-        for linear in (linear for layer in linears for linear in layer)
-        for name in recipe.checked(linear.names, linear.sizes, linear.in_features)
-    }
+    for linear in (linear for layer in linears for linear in layer):
+        recipe.check(linear, is_transposed=stored_names.is_transposed(linear))
+    stored = {linear: stored_names.of(linear) for layer in linears for linear in layer}
+    kept = _kept(checkpoint, {name for names in stored.values() for name in names})
     finished = FinishedLayers(output, plan(checkpoint, recipe, windows))
-    run = _Run(recipe, finished, names, decoder, backend, windows)
+    run = _Run(recipe, finished, stored, decoder, backend, windows)
     for layer, of_layer in enumerate(linears):
         progress(layer, len(linears))
         run.quantize_layer(layer, of_layer)
     progress(len(linears), len(linears))
     perplexity = run.perplexity() if windows.held_out else None
-    kept = _kept(checkpoint, set(names.values()))
-    write_checkpoint(checkpoint, kept, finished.files(len(linears)), run.config, output)
+    ignored = sorted({stored_names.head, *_matrices(kept)})
+    config = FORMATS[recipe.method].config(recipe, ignored)
+    write_checkpoint(checkpoint, kept, finished.files(len(linears)), config, output)
     finished.delete()
     return perplexity
 
@@ -97,6 +97,13 @@ def _kept(checkpoint: Checkpoint, replaced: set[str]) -> list[Entry]:
     return [(name, weights) for name in sorted(names) if weights.has(name)]
 
 
+def _matrices(kept: Sequence[Entry]) -> Iterator[str]:
+    """The layers whose weights stay floats."""
+    for name, weights in kept:
+        if name.endswith(".weight") and weights.get(name).dim() == 2:
+            yield name.removesuffix(".weight")
+
+
 class _Run:
     """The texts' way through the layers, and what is made of each layer on it."""
 
@@ -104,21 +111,20 @@ class _Run:
         self,
         recipe: Recipe,
         finished: FinishedLayers,
-        names: Mapping[str, str],
+        stored: Mapping[CalibrationLinear, StoredLayers],
         decoder: Decoder,
         backend: AttentionBackend,
         windows: Windows,
     ) -> None:
-        """`names`: from ours to the checkpoint's."""
+        """`stored`: where the checkpoint keeps each linear."""
         self._recipe = recipe
         self._finished = finished
-        self._names = names
+        self._stored = stored
         self._decoder = decoder
-        self._write, make_config = FORMATS[recipe.method]
-        self.config = make_config(recipe)
-        """The quantization_config to be."""
-        self._reader = SCHEMES[self.config["quant_method"]](
-            self.config, Target(dtype=torch.float32, device=CPU)
+        self._format = FORMATS[recipe.method]
+        config = self._format.config(recipe, [])
+        self._reader = SCHEMES[config["quant_method"]](
+            config, Target(dtype=torch.float32, device=CPU)
         )
         calibration = windows.calibration if recipe.is_calibrated else []
         self._calibration = Activations(decoder, backend, calibration)
@@ -135,8 +141,10 @@ class _Run:
         stored = SafetensorsWeights([self._finished.path(number)])
         assert isinstance(self._reader, MatrixScheme)
         for linear in linears:
-            names = [self._names[name] for name in linear.names]
-            linear.matrix = torch.cat([to_floats(self._reader.read(stored, n)) for n in names])
+            matrix = torch.empty(linear.out_features, linear.in_features)
+            for name, numbers in self._stored[linear].items():
+                matrix[numbers] = to_floats(self._reader.read(stored, name))
+            linear.matrix = matrix
         self._calibration.advance(layer)
         self._held_out.advance(layer)
         for linear in linears:
@@ -151,11 +159,9 @@ class _Run:
         for linear in linears:
             quantized = self._recipe.quantize(linear.matrix, linear.hessian)
             linear.hessian = None
-            first = 0
-            for name, size in zip(linear.names, linear.sizes, strict=True):
-                stored = self._write(quantized.rows(slice(first, first + size)))
-                tensors |= {f"{self._names[name]}.{suffix}": t for suffix, t in stored.items()}
-                first += size
+            for name, numbers in self._stored[linear].items():
+                stored = self._format.tensors(quantized.rows(numbers))
+                tensors |= {f"{name}.{suffix}": tensor for suffix, tensor in stored.items()}
         return tensors
 
     def perplexity(self) -> Perplexity:

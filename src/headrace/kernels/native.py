@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headrace.kernels.base import Kernels
+from headrace.kernels.base import HeadOptions, Kernels
+from headrace.kernels.ranks import RankMemory, Relay
 from headrace.kernels.routing import RoutingRule
 from headrace.kernels.tensors import (
     BLOCK_FORMATS,
@@ -19,20 +20,25 @@ from headrace.kernels.tensors import (
     GATE_KINDS,
     GROUP_SIZE,
     NORM_KINDS,
+    SCALINGS,
     WEIGHT_KINDS,
+    ZERO_POINT_STEPS,
     Activation,
+    ActivationKind,
+    AttentionOptions,
     Draws,
     ExpertBuffers,
     ExpertWeights,
     GateKind,
+    HeadNorms,
     LayerCache,
     NormKind,
     PackedWeight,
     QuantizedActivation,
-    RankMemory,
     Rotary,
     Routing,
     Rows,
+    Scaling,
     SplitActivation,
     UniformActivation,
     WeightKind,
@@ -49,11 +55,11 @@ BITS: dict[WeightKind, int] = {
 
 
 class NativeProgram:
-    """A recorded program; holds on to every tensor whose address it contains."""
+    """A recorded program; holds on to everything whose address it contains."""
 
     def __init__(self, module: ModuleType) -> None:
         self.handle = module.new_program()
-        self.tensors: list[Tensor | Draws] = []
+        self.holds: list[Tensor | Draws | Relay] = []
         self._run = module.run_program
 
     def run(self) -> None:
@@ -93,12 +99,12 @@ class NativeKernels(Kernels):
         if tensor is None:
             return 0
         if self._program is not None:
-            self._program.tensors.append(tensor)
+            self._program.holds.append(tensor)
         return tensor.data_ptr()
 
     def _draws_address(self, draws: Draws) -> int:
         if self._program is not None:
-            self._program.tensors.append(draws)
+            self._program.holds.append(draws)
         return draws.ctypes.data
 
     def _rows_words(self, rows: Rows) -> tuple[int, ...]:
@@ -125,15 +131,21 @@ class NativeKernels(Kernels):
             weight.in_features,
             WEIGHT_KINDS.index(weight.kind),
             weight.group_size,
-            weight.has_minimum,
+            SCALINGS.index(weight.scaling),
         )
 
     def _ranks_words(self, ranks: RankMemory) -> tuple[int, ...]:
-        return self._address(ranks.storage), ranks.rank, ranks.size, ranks.slot_bytes
+        words = self._address(ranks.storage), ranks.rank, ranks.size, ranks.slot_bytes
+        relay = ranks.relay
+        if relay is None:
+            return *words, 0, ranks.size, 0
+        if self._program is not None:
+            self._program.holds.append(relay)
+        return *words, relay.here.start, relay.here.stop, relay.address
 
     def _cache_words(self, cache: LayerCache) -> tuple[int, ...]:
         parts = (cache.keys, cache.values, cache.key_scales, cache.value_scales)
-        sizes = (cache.num_blocks, cache.num_kv_heads, cache.head_size)
+        sizes = (cache.num_blocks, cache.num_kv_heads, cache.head_size, cache.value_size)
         dtype = CACHE_DTYPES.index(cache.keys.dtype)
         return *(self._address(part) for part in parts), dtype, *sizes
 
@@ -145,25 +157,29 @@ class NativeKernels(Kernels):
         return QuantizedActivation(rows, features, dtype, storage)
 
     def _empty_weight(
-        self, kind: WeightKind, out: int, in_: int, group_size: int, has_minimum: bool
+        self, kind: WeightKind, out: int, in_: int, group_size: int, scaling: Scaling
     ) -> PackedWeight:
-        words = WEIGHT_KINDS.index(kind), group_size, has_minimum
+        words = WEIGHT_KINDS.index(kind), group_size, SCALINGS.index(scaling)
         storage = torch.zeros(self._module.weight_bytes(0, out, in_, *words), dtype=torch.uint8)
-        return PackedWeight(out, in_, kind, group_size, has_minimum, (storage,))
+        return PackedWeight(out, in_, kind, group_size, scaling, (storage,))
 
-    def _pack_blocks(self, weight: PackedWeight, row: int, form: str, blocks: Tensor) -> None:
+    def _pack_blocks(
+        self, weight: PackedWeight, row: int, form: str, blocks: Tensor, first: int
+    ) -> None:
         source = (blocks.data_ptr(), blocks.stride(0) * blocks.element_size())
-        format_index = list(BLOCK_FORMATS).index(form)
+        columns = list(BLOCK_FORMATS).index(form), first // GROUP_SIZE
         rows = self._rows_words(Rows(None, blocks.shape[0]))
-        self._module.pack_blocks(*rows, *source, format_index, *self._weight_words(weight), row)
+        self._module.pack_blocks(*rows, *source, *columns, *self._weight_words(weight), row)
 
     def _pack_groups(
-        self, weight: PackedWeight, row: int, quants: Tensor, scales: Tensor, minima: Tensor | None
+        self, weight: PackedWeight, row: int, quants: Tensor, scales: Tensor, offsets: Tensor | None
     ) -> None:
+        if offsets is not None and weight.scaling == "zero_point":
+            offsets = (offsets * ZERO_POINT_STEPS[weight.kind]).to(torch.uint8)
         sources = (
             quants.data_ptr(),
             scales.data_ptr(),
-            minima.data_ptr() if minima is not None else 0,
+            offsets.data_ptr() if offsets is not None else 0,
         )
         rows = self._rows_words(Rows(None, quants.shape[0]))
         self._module.pack_groups(*rows, *sources, *self._weight_words(weight), row)
@@ -244,6 +260,19 @@ class NativeKernels(Kernels):
             accumulate,
         )
 
+    def _linear_blocks(
+        self, rows: Rows, x: Tensor, weights: Sequence[PackedWeight], out: Tensor
+    ) -> None:
+        self._call(
+            "linear_blocks",
+            *self._rows_words(rows),
+            self._address(x),
+            x.shape[1] // len(weights),
+            self._address(out),
+            len(weights),
+            *(word for weight in weights for word in self._weight_words(weight)),
+        )
+
     def _linear_gate(
         self, rows: Rows, x: Activation, weight: PackedWeight, kind: GateKind, out: Activation
     ) -> None:
@@ -261,7 +290,7 @@ class NativeKernels(Kernels):
         kind_index = GATE_KINDS.index(kind)
         self._call("gate", *words, self._address(x), kind_index, *self._activation_words(out))
 
-    def _activate(self, rows: Rows, x: Tensor, kind: GateKind, out: Activation) -> None:
+    def _activate(self, rows: Rows, x: Tensor, kind: ActivationKind, out: Activation) -> None:
         words = self._rows_words(rows)
         kind_index = GATE_KINDS.index(kind)
         self._call("activate", *words, self._address(x), kind_index, *self._activation_words(out))
@@ -307,7 +336,16 @@ class NativeKernels(Kernels):
         weighs_inputs: bool,
         accumulate: bool,
     ) -> None:
-        weights = [part for expert in experts for part in (expert.gate_up, expert.down)]
+        words = [
+            word
+            for expert in experts
+            for word in (
+                *self._weight_words(expert.gate_up),
+                *self._weight_words(expert.down),
+                self._address(expert.gate_up_bias),
+                self._address(expert.down_bias),
+            )
+        ]
         self._call(
             "experts",
             *self._rows_words(rows),
@@ -324,7 +362,7 @@ class NativeKernels(Kernels):
             self._address(out),
             accumulate,
             len(experts),
-            *(word for weight in weights for word in self._weight_words(weight)),
+            *words,
         )
 
     def _soft_cap(self, rows: Rows, x: Tensor, cap: float) -> None:
@@ -380,32 +418,51 @@ class NativeKernels(Kernels):
     def _rope_write(
         self,
         rows: Rows,
-        qkv: Tensor,
+        states: tuple[Tensor, Tensor | None],
         positions: Tensor,
         slot_mapping: Tensor,
         cache: LayerCache,
         num_heads: int,
-        rotary: Rotary | None,
-        norms: tuple[Tensor | None, Tensor | None, float],
+        options: HeadOptions,
     ) -> None:
-        query_norm, key_norm, eps = norms
-        rotary_words = (0, 0, 0, 0)
-        if rotary is not None:
-            tables = self._address(rotary.cos), self._address(rotary.sin)
-            rotary_words = (*tables, rotary.cos.shape[0], 2 * rotary.cos.shape[1])
+        rotary, norms, clip, temperature = options
         self._call(
             "rope_write",
             *self._rows_words(rows),
-            self._address(qkv),
+            *self._head_words(*states, cache, num_heads),
             num_heads,
             self._address(positions),
             self._address(slot_mapping),
-            *rotary_words,
-            self._address(query_norm),
-            self._address(key_norm),
-            eps,
+            *self._rotary_words(rotary),
+            *self._norms_words(norms),
+            clip or 0.0,
+            *(temperature or (0.0, 0.0)),
             *self._cache_words(cache),
         )
+
+    def _head_words(
+        self, qkv: Tensor, key: Tensor | None, cache: LayerCache, num_heads: int
+    ) -> tuple[int, ...]:
+        address, width = self._address(qkv), qkv.shape[1]
+        if key is not None:
+            return address, width, self._address(key), key.shape[1], 0
+        vector = cache.head_size * qkv.element_size()
+        keys = address + num_heads * vector
+        return address, width, keys, width, keys + cache.num_kv_heads * vector
+
+    def _rotary_words(self, rotary: Rotary | None) -> tuple[int, ...]:
+        if rotary is None:
+            return 0, 0, 0, 0, 0, 0
+        positions, half = rotary.cos.shape
+        tables = self._address(rotary.cos), self._address(rotary.sin)
+        return *tables, positions, 2 * half, rotary.first, rotary.is_interleaved
+
+    def _norms_words(self, norms: HeadNorms | None) -> tuple[int | float, ...]:
+        if norms is None:
+            return 0, 0, 0, 0, False, 0.0
+        weights = (norms.query, norms.key)
+        strides = (0 if w is None or w.dim() == 1 else w.shape[1] for w in weights)
+        return *map(self._address, weights), *strides, norms.kind == "layer", norms.epsilon
 
     def _attention(
         self,
@@ -414,10 +471,9 @@ class NativeKernels(Kernels):
         cache: LayerCache,
         batch: tuple[Tensor, Tensor, Tensor],
         num_heads: int,
-        options: tuple[float, int | None, float | None, Tensor | None],
+        options: AttentionOptions,
         out: Tensor,
     ) -> None:
-        scale, window, soft_cap, alibi_slopes = options
         self._call(
             "attention",
             *self._rows_words(rows),
@@ -428,10 +484,12 @@ class NativeKernels(Kernels):
             *(self._address(part) for part in batch),
             batch[2].shape[1],
             out.shape[0],
-            scale,
-            window or 0,
-            soft_cap or 0.0,
-            self._address(alibi_slopes),
+            options.scale,
+            options.window or 0,
+            options.soft_cap or 0.0,
+            self._address(options.alibi_slopes),
+            self._address(options.sinks),
+            options.chunk or 0,
             self._address(out),
         )
 

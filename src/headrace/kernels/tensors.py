@@ -19,7 +19,9 @@ BLOCK_SIZE = 32
 WeightKind = Literal[
     "int4", "int8", "nf4", "fp4", "float8", "float16", "bfloat16", "float32"
 ]  # fmt: skip
-GateKind = Literal["silu", "gelu", "gelu_tanh", "relu"]
+ActivationKind = Literal["silu", "gelu", "gelu_tanh", "relu"]
+GateKind = Literal["silu", "gelu", "gelu_tanh", "relu", "clamped_swiglu"]
+Scaling = Literal["symmetric", "minimum", "zero_point", "super_block"]
 NormKind = Literal["rms", "layer"]
 
 WEIGHT_KINDS: tuple[WeightKind, ...] = (
@@ -27,8 +29,16 @@ WEIGHT_KINDS: tuple[WeightKind, ...] = (
 )  # fmt: skip
 """In the order of `Kind` in csrc/layout.h. The first five are in groups that share a scale; nf4,
 fp4 and float8 (E4M3) are codes of a codebook."""
+SCALINGS: tuple[Scaling, ...] = ("symmetric", "minimum", "zero_point", "super_block")
+"""How groups are scaled, in the order of `Scaling` in csrc/layout.h: around a fixed middle; from a
+float16 minimum; around a zero point of 8 bits; or from a minimum, scale and minimum being 8-bit
+multiples, for 32 inputs each, of two float16 numbers of the group."""
+ZERO_POINT_STEPS: dict[WeightKind, int] = {"int4": 16, "int8": 1}
+"""Steps between two quants in which a zero point lies; there are 256."""
 NIBBLE_KINDS: tuple[WeightKind, ...] = ("int4", "nf4", "fp4")
-GATE_KINDS: tuple[GateKind, ...] = ("silu", "gelu", "gelu_tanh", "relu")
+ACTIVATION_KINDS: tuple[ActivationKind, ...] = ("silu", "gelu", "gelu_tanh", "relu")
+GATE_KINDS: tuple[GateKind, ...] = (*ACTIVATION_KINDS, "clamped_swiglu")
+"""In the order of `Gate` in csrc/math.h. The last is a function of gate and up both (GPT-OSS)."""
 NORM_KINDS: tuple[NormKind, ...] = ("rms", "layer")
 FLOAT_DTYPES: dict[WeightKind, torch.dtype] = {
     "float16": torch.float16,
@@ -58,7 +68,7 @@ class BlockFormat:
     """One of GGUF's block formats and the packed kind that holds it."""
 
     kind: WeightKind
-    has_minimum: bool
+    scaling: Scaling
     block_weights: int
     block_bytes: int
 
@@ -66,16 +76,16 @@ class BlockFormat:
 # The order is that of `Source` in csrc/pack.h. Formats that need more than 4 bits, and those whose
 # scales cover 16 weights, are held in 8 bits.
 BLOCK_FORMATS: dict[str, BlockFormat] = {
-    "Q4_0": BlockFormat("int4", False, 32, 18),
-    "Q4_1": BlockFormat("int4", True, 32, 20),
-    "Q5_0": BlockFormat("int8", False, 32, 22),
-    "Q5_1": BlockFormat("int8", True, 32, 24),
-    "Q8_0": BlockFormat("int8", False, 32, 34),
-    "Q2_K": BlockFormat("int8", False, 256, 84),
-    "Q3_K": BlockFormat("int8", False, 256, 110),
-    "Q4_K": BlockFormat("int4", True, 256, 144),
-    "Q5_K": BlockFormat("int8", True, 256, 176),
-    "Q6_K": BlockFormat("int8", False, 256, 210),
+    "Q4_0": BlockFormat("int4", "symmetric", 32, 18),
+    "Q4_1": BlockFormat("int4", "minimum", 32, 20),
+    "Q5_0": BlockFormat("int8", "symmetric", 32, 22),
+    "Q5_1": BlockFormat("int8", "minimum", 32, 24),
+    "Q8_0": BlockFormat("int8", "symmetric", 32, 34),
+    "Q2_K": BlockFormat("int8", "symmetric", 256, 84),
+    "Q3_K": BlockFormat("int8", "symmetric", 256, 110),
+    "Q4_K": BlockFormat("int4", "super_block", 256, 144),
+    "Q5_K": BlockFormat("int8", "super_block", 256, 176),
+    "Q6_K": BlockFormat("int8", "symmetric", 256, 210),
 }
 
 
@@ -87,9 +97,8 @@ class PackedWeight:
     in_features: int
     kind: WeightKind
     group_size: int
-    """Inputs that share a scale; 0 for float kinds."""
-    has_minimum: bool
-    """w = q * scale + minimum; without, quants are offset by 8 or 128 or are codes."""
+    """Inputs that share a float16 scale; 0 for float kinds."""
+    scaling: Scaling
     storage: tuple[Tensor, ...]
 
     @property
@@ -159,10 +168,12 @@ class Routing:
 
 @dataclass(frozen=True, slots=True)
 class ExpertWeights:
-    """One gated MLP of a mixture: [2F, H] and [H, F]."""
+    """One gated MLP of a mixture: [2F, H] and [H, F], with biases [2F] and [H]."""
 
     gate_up: PackedWeight
     down: PackedWeight
+    gate_up_bias: Tensor | None = None
+    down_bias: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,13 +192,16 @@ class ExpertBuffers:
 class LayerCache:
     """One layer's paged KV cache; a block holds 32 tokens.
 
-    keys [blocks, kv heads, head size, 32], values [blocks, kv heads, 32, head size]; for int8
-    also scales [blocks, kv heads, 32] float32. Must start zeroed. (With AMX a block's bfloat16
-    elements lie in another order: csrc/cache.h.)
+    keys [blocks, kv heads, head size, 32], values [blocks, kv heads, 32, value size], both sizes
+    padded to a multiple of 16; for int8 also scales [blocks, kv heads, 32] float32. Must start
+    zeroed. (With AMX a block's bfloat16 elements lie in another order: csrc/cache.h.) Values
+    smaller than keys are their first elements (multi-head latent attention).
     """
 
     keys: Tensor
     values: Tensor
+    head_size: int
+    value_size: int
     key_scales: Tensor | None = None
     value_scales: Tensor | None = None
 
@@ -200,49 +214,46 @@ class LayerCache:
         return self.keys.shape[1]
 
     @property
-    def head_size(self) -> int:
-        return self.keys.shape[2]
+    def has_own_values(self) -> bool:
+        return self.value_size == self.head_size
 
 
 @dataclass(frozen=True, slots=True)
 class Rotary:
-    """cos and sin [positions, width / 2] float32; only the first `width` features are rotated."""
+    """cos and sin [positions, width / 2] float32; only `width` features from `first` on rotate."""
 
     cos: Tensor
     sin: Tensor
+    first: int = 0
+    is_interleaved: bool = False
+    """Neighbouring features rotate together, and come out as two halves; else the halves do."""
 
 
 @dataclass(frozen=True, slots=True)
-class RankMemory:
-    """What the processes that share one model use for collectives: the same memory, mapped by each.
+class HeadNorms:
+    """Norms of each query and key head, with weights [head size], or one row for each head."""
 
-    A line of 64 bytes for every rank, then two slots for each; zero before the first collective.
-    """
-
-    rank: int
-    size: int
-    storage: Tensor
-    """uint8."""
-
-    @staticmethod
-    def num_bytes(size: int, slot_floats: int) -> int:
-        """Of a memory of `size` ranks that contribute up to `slot_floats` values each."""
-        return size * (RANK_LINE_BYTES + 2 * _slot_bytes(slot_floats))
-
-    @property
-    def slot_bytes(self) -> int:
-        return (self.storage.nbytes // self.size - RANK_LINE_BYTES) // 2
-
-    def columns(self, total: int) -> tuple[int, int]:
-        """First and behind the last of this rank's share of a matrix's columns."""
-        return total * self.rank // self.size, total * (self.rank + 1) // self.size
+    query: Tensor | None
+    key: Tensor | None
+    epsilon: float
+    kind: NormKind = "rms"
 
 
-RANK_LINE_BYTES = 64
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionOptions:
+    """What one layer's attention asks for."""
 
-
-def _slot_bytes(floats: int) -> int:
-    return -(-floats * 4 // 64) * 64
+    scale: float
+    window: int | None = None
+    """Each token sees at most so many tokens, itself included; None: all."""
+    soft_cap: float | None = None
+    """Scores become soft_cap * tanh(score / soft_cap)."""
+    alibi_slopes: Tensor | None = None
+    """[num_heads] float32: scores fall by so much per token of distance (Press et al. 2021)."""
+    sinks: Tensor | None = None
+    """[num_heads] float32: the score of one more key, whose value is zero (Xiao et al. 2023)."""
+    chunk: int | None = None
+    """Each token sees only tokens of its own chunk of so many positions (Llama 4)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,6 +271,12 @@ class Rows:
         if not 0 <= count <= self.capacity:
             raise ValueError("a row count exceeds what its buffers hold")
         return count
+
+
+def are_zero_points(values: Tensor, kind: WeightKind) -> bool:
+    """Whether a weight of this integer kind can hold them."""
+    steps = values * ZERO_POINT_STEPS[kind]
+    return bool(((steps == steps.round()) & (steps >= 0) & (steps <= 255)).all())
 
 
 def check(
@@ -281,6 +298,12 @@ def check(
         )
     if not tensor.is_contiguous():
         raise ValueError(f"{name}: must be contiguous")
+
+
+def check_half_range(name: str, values: Tensor) -> None:
+    """Raise ValueError unless float16 can hold values as large."""
+    if not bool((values.abs() <= 65504).all()):
+        raise ValueError(f"{name}: outside the range of float16")
 
 
 def check_rows(tensor: Tensor, name: str) -> None:

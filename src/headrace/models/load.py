@@ -23,6 +23,7 @@ from headrace.layers.native import NativeOperations, unsupported
 from headrace.layers.operations import Operations, TorchOperations
 from headrace.layers.parameters import DummyLoader, ParameterLoader
 from headrace.models import ARCHITECTURES, find_architecture
+from headrace.models.cache_scales import use_cache_scales
 from headrace.models.decoder import Decoder
 from headrace.models.spec import DecoderSpec
 from headrace.quantization import Scheme, Target, open_scheme
@@ -119,10 +120,17 @@ def _load_decoder(
     checkpoint: Checkpoint, options: LoadOptions, progress: Progress, spec: DecoderSpec
 ) -> tuple[LanguageModel, AttentionBackend]:
     config, ranks = checkpoint.config, options.ranks
+    if checkpoint.wrapper is not None:
+        logger.info(
+            "%s: its text model is served; what reads images or sound is not loaded",
+            checkpoint.wrapper,
+        )
     if options.max_total_tokens is not None:
         spec = replace(spec, max_position=min(spec.max_position, options.max_total_tokens))
-    kernels = options.kernels if _runs_on_kernels(spec, options) else None
-    shape = _attention_shape(spec, options, kernels, checkpoint.config["dtype"])
+    shape = _attention_shape(spec, options, options.kernels, config)
+    if options.kernels is not None and not _runs_on_kernels(spec, options, shape):
+        shape = _attention_shape(spec, options, None, config)
+    kernels = shape.kernels
     backend = options.backend or choose_backend(shape)
     operations: Operations = TorchOperations(backend, ranks)
     if isinstance(backend, NativeBackend):
@@ -140,33 +148,39 @@ def _load_decoder(
     if options.quantize is not None and checkpoint.kind == "gguf":
         raise StartupError(f"--quantize {options.quantize}: a GGUF file keeps what it is stored in")
     scheme = options.scheme or open_scheme(config, target, options.quantize)
-    load = _loader(checkpoint, spec, options, scheme, operations)
+    weights = _open(checkpoint, spec, options)
+    if isinstance(weights, RenamedWeights):
+        use_cache_scales(backend, weights, shape.num_layers, shape.kv_dtype)
+    load = _loader(weights, options, scheme, operations)
     return Decoder(spec, load, progress), backend
 
 
+def _open(
+    checkpoint: Checkpoint, spec: DecoderSpec, options: LoadOptions
+) -> RenamedWeights | DummyWeights:
+    if options.load_format == "dummy":
+        return DummyWeights(getattr(torch, checkpoint.config["dtype"] or "float32"))
+    return RenamedWeights(open_weights(checkpoint), spec.naming.within(checkpoint.text_part))
+
+
 def _loader(
-    checkpoint: Checkpoint,
-    spec: DecoderSpec,
+    weights: RenamedWeights | DummyWeights,
     options: LoadOptions,
     scheme: Scheme,
     operations: Operations,
 ) -> ParameterLoader:
     dtype, device, shard = options.dtype, options.device, options.ranks.shard
-    if options.load_format == "dummy":
-        random = DummyWeights(getattr(torch, checkpoint.config["dtype"] or "float32"))
-        return DummyLoader(random, scheme, operations, dtype=dtype, device=device, shard=shard)
-    weights = RenamedWeights(open_weights(checkpoint), spec.naming)
+    if isinstance(weights, DummyWeights):
+        return DummyLoader(weights, scheme, operations, dtype=dtype, device=device, shard=shard)
     return ParameterLoader(weights, scheme, operations, dtype=dtype, device=device, shard=shard)
 
 
 def check_num_ranks(checkpoint: Checkpoint, num_ranks: int) -> None:
-    """Raises StartupError unless the model can be split over so many ranks."""
+    """Raises StartupError unless the model can be split over so many ranks; of one that is not
+    native `models.transformers.parallel` knows when it is loaded."""
     architecture = find_architecture(checkpoint.config)
     if architecture is None or isinstance(architecture, type):
-        raise StartupError(
-            f"--num-shard {num_ranks}: only native models can be split; architectures is "
-            f"{checkpoint.config.get('architectures')}"
-        )
+        return
     attention = architecture(checkpoint.config).layers[0].attention
     allowed = allowed_sizes(attention.num_heads, attention.num_kv_heads)
     if num_ranks not in allowed:
@@ -185,24 +199,27 @@ def _slot_floats(spec: DecoderSpec, options: LoadOptions) -> int:
 
 
 def _default_kv_dtype(
-    dtype: torch.dtype, checkpoint_dtype: str | None, kernels: Kernels | None
+    config: dict[str, Any], options: LoadOptions, kernels: Kernels | None
 ) -> torch.dtype:
     """That of the arithmetic; with the kernels float16, or bfloat16 where that is quicker and the
-    checkpoint's own."""
+    weights themselves are no finer: in bfloat16 or quantized (as GGUF files are, which name no
+    dtype)."""
     if kernels is None:
-        return dtype
-    is_tiled = kernels.has_bfloat16_tiles and checkpoint_dtype == "bfloat16"
-    return torch.bfloat16 if is_tiled else torch.float16
+        return options.dtype
+    is_fine = config["dtype"] in ("float16", "float32", "float64")
+    is_quantized = config.get("quantization_config") or options.quantize or options.scheme
+    if kernels.has_bfloat16_tiles and (is_quantized or not is_fine):
+        return torch.bfloat16
+    return torch.float16
 
 
 def _attention_shape(
     spec: DecoderSpec,
     options: LoadOptions,
     kernels: Kernels | None,
-    checkpoint_dtype: str | None = None,
+    config: dict[str, Any],
 ) -> AttentionShape:
     layers, shard = [layer.attention for layer in spec.layers], options.ranks.shard
-    by_default = _default_kv_dtype(options.dtype, checkpoint_dtype, kernels)
     return AttentionShape(
         num_layers=len(layers),
         num_heads=len(shard.slice(layers[0].num_heads)),
@@ -210,7 +227,7 @@ def _attention_shape(
         head_size=layers[0].head_size,
         value_size=layers[0].value_size,
         dtype=options.dtype,
-        kv_dtype=options.kv_dtype or by_default,
+        kv_dtype=options.kv_dtype or _default_kv_dtype(config, options, kernels),
         device=options.device,
         has_soft_cap=any(layer.soft_cap is not None for layer in layers),
         has_alibi=any(layer.alibi_slopes is not None for layer in layers),
@@ -220,11 +237,8 @@ def _attention_shape(
     )
 
 
-def _runs_on_kernels(spec: DecoderSpec, options: LoadOptions) -> bool:
+def _runs_on_kernels(spec: DecoderSpec, options: LoadOptions, shape: AttentionShape) -> bool:
     """Whether the kernels have all that the model needs; the log says what they lack."""
-    if options.kernels is None:
-        return False
-    shape = _attention_shape(spec, options, options.kernels)
     reasons = [NativeBackend.unsupported(shape)]
     for layer in set(spec.layers):
         size = options.ranks.shard.size

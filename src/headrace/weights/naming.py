@@ -10,6 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from headrace.checkpoint.multimodal import TextPart
 from headrace.errors import CheckpointError
 from headrace.weights.base import RawTensor, Weights
 
@@ -18,6 +19,8 @@ Rows = Callable[[Tensor], Tensor]
 LAYERS = "model.layers."
 ROW_KINDS = ("weight", "bias", "blocks", "scales")
 """Parameters that have a row for each output (the last two are MXFP4's)."""
+LAYER_KINDS = ("k_scale", "v_scale", "kv_scale", "output_scale")
+"""Parameters that a fused layer has once."""
 QUANTIZED = ("weight", "qweight", "weight_packed")
 """What a linear layer's matrix is called, quantized or not."""
 
@@ -60,6 +63,10 @@ class Naming:
     """Outside the layers: "model.norm", without `base`: "norm"."""
     head: str = "lm_head"
 
+    def within(self, part: TextPart | None) -> "Naming":
+        """Of the same model where it is a part of a checkpoint."""
+        return self if part is None else replace(self, base=part.base, head=part.head)
+
     def source(self, name: str) -> Source:
         """`name`: a layer's, such as "model.layers.3.mlp.up_proj"."""
         if name.startswith(LAYERS):
@@ -90,6 +97,8 @@ class RenamedWeights:
 
     def get(self, name: str) -> Tensor:
         source, kind = self._find(name)
+        if kind in LAYER_KINDS:
+            source = replace(source, rows=None)
         if source.rows is not None and kind not in ROW_KINDS:
             raise CheckpointError(
                 f"tensor {source.parameter(kind)}: rows of packed numbers cannot be picked"

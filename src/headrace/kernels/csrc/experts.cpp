@@ -161,12 +161,13 @@ void ExpertGateOp::run(Team& team) const {
         return gate_units(m.part(m.inputs, s).format, m.weights_of(s).gate_up, m.counts()[s]);
     };
     for_each_share_unit(team, m.count(), units, [&](int64_t s, int64_t unit) {
-        const Weight& weight = m.weights_of(s).gate_up;
+        const ExpertWeights& expert = m.weights_of(s);
+        const Weight& weight = expert.gate_up;
         const int64_t rows = m.counts()[s], first = m.starts()[s];
         const Activation x = m.part(m.inputs, s).from(first, weight.in);
         const TileRegisters registers(x.format, rows);
         const Activation out = m.part(m.inner, s).from(first, weight.out / 2);
-        gate_unit(x, weight, kind_, {out, {}, nullptr}, 0, rows, unit);
+        gate_unit(x, weight, expert.gate_up_bias, kind_, {out, {}, nullptr}, 0, rows, unit);
     });
 }
 
@@ -176,11 +177,13 @@ void ExpertDownOp::run(Team& team) const {
         return linear_units(m.part(m.inner, s).format, m.weights_of(s).down, m.counts()[s]);
     };
     for_each_share_unit(team, m.count(), units, [&](int64_t s, int64_t unit) {
-        const Weight& weight = m.weights_of(s).down;
+        const ExpertWeights& expert = m.weights_of(s);
+        const Weight& weight = expert.down;
         const int64_t rows = m.counts()[s], first = m.starts()[s];
         const Activation x = m.part(m.inner, s).from(first, weight.in);
         const TileRegisters registers(x.format, rows);
-        linear_unit(x, weight, {nullptr, m.outputs + first * weight.out, false}, rows, unit);
+        float* to = m.outputs + first * weight.out;
+        linear_unit(x, weight, {expert.down_bias, to, false}, rows, unit);
     });
 }
 

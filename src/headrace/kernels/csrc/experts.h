@@ -40,6 +40,7 @@ class RouteOp : public Op {
 
 struct ExpertWeights {
     Weight gate_up, down;
+    const float *gate_up_bias, *down_bias;  // or null
 };
 
 // What the ops of one mixture share. Rows are sorted into slots by share: the rows of one expert in
@@ -93,7 +94,7 @@ class GatherOp : public Op {
     const float* x_;
 };
 
-// inner = act(inputs x gate) * (inputs x up), each slot with its expert's weights.
+// inner = gated(inputs x gate, inputs x up), each slot with its expert's weights.
 class ExpertGateOp : public Op {
    public:
     ExpertGateOp(Rows rows, const Mixture& mixture, Gate kind)

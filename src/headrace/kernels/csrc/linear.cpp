@@ -18,12 +18,12 @@ struct alignas(64) Panel {
     float values[kMaxPanelRows * kPanelColumns];
 };
 
-template <Kind kKind, bool kMinimum>
+template <Kind kKind, Scaling kScaling>
 void integer_tile(const Activation& x, const Weight& weight, int64_t tile, int64_t row,
                   int64_t rows, float* c) {
     if (suits_tiles(rows)) {
         const int64_t block = row / kBlockRows;
-        return multiply_blocks<kKind, kMinimum>(x, block, rows, weight, tile, c, kPanelColumns);
+        return multiply_blocks<kKind, kScaling>(x, block, rows, weight, tile, c, kPanelColumns);
     }
     for (int64_t r = 0; r < rows;) {
         const int first = static_cast<int>((row + r) % kBlockRows);
@@ -31,7 +31,7 @@ void integer_tile(const Activation& x, const Weight& weight, int64_t tile, int64
         const int count = static_cast<int>(std::min<int64_t>(
             {rows - r, kBlockRows - first, kRowTile}));
         with_constant<kRowTile>(count, [&](auto n) {
-            multiply_tile<n.value, kKind, kMinimum>(weight, tile, cells, first,
+            multiply_tile<n.value, kKind, kScaling>(weight, tile, cells, first,
                                                     c + r * kPanelColumns, kPanelColumns);
         });
         r += count;
@@ -41,17 +41,15 @@ void integer_tile(const Activation& x, const Weight& weight, int64_t tile, int64
 void integer_product(const Activation& x, const Weight& weight, int64_t tile, int64_t row,
                      int64_t rows, float* c) {
     if (weight.kind == Kind::kNF4) {
-        integer_tile<Kind::kNF4, false>(x, weight, tile, row, rows, c);
+        integer_tile<Kind::kNF4, Scaling::kSymmetric>(x, weight, tile, row, rows, c);
     } else if (weight.kind == Kind::kFP4) {
-        integer_tile<Kind::kFP4, false>(x, weight, tile, row, rows, c);
-    } else if (weight.kind == Kind::kInt4) {
-        auto* product = weight.has_minimum ? integer_tile<Kind::kInt4, true>
-                                           : integer_tile<Kind::kInt4, false>;
-        product(x, weight, tile, row, rows, c);
+        integer_tile<Kind::kFP4, Scaling::kSymmetric>(x, weight, tile, row, rows, c);
     } else {
-        auto* product = weight.has_minimum ? integer_tile<Kind::kInt8, true>
-                                           : integer_tile<Kind::kInt8, false>;
-        product(x, weight, tile, row, rows, c);
+        with_scaling(weight.scaling, [&](auto scaling) {
+            auto* product = weight.kind == Kind::kInt4 ? integer_tile<Kind::kInt4, scaling.value>
+                                                       : integer_tile<Kind::kInt8, scaling.value>;
+            product(x, weight, tile, row, rows, c);
+        });
     }
 }
 
@@ -59,13 +57,10 @@ void integer_product(const Activation& x, const Weight& weight, int64_t tile, in
 void widen_codes(const Weight& weight, int64_t tile, int64_t first, float* to) {
     const bool nibbles = is_nibbles(weight.kind);
     const float* book = codebook(weight.kind);
-    const int64_t step = weight.scale_bytes() / 2;
-    const uint16_t* scales = weight.scales(tile) + first / weight.group * step;
-    const F32x16 scale = load_f16(scales);
-    const F32x16 offset = F32x16::broadcast(nibbles ? (weight.has_minimum ? 0.0f : -8.0f) : -128.0f);
-    const F32x16 minimum = weight.has_minimum ? load_f16(scales + kLanes) : F32x16::zero();
+    const auto [scale, minimum] = load_scales(weight, tile, first);
+    const F32x16 offset = F32x16::broadcast(nibbles ? 0.0f : -128.0f);
     const uint8_t* lines = weight.tile(tile) + first * (nibbles ? 8 : 16);
-    const auto widen = [&](U8x64 line, int k) {
+    const auto widen = [&, scale = scale, minimum = minimum](U8x64 line, int k) {
         for (int i = 0; i < 4; ++i) {
             const F32x16 value = book ? gather(book, line, i) : byte_of_lanes(line, i) + offset;
             fma(value, scale, minimum).store(to + (k + i) * kLanes);
@@ -198,16 +193,31 @@ void share_parts(Team& team, const SplitActivation& x, int64_t rows, Units units
     });
 }
 
+// Moves rows of a panel to where they belong, from row `row` and the first of its tiles on.
 void finish(const float* panel, const Weight& weight, const LinearOut& out, int64_t row,
-            int64_t rows, int64_t tile) {
-    const int64_t column = tile * kLanes;
-    const int64_t count = std::min<int64_t>(kLanes, weight.out - column);
-    const F32x16 bias = out.bias ? load_partial(out.bias + column, count) : F32x16::zero();
+            int64_t rows, int64_t tile, int vectors) {
+    const int64_t first = tile * kLanes;
+    const int64_t stride = out.stride ? out.stride : weight.out;
     for (int64_t r = 0; r < rows; ++r) {
-        F32x16 sum = F32x16::load(panel + r * kPanelColumns);
-        float* to = out.values + (row + r) * weight.out + column;
-        if (out.bias) sum = sum + bias;
-        store_partial(out.accumulate ? load_partial(to, count) + sum : sum, to, count);
+        float* to = out.values + (row + r) * stride + first;
+        // What comes after these rows, most likely.
+        __builtin_prefetch(to + rows * stride, 1);
+        __builtin_prefetch(to + rows * stride + kLanes, 1);
+        for (int v = 0; v < vectors; ++v) {
+            const int64_t column = v * kLanes;
+            const int64_t count = std::min<int64_t>(kLanes, weight.out - first - column);
+            F32x16 sum = F32x16::load(panel + r * kPanelColumns + column);
+            if (out.bias) sum = sum + load_partial(out.bias + first + column, count);
+            if (out.accumulate) sum = load_partial(to + column, count) + sum;
+            store_partial(sum, to + column, count);
+        }
+    }
+}
+
+void add_to_rows(const float* bias, int64_t rows, float* panel) {
+    for (int64_t i = 0; i < rows * kPanelColumns; i += kLanes) {
+        const F32x16 sum = F32x16::load(panel + i) + F32x16::load(bias + i % kPanelColumns);
+        sum.store(panel + i);
     }
 }
 
@@ -224,10 +234,8 @@ void linear_unit(const Activation& x, const Weight& weight, const LinearOut& out
         Panel panel;
         const int vectors = pair * 2 + 1 < weight.tiles() ? 2 : 1;
         product(x, weight, pair * 2, vectors, row, rows, panel, [&](int64_t first, int64_t count) {
-            for (int v = 0; v < vectors; ++v) {
-                const float* from = panel.values + first * kPanelColumns + v * kLanes;
-                finish(from, weight, out, row + first, count, pair * 2 + v);
-            }
+            const float* from = panel.values + first * kPanelColumns;
+            finish(from, weight, out, row + first, count, pair * 2, vectors);
         });
     });
 }
@@ -236,17 +244,23 @@ int64_t gate_units(Format format, const Weight& weight, int64_t rows) {
     return panels(format, weight.in, gate_pairs(weight), rows);
 }
 
-void gate_unit(const Activation& x, const Weight& weight, Gate kind, const SplitActivation& out,
-               int64_t out_row, int64_t all_rows, int64_t unit) {
+void gate_unit(const Activation& x, const Weight& weight, const float* bias, Gate kind,
+               const SplitActivation& out, int64_t out_row, int64_t all_rows, int64_t unit) {
     const int64_t first_up = weight.out / 2 / kLanes;
     with_panel(x, gate_pairs(weight), all_rows, unit, [&](int64_t pair, int64_t row, int64_t rows) {
         Panel gate, up;
         product(x, weight, pair * 2, 2, row, rows, gate, [](int64_t, int64_t) {});
         product(x, weight, first_up + pair * 2, 2, row, rows, up, [&](int64_t first, int64_t count) {
-            for (int64_t r = first; r < first + count; ++r) {
-                float* values = gate.values + r * kPanelColumns;
-                gate_rows(kind, values, up.values + r * kPanelColumns, kPanelColumns, values);
-                store_groups(out, out_row + row + r, pair, pair + 1, values);
+            float* values = gate.values + first * kPanelColumns;
+            float* ups = up.values + first * kPanelColumns;
+            if (bias) {
+                add_to_rows(bias + pair * kPanelColumns, count, values);
+                add_to_rows(bias + weight.out / 2 + pair * kPanelColumns, count, ups);
+            }
+            gate_rows(kind, values, ups, count * kPanelColumns, values);
+            for (int64_t r = 0; r < count; ++r) {
+                const float* from = values + r * kPanelColumns;
+                store_groups(out, out_row + row + first + r, pair, pair + 1, from);
             }
         });
     });
@@ -269,7 +283,27 @@ void LinearGateOp::run(Team& team) const {
     };
     share_parts(team, x_, rows_.count(), units,
                 [&](const Activation& x, int64_t first, int64_t rows, int64_t unit) {
-        gate_unit(x, weight_, kind_, out_, first, rows, unit);
+        gate_unit(x, weight_, nullptr, kind_, out_, first, rows, unit);
+    });
+}
+
+void BlockLinearOp::run(Team& team) const {
+    const Weight& shape = weights_[0];
+    const int64_t rows = rows_.count(), blocks = static_cast<int64_t>(weights_.size());
+    const int64_t units = linear_units(Format::kFloat32, shape, rows);
+    const int64_t rest = x_step_ - shape.in, out_step = shape.out + rest;
+    team.share(units * blocks, [&](int64_t unit) {
+        const int64_t block = unit / units;
+        float* from = const_cast<float*>(x_) + block * x_step_;
+        float* to = out_ + block * out_step;
+        const Activation x{from, blocks * x_step_, Format::kFloat32};
+        const LinearOut out{nullptr, to, false, blocks * out_step};
+        linear_unit(x, weights_[static_cast<size_t>(block)], out, rows, unit % units);
+        if (unit % units != 0) return;
+        for (int64_t r = 0; r < rows; ++r) {
+            std::copy_n(from + r * blocks * x_step_ + shape.in, rest,
+                        to + r * blocks * out_step + shape.out);
+        }
     });
 }
 
