@@ -112,7 +112,7 @@ def _options(
         kernels=kernels if is_native else None,
         weight_dtype=dtype if settings.dtype else None,
         exact_activations=settings.activations == "float32",
-        prompt_dtype=devices.choose_prompt_dtype(settings, kernels),
+        prompt_dtype=devices.choose_prompt_dtype(settings, kernels, ranks),
         quantize=settings.quantize,
         load_format=settings.load_format,
         ranks=ranks,
