@@ -119,8 +119,11 @@ def variant(request: pytest.FixtureRequest) -> tuple[Kernels, torch.dtype]:
 
 
 @pytest.fixture(scope="module")
-def executor(folder: Path, variant: tuple[Kernels, torch.dtype]) -> ModelExecutor:
-    return make_executor(folder, *variant)
+def executor(folder: Path, variant: tuple[Kernels, torch.dtype]) -> Iterator[ModelExecutor]:
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # products this small take longer with more
+    yield make_executor(folder, *variant)
+    torch.set_num_threads(num_threads)
 
 
 def make_executor(
