@@ -220,9 +220,10 @@ inline void load_tile(const void* from, int64_t row_bytes = 64) {
     __asm__ volatile("tileloadd (%[from], %[row]), %%tmm%c[tile]"
                      : : [from] "r"(from), [row] "r"(row_bytes), [tile] "i"(kTile) : "memory");
 }
-// The same for what should leave the L1 cache to other data.
-template <int kTile>
-inline void load_tile_past_l1(const void* from) {
+// What is read only once does not take the L1 cache from other data.
+template <int kTile, bool kOnce>
+inline void load_operand(const void* from) {
+    if constexpr (!kOnce) return load_tile<kTile>(from);
     __asm__ volatile("tileloaddt1 (%[from], %[row]), %%tmm%c[tile]"
                      : : [from] "r"(from), [row] "r"(int64_t{64}), [tile] "i"(kTile) : "memory");
 }
@@ -324,19 +325,19 @@ inline void store_sums(float* c, int64_t ldc) {
     if (kBlocks > 1 && kVectors > 1) store_tile<3>(c2 + kLanes, ldc);
 }
 
-// Adds the products of 32 inputs. The rows leave the L1 cache to the weights.
-template <int kBlocks, int kVectors>
+// Adds the products of 32 inputs. Either the weights stay in the L1 cache, or the rows do.
+template <int kBlocks, int kVectors, bool kKeepsWeights>
 inline void add_products(const BFloat16Cell* cell, const BFloat16Cell* cell2, const RightTile* right,
                          const RightTile* right2) {
-    load_tile_past_l1<4>(cell);
-    load_tile<6>(right);
+    load_operand<4, kKeepsWeights>(cell);
+    load_operand<6, !kKeepsWeights>(right);
     multiply_tiles<0, 4, 6>();
     if (kVectors > 1) {
-        load_tile<7>(right2);
+        load_operand<7, !kKeepsWeights>(right2);
         multiply_tiles<1, 4, 7>();
     }
     if (kBlocks > 1) {
-        load_tile_past_l1<5>(cell2);
+        load_operand<5, kKeepsWeights>(cell2);
         multiply_tiles<2, 5, 6>();
     }
     if (kBlocks > 1 && kVectors > 1) multiply_tiles<3, 5, 7>();
@@ -354,7 +355,8 @@ inline void multiply_stream(const BFloat16Cell* cells, const RightTile* right,
         if (kVectors > 1) {
             for (const auto& line : right2[g + kAhead].values) __builtin_prefetch(line, 0, 2);
         }
-        add_products<kBlocks, kVectors>(cells + g, cells + groups + g, right + g, right2 + g);
+        add_products<kBlocks, kVectors, false>(cells + g, cells + groups + g, right + g,
+                                               right2 + g);
     }
     store_sums<kBlocks, kVectors>(c, ldc);
 }
@@ -388,7 +390,8 @@ inline void multiply_resident(const BFloat16Cell* cells, int64_t row_groups, con
             __builtin_prefetch(next, 0, 2);
             __builtin_prefetch(next2, 0, 2);
         }
-        add_products<kBlocks, kVectors>(cells + g, cells + row_groups + g, right + g, right2 + g);
+        add_products<kBlocks, kVectors, true>(cells + g, cells + row_groups + g, right + g,
+                                              right2 + g);
         meanwhile();
     }
     store_sums<kBlocks, kVectors>(c, ldc);
