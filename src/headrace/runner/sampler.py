@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from headrace.kernels import DRAW, Kernels
+from headrace.kernels import DRAW, Kernels, ops
 from headrace.runner.bias import LogitBias
 from headrace.runner.logits import allow_
 from headrace.runner.logprobs import SampledLogprobs, TopLogprobs
@@ -133,7 +133,7 @@ class Sampler:
         draws["position"] = at.positions
         token_ids = torch.empty(len(logits), dtype=torch.int64, device=logits.device)
         largest = torch.empty(len(logits), device=logits.device)
-        self.kernels.sample(logits, draws, token_ids, largest)
+        self.kernels.run(ops.Sample(logits, draws, token_ids, largest))
         return token_ids.cpu().numpy(), largest.cpu().numpy()
 
     def _change_(self, logits: Tensor, at: SamplePositions, masks: Masks | None) -> None:
