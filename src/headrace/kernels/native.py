@@ -25,7 +25,7 @@ from headrace.kernels.tensors import (
     Scaling,
     WeightKind,
 )
-from headrace.kernels.words import words
+from headrace.kernels.words import weight_words, words
 
 CELL_ROWS = 16
 CELL_BYTES = {torch.int8: 768, torch.bfloat16: 1024}
@@ -98,7 +98,7 @@ class NativeKernels(Kernels):
         source = (blocks.data_ptr(), blocks.stride(0) * blocks.element_size())
         columns = list(BLOCK_FORMATS).index(form), first // GROUP_SIZE
         rows = None, blocks.shape[0], None
-        self._module.pack_blocks(*rows, *source, *columns, *words(weight), row)
+        self._module.pack_blocks(*rows, *source, *columns, *weight_words(weight), row)
 
     def _pack_groups(
         self, weight: PackedWeight, row: int, quants: Tensor, scales: Tensor, offsets: Tensor | None
@@ -111,9 +111,9 @@ class NativeKernels(Kernels):
             offsets.data_ptr() if offsets is not None else 0,
         )
         rows = None, quants.shape[0], None
-        self._module.pack_groups(*rows, *sources, *words(weight), row)
+        self._module.pack_groups(*rows, *sources, *weight_words(weight), row)
 
     def _pack_floats(self, weight: PackedWeight, row: int, values: Tensor) -> None:
         source = (values.data_ptr(), values.stride(0) * values.element_size())
         rows = None, values.shape[0], None
-        self._module.pack_floats(*rows, *source, *words(weight), row)
+        self._module.pack_floats(*rows, *source, *weight_words(weight), row)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from headrace.kernels.ops import Op
 from headrace.kernels.ranks import RankMemory, Relay
 from headrace.kernels.routing import SCORES, RoutingRule
 from headrace.kernels.tensors import (
@@ -39,10 +40,29 @@ KINDS: dict[str, int] = {
 }
 
 
-def words(value: object) -> Sequence[Word]:
-    """An op's, a structure's or a rule's words are those of its fields, a sequence's its length and
-    those of its items, a kind's its number; there is one for each other value but tensors and what
-    is made of these."""
+def words(op: Op) -> list[Word]:
+    """Those of its fields, one after another."""
+    return _joined(_fields(type(op))(op))
+
+
+def weight_words(weight: PackedWeight) -> Sequence[Word]:
+    return (
+        weight.storage[0].data_ptr(),
+        weight.out_features,
+        weight.in_features,
+        KINDS[weight.kind],
+        weight.group_size,
+        KINDS[weight.scaling],
+    )
+
+
+def _joined(values: Iterable[object]) -> list[Word]:
+    return [word for value in values for word in _words(value)]
+
+
+def _words(value: object) -> Sequence[Word]:
+    """A structure's words are those of its fields, a sequence's its length and those of its items,
+    a kind's is its number."""
     match value:
         case Tensor():
             return _tensor_words(value)
@@ -51,7 +71,7 @@ def words(value: object) -> Sequence[Word]:
         case str():
             return (KINDS[value],)
         case PackedWeight():
-            return _weight_words(value)
+            return weight_words(value)
         case QuantizedActivation():
             address, width = value.storage.data_ptr(), value.features
             return address, value.rows, width, width, DTYPES[value.dtype]
@@ -63,28 +83,13 @@ def words(value: object) -> Sequence[Word]:
             return _joined(_parts(value))
 
 
-def _joined(values: Iterable[object]) -> list[Word]:
-    return [word for value in values for word in words(value)]
-
-
 def _tensor_words(tensor: Tensor) -> Sequence[Word]:
     """Address, rows, columns, the stride of rows, dtype. A vector is a row that repeats; of more
     dimensions the first two are told."""
-    dtype = DTYPES[tensor.dtype]
-    if tensor.dim() == 1:
-        return tensor.data_ptr(), 1, tensor.shape[0], 0, dtype
-    return tensor.data_ptr(), *tensor.shape[:2], tensor.stride(0), dtype
-
-
-def _weight_words(weight: PackedWeight) -> Sequence[Word]:
-    return (
-        weight.storage[0].data_ptr(),
-        weight.out_features,
-        weight.in_features,
-        KINDS[weight.kind],
-        weight.group_size,
-        KINDS[weight.scaling],
-    )
+    address, shape, dtype = tensor.data_ptr(), tensor.shape, DTYPES[tensor.dtype]
+    if len(shape) == 1:
+        return address, 1, shape[0], 0, dtype
+    return address, shape[0], shape[1], tensor.stride(0), dtype
 
 
 def _parts(value: Any) -> tuple[object, ...]:
