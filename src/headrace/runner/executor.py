@@ -74,7 +74,7 @@ class ModelExecutor:
             plan, step.query_end, hidden, self._model.logits
         )
         self._sampler.catch_up(plan)
-        at = sample_positions(plan, step.rows, step.query_end)
+        at = sample_positions(plan, step.rows, step.query_end, step.context_lens)
         outputs = row_outputs(plan, at, self._sample(hidden, at, step_masks(plan, hidden.device)))
         self._sampler.accept(plan.rows, outputs)
         for index, scores in prompt_scores.items():

@@ -131,8 +131,9 @@ class Sampler:
     ) -> tuple[Indices, npt.NDArray[np.float32]]:
         draws = self._draws[at.rows]
         draws["position"] = at.positions
-        token_ids = torch.empty(len(logits), dtype=torch.int64, device=logits.device)
-        largest = torch.empty(len(logits), device=logits.device)
+        num_rows = logits.shape[0]  # far cheaper than len()
+        token_ids = torch.empty(num_rows, dtype=torch.int64, device=logits.device)
+        largest = torch.empty(num_rows, device=logits.device)
         self.kernels.sample(logits, draws, token_ids, largest)
         return token_ids.cpu().numpy(), largest.cpu().numpy()
 
