@@ -32,7 +32,7 @@ from headrace.checkpoint.embedded import embedded_model
 Options = argparse.Namespace
 Result = dict[str, Any]
 Start = Callable[[], Engine]
-CACHE_BYTES = 512 << 20
+CACHE_BYTES = 160 << 20
 """Of the KV cache where memory is measured: all of it counts as used."""
 PREFIX_TOKENS = 1000
 LONG_PROMPT, LONG_NEW = 8000, 64

@@ -91,7 +91,7 @@ class BatchBuffers:
         self._tensors = (tensors[0].view(torch.int64), *tensors[1:])
         self._arange = np.arange(max_tokens, dtype=np.int32)
         self._shape = (0, 0, 0)
-        self._shaped: tuple[Tensor, ...] = ()
+        self._shaped = self._slices(*self._shape)
 
     def beside(self, max_tokens: int, *, is_fixed: bool) -> "BatchBuffers":
         """Buffers for another model over the same rows and blocks."""
@@ -166,13 +166,14 @@ class BatchBuffers:
         shape = num_tokens, num_rows, stride
         if shape != self._shape:  # decodes come in the same shape step after step
             self._shape, self._shaped = shape, self._slices(*shape)
-        token_ids, *parts = self._shaped
+        token_ids, parts = self._shaped
         return token_ids, AttentionBatch(*parts, max_query_len, max_context_len)
 
-    def _slices(self, num_tokens: int, num_rows: int, stride: int) -> tuple[Tensor, ...]:
+    def _slices(
+        self, num_tokens: int, num_rows: int, stride: int
+    ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]:
         slot_mapping, token_ids, positions, query_start, context_lens, block_table = self._tensors
-        return (
-            token_ids[:num_tokens],
+        return token_ids[:num_tokens], (
             positions[:num_tokens],
             slot_mapping[:num_tokens],
             query_start[: num_rows + 1],

@@ -29,7 +29,7 @@ class RecordedDecoder:
         self._kernels: Kernels = operations.kernels
         token_ids, batch = buffers.everything()
         counts = torch.zeros(3, dtype=torch.int32)
-        self._counts = memoryview(counts.numpy())
+        self._counts = counts.numpy().data
         tokens, sequences, rows = counts.split(1)
         whole = Counts(len(token_ids), tokens, sequences)
         with operations.passes(whole), self._kernels.record() as program:
