@@ -28,17 +28,17 @@ class RecordedDecoder:
         assert isinstance(operations, NativeOperations)
         self._kernels: Kernels = operations.kernels
         token_ids, batch = buffers.everything()
-        counts = torch.zeros(3, dtype=torch.int32)
+        counts = torch.zeros(4, dtype=torch.int32)
         self._counts = counts.numpy().data
-        tokens, sequences, rows = counts.split(1)
-        whole = Counts(len(token_ids), tokens, sequences)
+        tokens, sequences, rows, boundary = counts.split(1)
+        whole = Counts(len(token_ids), tokens, sequences, boundary)
         with operations.passes(whole), self._kernels.record() as program:
             hidden = decoder.forward(token_ids, batch)
         self._forward: Program = program
         self._hidden = _Leading(hidden)
         self._max_logit_rows = max_logit_rows
         self._states = torch.zeros(max_logit_rows, decoder.spec.hidden_size)
-        with operations.passes(Counts(max_logit_rows, rows, rows)):
+        with operations.passes(Counts(max_logit_rows, rows, rows, boundary)):
             with self._kernels.record() as program:
                 logits = decoder.logits(self._states)
             self._head: Program = program
@@ -46,20 +46,28 @@ class RecordedDecoder:
                 decoder.logits(hidden[:max_logit_rows])
             self._head_in_place: Program = program
         self._logits = _Leading(logits)
+        self.distinguishes_prompts = operations.distinguishes_prompts
+        """Prompt positions are computed otherwise than generated ones."""
 
     def forward(self, token_ids: Tensor, batch: AttentionBatch) -> Tensor:
         num_tokens = token_ids.shape[0]
         self._counts[0], self._counts[1] = num_tokens, batch.context_lens.shape[0]
+        self._counts[3] = num_tokens - batch.num_prompt_tokens
         self._forward.run()
         return self._hidden.rows(num_tokens)
 
-    def logits(self, hidden: Tensor) -> Tensor:
+    def logits(self, hidden: Tensor, num_prompt_rows: int = 0) -> Tensor:
+        most, num_rows = self._max_logit_rows, hidden.shape[0]
+        boundary = num_rows - num_prompt_rows
+        if num_rows > most:
+            firsts = range(0, num_rows, most)
+            parts = [(hidden[i : i + most], max(0, boundary - i)) for i in firsts]
+            return torch.cat([self._part(*part).clone() for part in parts])
+        return self._part(hidden, boundary)
+
+    def _part(self, hidden: Tensor, boundary: int) -> Tensor:
         num_rows = hidden.shape[0]
-        if num_rows > self._max_logit_rows:
-            return torch.cat(
-                [self.logits(part).clone() for part in hidden.split(self._max_logit_rows)]
-            )
-        self._counts[2] = num_rows
+        self._counts[2], self._counts[3] = num_rows, min(boundary, num_rows)
         if hidden is self._hidden.view:  # of a step that samples at every token
             self._head_in_place.run()
         else:
