@@ -2,7 +2,6 @@
 
 import json
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -15,25 +14,12 @@ from headrace.models.load import LoadOptions, load_model
 from headrace.runner.device import choose_kernels
 
 
-def resident() -> int:
-    """Bytes of this process in memory, those mapped from files included."""
+def resident(line: str) -> int:
+    """Bytes of this process in memory, those mapped from files included: now ("VmRSS"), or the
+    most there were ("VmHWM")."""
     status = Path("/proc/self/status").read_text()
-    (line,) = (line for line in status.splitlines() if line.startswith("VmRSS:"))
-    return int(line.split()[1]) * 1024
-
-
-class Peak(threading.Thread):
-    """The most that was resident while it ran."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.value = 0
-        self.is_done = False
-
-    def run(self) -> None:
-        while not self.is_done:
-            self.value = max(self.value, resident())
-            time.sleep(0.001)
+    (found,) = (words for words in map(str.split, status.splitlines()) if words[0] == f"{line}:")
+    return int(found[1]) * 1024
 
 
 def main(folder: Path, kernels: str, dtype: torch.dtype) -> None:
@@ -48,14 +34,13 @@ def main(folder: Path, kernels: str, dtype: torch.dtype) -> None:
         kernels=None if isinstance(chosen, TorchKernels) else chosen,
     )
     checkpoint = open_checkpoint(folder)
-    before, peak = resident(), Peak()
-    peak.start()
+    before = resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the most so far is what there is now
     began = time.perf_counter()
     decoder, _ = load_model(checkpoint, options)
     seconds = time.perf_counter() - began
-    peak.is_done = True
-    peak.join()
-    report = {"weights": decoder.weight_bytes, "peak": peak.value - before, "seconds": seconds}
+    peak = resident("VmHWM") - before
+    report = {"weights": decoder.weight_bytes, "peak": peak, "seconds": seconds}
     print(json.dumps(report))
 
 

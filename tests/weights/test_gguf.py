@@ -13,6 +13,7 @@ from headrace.checkpoint.checkpoint import open_checkpoint
 from headrace.checkpoint.gguf import GGUFFile
 from headrace.errors import CheckpointError
 from headrace.weights.gguf import (
+    FLOATS,
     LAYER_NAMES,
     NAMES,
     OTHER_LAYER_NAMES,
@@ -74,6 +75,16 @@ def test_other_architectures_are_not_permuted(tmp_path: Path) -> None:
     weights = write(tmp_path / "a.gguf", "qwen2", **{"blk.0.attn_q.weight": (rows, "F32")})
     actual = weights.get("model.layers.0.self_attn.q_proj.weight")
     assert torch.equal(actual, torch.from_numpy(rows))
+
+
+@pytest.mark.parametrize("dtype", FLOATS.values(), ids=str)
+def test_floats_stay_as_they_are_stored(tmp_path: Path, dtype: torch.dtype) -> None:
+    rows = torch.randn(8, 4).to(dtype)
+    type = next(type for type, stored in FLOATS.items() if stored == dtype)
+    stored = rows.view(torch.uint8).numpy()
+    weights = write(tmp_path / "a.gguf", "qwen2", **{"output.weight": (stored, type.name)})
+    assert torch.equal(weights.get("lm_head.weight"), rows)
+    assert weights.raw("lm_head.weight") is None
 
 
 def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:

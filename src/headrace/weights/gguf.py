@@ -6,8 +6,10 @@ container itself is `checkpoint.gguf`'s.
 
 import re
 
+import torch
 from torch import Tensor
 
+from headrace.checkpoint.ggml import GGMLType
 from headrace.checkpoint.gguf import GGUFFile, GGUFTensor
 from headrace.errors import CheckpointError
 from headrace.weights.base import RawTensor
@@ -43,6 +45,11 @@ OTHER_LAYER_NAMES = {
     "phi3": {"self_attn.qkv_proj": "attn_qkv", "mlp.gate_up_proj": "ffn_up"},
 }
 """By architecture: where its names differ from LAYER_NAMES, or add to them."""
+FLOATS = {
+    GGMLType.F32: torch.float32, GGMLType.F16: torch.float16, GGMLType.BF16: torch.bfloat16,
+}  # fmt: skip
+"""Types whose tensors are not in blocks."""
+READABLE = (*FLOATS, *UNPACK)
 LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)")
 
 
@@ -77,14 +84,22 @@ class GGUFWeights:
         return gguf_name(name, self._architecture) in self._file.tensors
 
     def get(self, name: str) -> Tensor:
-        raw = self.raw(name)
-        values = dequantize(raw.type, raw.data).view(raw.shape)
+        stored = self._read(name)
+        if stored.type in FLOATS:
+            values = stored.data.view(FLOATS[stored.type]).view(stored.shape)
+        else:
+            values = dequantize(stored.type, stored.data).view(stored.shape)
         # Gemma's norms are differences from 1 in Hugging Face's format, and not in this one.
         is_shifted = self._architecture.startswith("gemma") and name.endswith("norm.weight")
         return values - 1 if is_shifted else values
 
-    def raw(self, name: str) -> RawTensor:
-        """The tensor's blocks without unpacking them, rows in Hugging Face order."""
+    def raw(self, name: str) -> RawTensor | None:
+        """The tensor's blocks without unpacking them; None if it is not stored in blocks."""
+        stored = self._read(name)
+        return None if stored.type in FLOATS else stored
+
+    def _read(self, name: str) -> RawTensor:
+        """Rows in Hugging Face order."""
         tensor = self._find(name)
         for mapped in self._mapped:
             mapped.release()
@@ -105,10 +120,10 @@ class GGUFWeights:
         if stored is None or stored not in self._file.tensors:
             raise CheckpointError(f"{self._file.path}: no tensor {stored or name!r} (for {name})")
         tensor = self._file.tensors[stored]
-        if tensor.type not in UNPACK:
+        if tensor.type not in READABLE:
             raise CheckpointError(
                 f"{self._file.path}: tensor {stored} has type {tensor.type.name}; "
-                f"readable are {', '.join(type.name for type in UNPACK)}"
+                f"readable are {', '.join(type.name for type in READABLE)}"
             )
         return tensor
 
