@@ -49,12 +49,21 @@ class TransformersModel:
         return logits[0].float()
 
 
+def body_of(model: PreTrainedModel) -> nn.Module:
+    """All but the head; `model` itself if that cannot be told.
+
+    Some call a matrix of their head their decoder, which is what transformers finds then.
+    """
+    decoder = model.get_decoder()
+    return decoder if isinstance(decoder, PreTrainedModel) else model.base_model
+
+
 def hidden_states(
     model: PreTrainedModel, token_ids: Tensor, positions: Tensor, attention: AttentionPass
 ) -> Tensor:
     """Run all but the head over token_ids [T] at positions [T]; [T, hidden_size]."""
     with attending(attention):
-        output = model.get_decoder()(
+        output = body_of(model)(
             input_ids=token_ids.long().unsqueeze(0),
             position_ids=positions.long().unsqueeze(0),
             use_cache=False,
@@ -83,8 +92,8 @@ def head_of(model: PreTrainedModel) -> nn.Module:
     What models do to their logits (scales, soft caps) stands in their own forward, so that is
     what runs; the parameters are shared.
     """
-    decoder = model.get_decoder()
-    path = next(name for name, module in model.named_modules() if module is decoder)
+    body = body_of(model)
+    path = next(name for name, module in model.named_modules() if module is body)
     return _with(model, path.split("."), _GivenStates())
 
 
