@@ -20,6 +20,7 @@ FALLBACK: dict[str, dict[str, Any]] = {
         "pad_token_id": 0,
         "eos_token_id": None,
     },
+    "GraniteSWAForCausalLM": {"sliding_window": 7, "pad_token_id": 0},  # sinks
     "HunYuanMoEV1ForCausalLM": {"num_experts": 4, "moe_topk": 2},
     "MinistralForCausalLM": {"sliding_window": 7},
     "ModernBertDecoderForCausalLM": {  # calls the last matrix of its head its decoder

@@ -11,7 +11,9 @@ from headrace.errors import StartupError
 from headrace.models.transformers.attention import OTHER_ATTENTION, LayerAttention
 from headrace.models.transformers.model import head_of, hidden_states
 
-UNDERSTOOD = {"attention_mask", "dropout", "scaling", "sliding_window", "softcap", "is_causal"}
+UNDERSTOOD = {
+    "attention_mask", "dropout", "scaling", "sliding_window", "softcap", "is_causal", "s_aux",
+}  # fmt: skip
 HARMLESS = {"position_ids", "output_attentions", "use_cache", "cache_position"}
 """Arguments of the model that some pass on to their attention, which has no use for them."""
 
@@ -27,7 +29,7 @@ class Survey:
     ) -> Tensor:
         if reason := _unsupported(module, asked):
             raise StartupError(f"{type(module).__name__} {reason}")
-        scaling = asked.get("scaling")
+        scaling, sinks = asked.get("scaling"), asked.get("s_aux")
         self.layers.append(
             LayerAttention(
                 num_heads=query.shape[1],
@@ -38,6 +40,7 @@ class Survey:
                     scale=query.shape[2] ** -0.5 if scaling is None else float(scaling),
                     window=asked.get("sliding_window"),
                     soft_cap=asked.get("softcap"),
+                    sinks=None if sinks is None else sinks.float(),
                 ),
             )
         )
