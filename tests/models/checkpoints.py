@@ -135,7 +135,7 @@ CASES: dict[str, dict[str, dict[str, Any]]] = {
         "plain": EXPERTS | {"norm_topk_prob": True},
         "window": EXPERTS | QWEN_WINDOW | {"decoder_sparse_step": 2},
     },
-    "Qwen3VLMoeForConditionalGeneration": {"hub": QWEN3_VL_MOE},
+    "Qwen3VLMoeForConditionalGeneration": {"hub": QWEN3_VL_MOE, "transformers": QWEN3_VL_MOE},
     "GraniteMoeForCausalLM": {
         "plain": LOCAL_EXPERTS | {"attention_multiplier": 0.25},
         "multipliers": LOCAL_EXPERTS
@@ -347,13 +347,13 @@ def make_checkpoint(
             if name.endswith("e_score_correction_bias"):
                 buffer.add_(torch.randn_like(buffer) * 0.2)
     model.save_pretrained(folder, **save)
-    if architecture == "Qwen3VLMoeForConditionalGeneration":
+    if case == "hub":
         transpose_experts(folder / "model.safetensors")
     return model
 
 
 def transpose_experts(path: Path) -> None:
-    """As the hub has them: transformers reads both orders, and writes its own."""
+    """As the hub has Qwen3-VL's: transformers reads both orders, and writes its own."""
     tensors = load_file(path)
     for name in tensors:
         if ".experts." in name:

@@ -100,7 +100,7 @@ def test_ragged_batch_matches_transformers(checkpoint: tuple[Path, Reference], e
 def test_native_families_run_on_the_kernels(checkpoint: tuple[Path, Reference]) -> None:
     """All but those whose sizes are no whole groups; else the tests above would say little."""
     folder, reference = checkpoint
-    is_whole = reference.model.config.hidden_size % 32 == 0
+    is_whole = reference.model.config.get_text_config().hidden_size % 32 == 0
     assert isinstance(drive_kernels(folder).backend, NativeBackend) == is_whole
 
 
