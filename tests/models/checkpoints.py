@@ -77,7 +77,7 @@ QWEN3_VL_MOE = {
     "text_config": BASE
     | EXPERTS
     | {
-        "moe_intermediate_size": 48,
+        "moe_intermediate_size": 96,
         "rope_parameters": {
             "rope_type": "default",
             "rope_theta": 1e4,

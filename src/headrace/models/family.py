@@ -124,13 +124,14 @@ def every_nth_full(config: FamilyConfig, n: int) -> LayerTypes:
     return ["sliding_attention" if layer % n else "full_attention" for layer in layers]
 
 
-def alibi_slopes(num_heads: int) -> tuple[float, ...]:
-    """One per head (Press et al. 2021): a geometric series; what is past a power of two is from
-    the series of the next one."""
-    whole = 1 << (num_heads.bit_length() - 1)
-    slopes = [2 ** (-8 * (head + 1) / whole) for head in range(whole)]
-    between = [2 ** (-4 * (head + 1) / whole) for head in range(0, 2 * whole, 2)]
-    return tuple(slopes + between)[:num_heads]
+def alibi_slopes(num_heads: int, largest: int = 8) -> tuple[float, ...]:
+    """One per head (Press et al. 2021): a geometric series down to 2 ** -largest; what is past a
+    power of two is from between its members."""
+    count = 1 << (num_heads - 1).bit_length()
+    slopes = [2 ** (-largest * (head + 1) / count) for head in range(count)]
+    if count != num_heads:
+        slopes = slopes[1::2] + slopes[::2]
+    return tuple(slopes[:num_heads])
 
 
 def decoder_spec(config: FamilyConfig, layers: LayerSpec | Sequence[LayerSpec]) -> DecoderSpec:

@@ -8,6 +8,7 @@ import msgspec
 from headrace.layers.norm import NormSpec
 from headrace.models.family import (
     FamilyConfig,
+    alibi_slopes,
     attention_spec,
     decoder_spec,
     mlp_spec,
@@ -33,15 +34,6 @@ class MPTConfig(FamilyConfig, kw_only=True):
 
     hidden_act: str = "gelu"
     attn_config: MPTAttention = msgspec.field(default_factory=MPTAttention)
-
-
-def alibi_slopes(num_heads: int, largest: int) -> tuple[float, ...]:
-    """As in the paper, but from the next power of two on, its odd members first."""
-    count = 1 << (num_heads - 1).bit_length()
-    slopes = [2 ** (-largest * (head + 1) / count) for head in range(count)]
-    if count != num_heads:
-        slopes = slopes[1::2] + slopes[::2]
-    return tuple(slopes[:num_heads])
 
 
 def spec(config: dict[str, Any]) -> DecoderSpec:

@@ -10,7 +10,7 @@ from headrace.layers.moe import MoESpec
 from headrace.models import qwen3_moe
 from headrace.models.sources import stacked_experts
 from headrace.models.spec import DecoderSpec
-from headrace.weights.naming import Source, part
+from headrace.weights.naming import Source
 
 
 def spec(config: dict[str, Any]) -> DecoderSpec:
@@ -20,10 +20,8 @@ def spec(config: dict[str, Any]) -> DecoderSpec:
     size = mixture.expert.intermediate_size
     experts = stacked_experts(
         Source("mlp.experts.gate_up_proj", in_features=decoder.hidden_size, is_parameter=True),
-        gate=part(0, size),
-        up=part(size, size),
-        down=Source("mlp.experts.down_proj", in_features=size, is_parameter=True),
-        num_experts=mixture.router.num_experts,
+        Source("mlp.experts.down_proj", in_features=size, is_parameter=True),
+        mixture,
     )
     inner = {**decoder.naming.inner, **experts}
     return replace(decoder, naming=replace(decoder.naming, inner=inner))
