@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.models.driver import ENGINES, drive_kernels
+from tests.models.driver import ALL_ENGINES, drive_kernels, every_engine
 from tests.quantization.checkpoints import write_quantized
 from tests.quantization.formats import FORMATS, Format
 
@@ -34,12 +34,12 @@ def error(logits: torch.Tensor, wanted: torch.Tensor) -> float:
     return float((logits - wanted).norm() / wanted.norm())
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@every_engine
 def test_exact_logits(checkpoint: tuple[Path, Format, torch.Tensor], engine: str) -> None:
     folder, form, wanted = checkpoint
     # The kernels keep scales, and minima instead of zero points, in float16.
-    limit = form.precision if engine == "torch" else 3e-3
-    assert error(logits_of(ENGINES[engine](folder)), wanted) < limit
+    limit = 3e-3 if engine == "kernels" else form.precision
+    assert error(logits_of(ALL_ENGINES[engine](folder)), wanted) < limit
 
 
 def test_int8_activations(checkpoint: tuple[Path, Format, torch.Tensor]) -> None:
