@@ -9,6 +9,8 @@ import torch
 
 from headrace.checkpoint.checkpoint import open_checkpoint
 from headrace.config import resolve
+from headrace.distributed.ranks import OneRank
+from headrace.distributed.shard import Shard
 from headrace.kernels import TorchKernels
 from headrace.models.load import LoadOptions, load_model
 from headrace.runner.device import choose_kernels
@@ -22,16 +24,19 @@ def resident(line: str) -> int:
     return int(found[1]) * 1024
 
 
-def main(folder: Path, kernels: str, dtype: torch.dtype) -> None:
+def main(folder: Path, kernels: str, dtype: torch.dtype, num_ranks: int) -> None:
     torch.set_num_threads(1)
     settings, _ = resolve({"kernels": kernels}, environ={})
     device = torch.device("cpu")
     chosen = choose_kernels(settings, device)
+    ranks = OneRank()
+    ranks.shard = Shard(0, num_ranks)
     options = LoadOptions(
         dtype=dtype,
         device=device,
         kv_dtype=dtype,
         kernels=None if isinstance(chosen, TorchKernels) else chosen,
+        ranks=ranks,
     )
     checkpoint = open_checkpoint(folder)
     before = resident("VmRSS")
@@ -45,4 +50,4 @@ def main(folder: Path, kernels: str, dtype: torch.dtype) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], getattr(torch, sys.argv[3]))
+    main(Path(sys.argv[1]), sys.argv[2], getattr(torch, sys.argv[3]), int(sys.argv[4]))

@@ -12,7 +12,7 @@ from headrace.kernels import load as load_kernels
 from headrace.kernels.twins import TorchKernels
 from headrace.models import ARCHITECTURES
 from headrace.models.load import LoadOptions, _default_kv_dtype, load_model
-from tests.models.checkpoints import CASES, make_checkpoint
+from tests.models.checkpoints import CASES, cases_of, make_checkpoint
 from tests.models.driver import Driver
 
 CPU = torch.device("cpu")
@@ -69,7 +69,7 @@ def test_longrope_goes_by_the_longest_request(
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_dummy_weights_have_the_sizes_of_real_ones(tmp_path: Path, architecture: str) -> None:
-    make_checkpoint(tmp_path, architecture, next(iter(CASES[architecture])))
+    make_checkpoint(tmp_path, architecture, next(iter(cases_of(architecture))))
     checkpoint = open_checkpoint(tmp_path)
     real, _ = load_model(checkpoint, options())
     dummy, backend = load_model(checkpoint, options(load_format="dummy"))

@@ -81,16 +81,37 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     return STORED[request.param](tmp_path_factory.mktemp("large"))
 
 
+def measure(checkpoint: Path, kernels: str, dtype: str, num_ranks: int = 1) -> dict[str, float]:
+    """Bytes of "weights" that stay and at the "peak", for the first of so many ranks."""
+    if kernels == "native" and not any(dispatch.native_modules()):
+        pytest.skip("no compiled kernels")
+    arguments = [str(checkpoint), kernels, dtype, str(num_ranks)]
+    command = [sys.executable, "-m", "tests.models.load_memory", *arguments]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    report: dict[str, float] = json.loads(output)
+    return report
+
+
+needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@needs_linux
 @pytest.mark.parametrize("checkpoint", STORED, indirect=True)
 @pytest.mark.parametrize("kernels", ["native", "torch"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_peak_is_little_more_than_what_stays(checkpoint: Path, kernels: str, dtype: str) -> None:
-    if kernels == "native" and not any(dispatch.native_modules()):
-        pytest.skip("no compiled kernels")
-    command = [sys.executable, "-m", "tests.models.load_memory", str(checkpoint), kernels, dtype]
-    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    report = json.loads(output)
+    report = measure(checkpoint, kernels, dtype)
     assert report["weights"] > 150e6
     assert report["peak"] <= 1.1 * report["weights"], report
+
+
+@pytest.mark.slow
+@needs_linux
+@pytest.mark.parametrize("checkpoint", ["bfloat16", "Q8_0"], indirect=True)
+@pytest.mark.parametrize("kernels", ["native", "torch"])
+def test_a_rank_reads_only_its_part(checkpoint: Path, kernels: str) -> None:
+    whole = measure(checkpoint, kernels, "float32")["weights"]
+    report = measure(checkpoint, kernels, "float32", num_ranks=2)
+    assert report["weights"] < 0.51 * whole
+    assert report["peak"] <= 0.55 * whole, report
