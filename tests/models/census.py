@@ -78,7 +78,7 @@ def small_config(config_class: Any) -> Any:
     changes: dict[str, Any] = {
         name: value
         for name, value in SMALL.items()
-        if name in vars(default) and isinstance(getattr(default, name), int | None)
+        if name in vars(default) and isinstance(vars(default)[name], int | None)
     }
     for name, part_class in (getattr(config_class, "sub_configs", None) or {}).items():
         if getattr(default, name, None) is not None and part_class is not transformers.AutoConfig:

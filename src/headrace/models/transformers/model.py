@@ -1,7 +1,6 @@
 """A causal language model of transformers, run on ragged batches over the paged cache."""
 
 import copy
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -72,11 +71,12 @@ def hidden_states(
     return states[0]
 
 
-@dataclass
 class _States(MoeModelOutputWithPast):
-    """Whatever a head may ask of what lies below it."""
+    """Hidden states, and None for whatever else a head may ask of what lies below it."""
 
-    cross_attentions: None = None
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("_"):
+            raise AttributeError(name)
 
 
 class _GivenStates(nn.Module):
@@ -86,21 +86,18 @@ class _GivenStates(nn.Module):
         return _States(last_hidden_state=inputs_embeds)
 
 
-def head_of(model: PreTrainedModel) -> nn.Module:
-    """The model with all but its head cut out, from hidden states ("inputs_embeds") to logits.
+def head_of(model: PreTrainedModel) -> PreTrainedModel:
+    """The model with all but its head cut out, from hidden states ("inputs_embeds") to logits: a
+    shallow copy, which shares the parameters.
 
     What models do to their logits (scales, soft caps) stands in their own forward, so that is
-    what runs; the parameters are shared.
+    what runs.
     """
-    body = body_of(model)
-    path = next(name for name, module in model.named_modules() if module is body)
-    return _with(model, path.split("."), _GivenStates())
-
-
-def _with(module: nn.Module, path: list[str], replacement: nn.Module) -> nn.Module:
-    """A shallow copy of `module` whose descendant at `path` is another."""
-    name, *rest = path
-    child = _with(module.get_submodule(name), rest, replacement) if rest else replacement
-    clone = copy.copy(module)
-    clone.__dict__["_modules"] = {**module._modules, name: child}
-    return clone
+    body, head = body_of(model), copy.copy(model)
+    outermost = next(
+        name
+        for name, child in model.named_children()
+        if any(part is body for part in child.modules())
+    )
+    head.__dict__["_modules"] = {**model._modules, outermost: _GivenStates()}
+    return head
