@@ -5,6 +5,7 @@ names of parameters.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -106,6 +107,16 @@ def rms_norm(config: FamilyConfig) -> NormSpec:
 def layer_norm(config: FamilyConfig) -> NormSpec:
     """With weight and bias."""
     return NormSpec(epsilon=config.layer_norm_eps, kind="layer", has_bias=True)
+
+
+def gpt_layer(config: FamilyConfig, *, bias: bool = True) -> LayerSpec:
+    """Rotary attention and an MLP without gate, each behind a layer norm; biases everywhere, or in
+    the norms only."""
+    return LayerSpec(
+        attention=replace(attention_spec(config), qkv_bias=bias, output_bias=bias),
+        mlp=replace(mlp_spec(config), is_gated=False, bias=bias),
+        norm=layer_norm(config),
+    )
 
 
 def layer_windows(config: FamilyConfig, types: LayerTypes, window: int | None) -> list[int | None]:

@@ -5,19 +5,17 @@ from typing import Any
 
 import msgspec
 
-from headrace.layers.norm import NormSpec
 from headrace.models.family import (
     FamilyConfig,
     alibi_slopes,
-    attention_spec,
     decoder_spec,
-    mlp_spec,
+    gpt_layer,
     read_config,
     refuse,
 )
 from headrace.models.fields import Positive, PositiveFloat
 from headrace.models.sources import stacked_qkv
-from headrace.models.spec import DecoderSpec, LayerSpec
+from headrace.models.spec import DecoderSpec
 from headrace.weights import Naming
 
 
@@ -41,19 +39,15 @@ def spec(config: dict[str, Any]) -> DecoderSpec:
     refuse(config, "logit_scale")
     refuse(config.get("attn_config") or {}, "qk_ln", "prefix_lm")
     mpt = read_config(MPTConfig, config)
-    options, base = mpt.attn_config, attention_spec(mpt)
+    options, layer = mpt.attn_config, gpt_layer(mpt, bias=False)
     attention = replace(
-        base,
+        layer.attention,
         rope=None,
-        alibi_slopes=alibi_slopes(base.num_heads, options.alibi_bias_max),
+        alibi_slopes=alibi_slopes(layer.attention.num_heads, options.alibi_bias_max),
         clip=options.clip_qkv,
-        scale=options.softmax_scale or base.scale,
+        scale=options.softmax_scale or layer.attention.scale,
     )
-    layer = LayerSpec(
-        attention=attention,
-        mlp=replace(mlp_spec(mpt), is_gated=False),
-        norm=NormSpec(epsilon=mpt.layer_norm_eps, kind="layer"),
-    )
+    layer = replace(layer, attention=attention, norm=replace(layer.norm, has_bias=False))
     naming = Naming(
         base="transformer.",
         layers="blocks.",
