@@ -3,6 +3,7 @@
 Every op works on rows; `rows`, an int32 tensor of one element read when the op runs, says on how
 many (None: on all that the buffers hold). A row's result never depends on other rows, on their
 number or on the number of threads. All floats are float32 unless a shape line says otherwise.
+Activations may be in two parts (`SplitActivation`), each with an arithmetic of its own.
 """
 
 from abc import ABC, abstractmethod
@@ -27,6 +28,7 @@ from headrace.kernels.tensors import (
     GROUP_SIZE,
     NIBBLE_KINDS,
     NORM_KINDS,
+    SCALINGS,
     WEIGHT_KINDS,
     Activation,
     ActivationKind,
@@ -43,11 +45,17 @@ from headrace.kernels.tensors import (
     Rotary,
     Routing,
     Rows,
+    Scaling,
+    Split,
+    SplitActivation,
+    UniformActivation,
     WeightKind,
+    are_zero_points,
     check,
     check_activation,
     check_choice,
     check_equal,
+    check_half_range,
     check_multiple,
     check_rows,
     check_strided,
@@ -57,7 +65,7 @@ MAX_HEAD_SIZE = 576
 HEAD_MULTIPLE = 16
 """Features of one vector: caches pad heads to whole ones."""
 SLOT_MULTIPLE = 16
-"""Slots of one expert: whole blocks of quantized activations."""
+"""Slots of one expert's rows of one part: whole blocks of quantized activations."""
 
 
 def padded_head_size(size: int) -> int:
@@ -84,7 +92,7 @@ class Kernels(ABC):
     reason: str
     """For people: what is in use, and why."""
     has_bfloat16_tiles = False
-    """Whether products with bfloat16 weights take bfloat16 activations."""
+    """Whether there are products of bfloat16 activations: see `input_dtypes`."""
     samples_anywhere = False
     """Whether the ops on logits take those of other devices too."""
 
@@ -101,15 +109,39 @@ class Kernels(ABC):
 
     # Storage
 
-    def input_dtype(self, weight: PackedWeight) -> torch.dtype:
-        """The narrowest dtype in which a linear reads its input; all read float32 too."""
-        if weight.is_integer:
-            return torch.int8
-        is_tiled = weight.kind == "bfloat16" and weight.in_features % GROUP_SIZE == 0
-        return torch.bfloat16 if self.has_bfloat16_tiles and is_tiled else torch.float32
+    def input_dtypes(self, weight: PackedWeight) -> tuple[torch.dtype, ...]:
+        """The dtypes in which a linear reads its input, the narrowest first; all read float32.
 
-    def activation(self, rows: int, features: int, dtype: torch.dtype = torch.int8) -> Activation:
-        """A buffer for a linear's input, in a dtype that `input_dtype` gives or float32."""
+        For bfloat16 inputs a weight of integers or codes is rounded to bfloat16 too.
+        """
+        dtypes = [torch.int8] if weight.is_integer else []
+        is_tiled = weight.kind == "bfloat16" and weight.in_features % GROUP_SIZE == 0
+        if self.has_bfloat16_tiles and (weight.is_integer or is_tiled):
+            dtypes.append(torch.bfloat16)
+        return (*dtypes, torch.float32)
+
+    def input_dtype(self, weight: PackedWeight) -> torch.dtype:
+        """The narrowest of `input_dtypes`."""
+        return self.input_dtypes(weight)[0]
+
+    def activation(
+        self,
+        rows: int,
+        features: int,
+        dtype: torch.dtype = torch.int8,
+        split: Split | None = None,
+    ) -> Activation:
+        """A buffer for a linear's input, in a dtype that `input_dtypes` gives; with `split`
+        the rows behind its boundary are in its dtype."""
+        first = self._uniform_activation(rows, features, dtype)
+        if split is None:
+            return first
+        rest = self._uniform_activation(rows, features, split.dtype)
+        return SplitActivation(first, rest, split.boundary)
+
+    def _uniform_activation(
+        self, rows: int, features: int, dtype: torch.dtype
+    ) -> UniformActivation:
         if dtype == torch.float32:
             return torch.zeros(rows, features)
         check_multiple("features", features, GROUP_SIZE)
@@ -146,12 +178,11 @@ class Kernels(ABC):
         experts: Sequence[ExpertWeights],
         *,
         exact: bool = False,
+        split: Split | None = None,
     ) -> ExpertBuffers:
         """For `experts` over up to so many rows; inputs are in the dtype that all weights read, or
-        in float32 where they differ, and with `exact`."""
+        in float32 where they differ, and with `exact`. Only int8 inputs are split."""
         places = rows * experts_per_row
-        slots = places + min(len(experts), places) * (SLOT_MULTIPLE - 1)
-        slots = -(-slots // SLOT_MULTIPLE) * SLOT_MULTIPLE
         hidden = experts[0].gate_up.in_features
         inner = max(expert.down.in_features for expert in experts)
 
@@ -159,10 +190,17 @@ class Kernels(ABC):
             dtypes = {self.input_dtype(weight) for weight in weights}
             return torch.float32 if exact or len(dtypes) > 1 else dtypes.pop()
 
+        inputs = dtype([expert.gate_up for expert in experts])
+        inner_inputs = dtype([expert.down for expert in experts])
+        if (inputs, inner_inputs) != (torch.int8, torch.int8):
+            split = None
+        shares = len(experts) * (1 if split is None else 2)
+        slots = places + min(shares, places) * (SLOT_MULTIPLE - 1)
+        slots = -(-slots // SLOT_MULTIPLE) * SLOT_MULTIPLE
         return ExpertBuffers(
-            torch.zeros(2 * len(experts) + 1 + places + slots, dtype=torch.int32),
-            self.activation(slots, hidden, dtype([expert.gate_up for expert in experts])),
-            self.activation(slots, inner, dtype([expert.down for expert in experts])),
+            torch.zeros(2 * shares + 1 + places + slots, dtype=torch.int32),
+            self.activation(slots, hidden, inputs, split),
+            self.activation(slots, inner, inner_inputs, split),
             torch.zeros(slots, hidden),
         )
 
@@ -173,45 +211,43 @@ class Kernels(ABC):
         in_features: int,
         *,
         group_size: int = GROUP_SIZE,
-        has_minimum: bool = False,
+        scaling: Scaling = "symmetric",
     ) -> PackedWeight:
         """Room for a weight, to be filled with the pack methods; unfilled rows are zero.
 
-        Kinds in groups need in_features and group_size in multiples of 32; only integers can have
-        a minimum.
+        Kinds in groups need in_features and group_size in multiples of 32; only integers can be
+        scaled in other ways than symmetrically.
         """
         check_choice(kind, "weight kind", WEIGHT_KINDS)
         check_multiple("out_features", out_features, 1)
         check_multiple("in_features", in_features, 1)
         if kind in FLOAT_DTYPES:
-            return self._empty_weight(kind, out_features, in_features, 0, False)
+            return self._empty_weight(kind, out_features, in_features, 0, "symmetric")
         check_multiple("group_size", group_size, GROUP_SIZE)
         check_multiple("in_features", in_features, group_size)
-        if has_minimum and kind not in ("int4", "int8"):
-            raise ValueError(f"a {kind} weight has no minimum")
-        return self._empty_weight(kind, out_features, in_features, group_size, has_minimum)
+        check_choice(scaling, "scaling", SCALINGS)
+        if scaling != "symmetric" and kind not in ("int4", "int8"):
+            raise ValueError(f"a {kind} weight is symmetric")
+        return self._empty_weight(kind, out_features, in_features, group_size, scaling)
 
     def pack_blocks(
-        self, weight: PackedWeight, row: int, block_format: str, blocks: Tensor
+        self, weight: PackedWeight, row: int, block_format: str, blocks: Tensor, *, first: int = 0
     ) -> None:
         """Fill rows from `row` with GGUF blocks [rows, bytes] uint8 (rows may be strided).
 
-        A weight of 8 bits with minimum takes every format, one of 4 bits those of 4 bits.
+        The weight's inputs begin within the first block, at `first`, a multiple of 32. A weight of
+        8 bits with minimum takes every format, one of 4 bits those of 4 bits, and any other those
+        that are scaled like it; a group is 32 inputs, or a part of a super-block.
         """
         check_choice(block_format, "block format", tuple(BLOCK_FORMATS))
         form = BLOCK_FORMATS[block_format]
-        if weight.group_size != GROUP_SIZE:
-            raise ValueError(f"{block_format} needs a quantized weight with groups of 32")
-        if form.kind == "int8" and weight.kind == "int4":
-            raise ValueError(f"{block_format} does not fit into 4 bits")
-        if form.has_minimum and not weight.has_minimum:
-            raise ValueError(f"{block_format} needs a weight with minimum")
+        self._check_block_format(weight, block_format, first)
         check_rows(blocks, "blocks")
-        check_multiple("in_features", weight.in_features, form.block_weights)
-        row_bytes = weight.in_features // form.block_weights * form.block_bytes
+        num_blocks = -(-(first + weight.in_features) // form.block_weights)
+        row_bytes = num_blocks * form.block_bytes
         check_equal("blocks: bytes per row", blocks.shape[1] * blocks.element_size(), row_bytes)
         self._check_row_range(weight, row, blocks.shape[0])
-        self._pack_blocks(weight, row, block_format, blocks)
+        self._pack_blocks(weight, row, block_format, blocks, first)
 
     def pack_groups(
         self,
@@ -219,13 +255,14 @@ class Kernels(ABC):
         row: int,
         quants: Tensor,
         scales: Tensor,
-        minima: Tensor | None = None,
+        offsets: Tensor | None = None,
     ) -> None:
-        """Fill rows from `row` with w = quants * scales + minima.
+        """Fill rows from `row` with quants * scales + minima, or (quants - zero points) * scales.
 
-        quants [rows, in] uint8; scales, minima [rows, in / group_size]. minima go with
-        `has_minimum`; without them quants stand for -8..7 (4 bits) or -128..127, or are codes. Kept
-        are float16 scales and the float16 value of quant 0 (4 bits) or of quant 128 (8 bits).
+        quants [rows, in] uint8; scales and offsets, which are minima or zero points as the weight's
+        scaling says, [rows, in / group_size]. Where it is symmetric quants stand for -8..7 (4 bits)
+        or -128..127, or are codes. Kept are float16 scales and the float16 value of quant 0 (4
+        bits) or 128 (8 bits); zero points must be whole (8 bits) or in sixteenths (4 bits).
         """
         if not weight.is_grouped:
             raise ValueError("groups need a weight of a kind in groups")
@@ -234,15 +271,19 @@ class Kernels(ABC):
         if weight.kind in NIBBLE_KINDS and int(quants.max()) > 15:
             raise ValueError("quants: above 15 in a weight of 4 bits")
         check(scales, "scales", torch.float32, num_rows, num_groups)
-        if (minima is not None) != weight.has_minimum:
-            raise ValueError("minima: needed if, and only if, the weight has a minimum")
-        if minima is not None:
-            check(minima, "minima", torch.float32, num_rows, num_groups)
-        for name, values in (("scales", scales), ("minima", minima)):
-            if values is not None and not bool((values.abs() <= 65504).all()):
-                raise ValueError(f"{name}: outside the range of float16")
+        check_half_range("scales", scales)
+        if weight.scaling == "super_block":
+            raise ValueError("a weight in super-blocks takes blocks only")
+        if (offsets is not None) != (weight.scaling != "symmetric"):
+            raise ValueError("offsets: needed if, and only if, the weight is not symmetric")
+        if offsets is not None:
+            check(offsets, "offsets", torch.float32, num_rows, num_groups)
+            if weight.scaling == "minimum":
+                check_half_range("minima", offsets)
+            elif not are_zero_points(offsets, weight.kind):
+                raise ValueError("zero points: not in steps that 8 bits hold")
         self._check_row_range(weight, row, num_rows)
-        self._pack_groups(weight, row, quants, scales, minima)
+        self._pack_groups(weight, row, quants, scales, offsets)
 
     def pack_floats(self, weight: PackedWeight, row: int, values: Tensor) -> None:
         """Fill rows from `row` of a float weight with values [rows, in] of any float dtype."""
@@ -300,7 +341,7 @@ class Kernels(ABC):
         """
         check_choice(kind, "norm kind", NORM_KINDS)
         num_rows, features = check_activation(out, "out", is_strided=True)
-        if accumulate and isinstance(out, QuantizedActivation):
+        if accumulate and not isinstance(out, Tensor):
             raise ValueError("out: quantized activations cannot accumulate")
         check_strided(x, "x", num_rows if index is None else None, features)
         check(weight, "weight", torch.float32, features)
@@ -323,7 +364,7 @@ class Kernels(ABC):
     ) -> None:
         """out = x @ weight.T + bias, or with `accumulate` added to out (the residual stream).
 
-        x [T, K], float32 or of the weight's `input_dtype`; out [T, N]; bias [N].
+        x [T, K] in one of the weight's `input_dtypes`; out [T, N]; bias [N].
         """
         num_rows = self._check_product(x, weight)
         check(out, "out", torch.float32, num_rows, weight.out_features)
@@ -468,7 +509,10 @@ class Kernels(ABC):
                 raise ValueError("buffers: made for narrower experts")
         places = num_rows * routing.experts.shape[1]
         check(buffers.outputs, "outputs", torch.float32, slots, hidden)
-        check(buffers.plan, "plan", torch.int32, 2 * len(experts) + 1 + places + slots)
+        is_split = isinstance(buffers.inputs, SplitActivation)
+        check_equal("inner: parts", isinstance(buffers.inner, SplitActivation), is_split)
+        num_shares = len(experts) * (2 if is_split else 1)
+        check(buffers.plan, "plan", torch.int32, 2 * num_shares + 1 + places + slots)
         rows_ = self._rows(rows, num_rows)
         self._experts(rows_, x, routing, experts, out, buffers, kind, weighs_inputs, accumulate)
 
@@ -479,10 +523,12 @@ class Kernels(ABC):
             raise ValueError("cap: must be positive")
         self._soft_cap(self._rows(rows, x.shape[0]), x, cap)
 
-    def quantize(self, x: Tensor, out: QuantizedActivation, *, rows: Tensor | None = None) -> None:
-        """out = x, rounded as QuantizedActivation says. x [T, F]."""
-        check(x, "x", torch.float32, out.rows, out.features)
-        self._quantize(self._rows(rows, out.rows), x, out)
+    def quantize(self, x: Tensor, out: Activation, *, rows: Tensor | None = None) -> None:
+        """out = x, rounded as `out` holds it. x and out [T, F], F a multiple of 32."""
+        num_rows, features = check_activation(out, "out")
+        check_multiple("out: features", features, GROUP_SIZE)
+        check(x, "x", torch.float32, num_rows, features)
+        self._quantize(self._rows(rows, num_rows), x, out)
 
     def permute(
         self, x: Tensor, index: Tensor, out: Activation, *, rows: Tensor | None = None
@@ -701,6 +747,19 @@ class Kernels(ABC):
         if row < 0 or row + count > weight.out_features:
             raise ValueError(f"rows {row}..{row + count} of a weight of {weight.out_features} rows")
 
+    @staticmethod
+    def _check_block_format(weight: PackedWeight, block_format: str, first: int) -> None:
+        form, size = BLOCK_FORMATS[block_format], weight.group_size
+        if weight.kind not in (form.kind, "int8"):
+            raise ValueError(f"{block_format} does not fit into {weight.kind}")
+        if weight.scaling not in (form.scaling, "minimum"):
+            raise ValueError(f"{block_format} needs a weight scaled by {form.scaling} or minimum")
+        is_super = weight.scaling == "super_block"
+        if form.block_weights % size if is_super else size != GROUP_SIZE:
+            raise ValueError(f"{block_format} does not divide into groups of {size}")
+        if first not in range(0, form.block_weights, size):
+            raise ValueError(f"first: at {first} begins no group of the first block")
+
     def _check_product(self, x: Activation, weight: PackedWeight) -> int:
         num_rows, features = check_activation(x, "x")
         check_equal("x: features", features, weight.in_features)
@@ -708,8 +767,10 @@ class Kernels(ABC):
         return num_rows
 
     def _check_input(self, x: Activation, weight: PackedWeight) -> None:
-        if isinstance(x, QuantizedActivation) and x.dtype != self.input_dtype(weight):
-            raise ValueError(f"x: this {weight.kind} weight takes no {x.dtype} activations")
+        for part in x.parts if isinstance(x, SplitActivation) else (x,):
+            dtypes = self.input_dtypes(weight)
+            if isinstance(part, QuantizedActivation) and part.dtype not in dtypes:
+                raise ValueError(f"x: this {weight.kind} weight takes no {part.dtype} activations")
 
     @staticmethod
     def _check_gate(kind: str, out: Activation, num_rows: int, features: int) -> None:
@@ -766,15 +827,17 @@ class Kernels(ABC):
 
     @abstractmethod
     def _empty_weight(
-        self, kind: WeightKind, out: int, in_: int, group_size: int, has_minimum: bool
+        self, kind: WeightKind, out: int, in_: int, group_size: int, scaling: Scaling
     ) -> PackedWeight: ...
 
     @abstractmethod
-    def _pack_blocks(self, weight: PackedWeight, row: int, form: str, blocks: Tensor) -> None: ...
+    def _pack_blocks(
+        self, weight: PackedWeight, row: int, form: str, blocks: Tensor, first: int
+    ) -> None: ...
 
     @abstractmethod
     def _pack_groups(
-        self, weight: PackedWeight, row: int, quants: Tensor, scales: Tensor, minima: Tensor | None
+        self, weight: PackedWeight, row: int, quants: Tensor, scales: Tensor, offsets: Tensor | None
     ) -> None: ...
 
     @abstractmethod
@@ -863,7 +926,7 @@ class Kernels(ABC):
     def _soft_cap(self, rows: Rows, x: Tensor, cap: float) -> None: ...
 
     @abstractmethod
-    def _quantize(self, rows: Rows, x: Tensor, out: QuantizedActivation) -> None: ...
+    def _quantize(self, rows: Rows, x: Tensor, out: Activation) -> None: ...
 
     @abstractmethod
     def _permute(self, rows: Rows, x: Tensor, index: Tensor, out: Activation) -> None: ...

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from headrace.kernels.base import HeadOptions, Kernels
+from headrace.kernels.memory import Arena
 from headrace.kernels.ranks import RankMemory, Relay
 from headrace.kernels.routing import RoutingRule
 from headrace.kernels.tensors import (
@@ -20,7 +21,9 @@ from headrace.kernels.tensors import (
     GATE_KINDS,
     GROUP_SIZE,
     NORM_KINDS,
+    SCALINGS,
     WEIGHT_KINDS,
+    ZERO_POINT_STEPS,
     Activation,
     ActivationKind,
     AttentionOptions,
@@ -36,6 +39,9 @@ from headrace.kernels.tensors import (
     Rotary,
     Routing,
     Rows,
+    Scaling,
+    SplitActivation,
+    UniformActivation,
     WeightKind,
 )
 
@@ -70,6 +76,7 @@ class NativeKernels(Kernels):
         self.has_bfloat16_tiles = bool(module.has_bfloat16_tiles)
         self._module = module
         self._program: NativeProgram | None = None
+        self._weights = Arena()
 
     @contextmanager
     def record(self) -> Iterator[NativeProgram]:
@@ -106,6 +113,15 @@ class NativeKernels(Kernels):
         return self._address(rows.control), rows.capacity, rows.capacity
 
     def _activation_words(self, x: Activation) -> tuple[int, ...]:
+        """Addresses of both parts, features, formats of both parts, address of the boundary."""
+        if not isinstance(x, SplitActivation):
+            address, features, form = self._part_words(x)
+            return address, 0, features, form, form, 0
+        address, features, form = self._part_words(x.first)
+        rest_address, _, rest_form = self._part_words(x.rest)
+        return address, rest_address, features, form, rest_form, self._address(x.boundary)
+
+    def _part_words(self, x: UniformActivation) -> tuple[int, int, int]:
         if isinstance(x, QuantizedActivation):
             return self._address(x.storage), x.features, FORMATS.index(x.dtype)
         return self._address(x), x.shape[1], FORMATS.index(torch.float32)
@@ -117,7 +133,7 @@ class NativeKernels(Kernels):
             weight.in_features,
             WEIGHT_KINDS.index(weight.kind),
             weight.group_size,
-            weight.has_minimum,
+            SCALINGS.index(weight.scaling),
         )
 
     def _ranks_words(self, ranks: RankMemory) -> tuple[int, ...]:
@@ -143,25 +159,29 @@ class NativeKernels(Kernels):
         return QuantizedActivation(rows, features, dtype, storage)
 
     def _empty_weight(
-        self, kind: WeightKind, out: int, in_: int, group_size: int, has_minimum: bool
+        self, kind: WeightKind, out: int, in_: int, group_size: int, scaling: Scaling
     ) -> PackedWeight:
-        words = WEIGHT_KINDS.index(kind), group_size, has_minimum
-        storage = torch.zeros(self._module.weight_bytes(0, out, in_, *words), dtype=torch.uint8)
-        return PackedWeight(out, in_, kind, group_size, has_minimum, (storage,))
+        words = WEIGHT_KINDS.index(kind), group_size, SCALINGS.index(scaling)
+        storage = self._weights.zeroed(self._module.weight_bytes(0, out, in_, *words))
+        return PackedWeight(out, in_, kind, group_size, scaling, (storage,))
 
-    def _pack_blocks(self, weight: PackedWeight, row: int, form: str, blocks: Tensor) -> None:
+    def _pack_blocks(
+        self, weight: PackedWeight, row: int, form: str, blocks: Tensor, first: int
+    ) -> None:
         source = (blocks.data_ptr(), blocks.stride(0) * blocks.element_size())
-        format_index = list(BLOCK_FORMATS).index(form)
+        columns = list(BLOCK_FORMATS).index(form), first // GROUP_SIZE
         rows = self._rows_words(Rows(None, blocks.shape[0]))
-        self._module.pack_blocks(*rows, *source, format_index, *self._weight_words(weight), row)
+        self._module.pack_blocks(*rows, *source, *columns, *self._weight_words(weight), row)
 
     def _pack_groups(
-        self, weight: PackedWeight, row: int, quants: Tensor, scales: Tensor, minima: Tensor | None
+        self, weight: PackedWeight, row: int, quants: Tensor, scales: Tensor, offsets: Tensor | None
     ) -> None:
+        if offsets is not None and weight.scaling == "zero_point":
+            offsets = (offsets * ZERO_POINT_STEPS[weight.kind]).to(torch.uint8)
         sources = (
             quants.data_ptr(),
             scales.data_ptr(),
-            minima.data_ptr() if minima is not None else 0,
+            offsets.data_ptr() if offsets is not None else 0,
         )
         rows = self._rows_words(Rows(None, quants.shape[0]))
         self._module.pack_groups(*rows, *sources, *self._weight_words(weight), row)
@@ -206,7 +226,7 @@ class NativeKernels(Kernels):
         out: Activation,
         accumulate: bool,
     ) -> None:
-        out_stride = out.stride(0) if isinstance(out, Tensor) else 0
+        out_stride = out.stride(0) if isinstance(out, Tensor) else len(weight)
         self._call(
             "norm",
             *self._rows_words(rows),
@@ -350,7 +370,7 @@ class NativeKernels(Kernels):
     def _soft_cap(self, rows: Rows, x: Tensor, cap: float) -> None:
         self._call("soft_cap", *self._rows_words(rows), self._address(x), x.shape[1], cap)
 
-    def _quantize(self, rows: Rows, x: Tensor, out: QuantizedActivation) -> None:
+    def _quantize(self, rows: Rows, x: Tensor, out: Activation) -> None:
         words = self._rows_words(rows)
         self._call("quantize", *words, self._address(x), *self._activation_words(out))
 

@@ -42,9 +42,19 @@ from headrace.kernels.tensors import (
     Rotary,
     Routing,
     Rows,
+    Scaling,
+    SplitActivation,
+    UniformActivation,
     WeightKind,
 )
 
+HELD: dict[Scaling, tuple[torch.dtype, torch.dtype]] = {
+    "symmetric": (torch.float16, torch.float16),
+    "minimum": (torch.float16, torch.float16),
+    "zero_point": (torch.float16, torch.float32),
+    "super_block": (torch.float32, torch.float32),
+}
+"""Dtypes of the scales and minima per group in which what the kernels hold is exact."""
 ACTIVATIONS: dict[ActivationKind, Callable[[Tensor], Tensor]] = {
     "silu": functional.silu,
     "gelu": functional.gelu,
@@ -94,18 +104,34 @@ def values_of(
         return parts[0].float()
     quants, scales, minima = parts
     values = codebooks[weight.kind][quants.int()] if weight.kind in CODEBOOKS else quants.float()
-    grouped = values.unflatten(1, (-1, weight.group_size))
+    grouped = values.unflatten(1, (scales.shape[1], -1))
     return (grouped * scales.float()[..., None] + minima.float()[..., None]).flatten(1)
 
 
 def product(x: Activation, weight: PackedWeight, count: int) -> Tensor:
     """The first `count` rows of x times the weight."""
-    if isinstance(x, QuantizedActivation):
-        return functional.linear(x.storage[:count], values_of(weight, codebooks=ROUNDED))
-    return functional.linear(x[:count], values_of(weight))
+    if isinstance(x, SplitActivation):
+        split = first_rows(x, count)
+        return torch.cat([product(x.first, weight, split), product(x.rest, weight, count - split)])
+    values = x.storage if isinstance(x, QuantizedActivation) else x
+    return functional.linear(values[:count], rounded_values(weight, x))
 
 
-def rounded(x: Tensor, like: Activation) -> Tensor:
+def rounded_values(weight: PackedWeight, x: UniformActivation) -> Tensor:
+    """The weight's rows as float32, as products with such an activation read them."""
+    if not isinstance(x, QuantizedActivation):
+        return values_of(weight)
+    if x.dtype == torch.bfloat16:
+        return values_of(weight).bfloat16().float()
+    return values_of(weight, codebooks=ROUNDED)
+
+
+def first_rows(x: SplitActivation, count: int) -> int:
+    """How many of `count` rows are in the first part."""
+    return min(int(x.boundary), count)
+
+
+def rounded(x: Tensor, like: UniformActivation) -> Tensor:
     """x as an activation of that kind holds it."""
     if not isinstance(like, QuantizedActivation):
         return x
@@ -114,14 +140,14 @@ def rounded(x: Tensor, like: Activation) -> Tensor:
 
 def put(x: Tensor, out: Activation) -> None:
     """Store rows of x as the activation `out`, quantized if that is."""
-    if isinstance(out, QuantizedActivation):
+    if isinstance(out, SplitActivation):
+        split = first_rows(out, len(x))
+        put(x[:split], out.first)
+        put(x[split:], out.rest)
+    elif isinstance(out, QuantizedActivation):
         out.storage[: x.shape[0]] = rounded(x, out)
     else:
         out[: x.shape[0]] = x
-
-
-def floats(x: Activation) -> Tensor:
-    return x.storage if isinstance(x, QuantizedActivation) else x
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -227,31 +253,36 @@ class TorchKernels(Kernels):
         return QuantizedActivation(rows, features, dtype, torch.zeros(rows, features))
 
     def _empty_weight(
-        self, kind: WeightKind, out: int, in_: int, group_size: int, has_minimum: bool
+        self, kind: WeightKind, out: int, in_: int, group_size: int, scaling: Scaling
     ) -> PackedWeight:
         if not group_size:
             values = torch.zeros(out, in_, dtype=FLOAT_DTYPES[kind])
-            return PackedWeight(out, in_, kind, 0, False, (values,))
+            return PackedWeight(out, in_, kind, 0, scaling, (values,))
         quants = torch.zeros(out, in_, dtype=torch.uint8 if kind in CODEBOOKS else torch.int8)
-        scales, minima = torch.zeros(2, out, in_ // group_size, dtype=torch.float16)
-        storage = (quants, scales, minima)
-        return PackedWeight(out, in_, kind, group_size, has_minimum, storage)
+        size = GROUP_SIZE if scaling == "super_block" else group_size
+        scales, minima = (torch.zeros(out, in_ // size, dtype=dtype) for dtype in HELD[scaling])
+        return PackedWeight(out, in_, kind, group_size, scaling, (quants, scales, minima))
 
-    def _pack_blocks(self, weight: PackedWeight, row: int, form: str, blocks: Tensor) -> None:
-        for part, decoded in zip(weight.storage, decode(form, blocks), strict=True):
+    def _pack_blocks(
+        self, weight: PackedWeight, row: int, form: str, blocks: Tensor, first: int
+    ) -> None:
+        columns = slice(first, first + weight.in_features)
+        for part, decoded in zip(weight.storage, decode(form, blocks, columns), strict=True):
             part[row : row + blocks.shape[0]] = decoded
 
     def _pack_groups(
-        self, weight: PackedWeight, row: int, quants: Tensor, scales: Tensor, minima: Tensor | None
+        self, weight: PackedWeight, row: int, quants: Tensor, scales: Tensor, offsets: Tensor | None
     ) -> None:
-        offset = 128 if weight.kind == "int8" else 0 if weight.has_minimum else 8
+        middle = 128 if weight.kind == "int8" else 8 if weight.scaling == "symmetric" else 0
         last = row + quants.shape[0]
         if weight.kind not in CODEBOOKS:
-            quants = (quants.to(torch.int16) - offset).to(torch.int8)
+            quants = (quants.to(torch.int16) - middle).to(torch.int8)
         weight.storage[0][row:last] = quants
         weight.storage[1][row:last] = scales
-        if minima is not None:
-            weight.storage[2][row:last] = minima + offset * scales
+        if offsets is not None:
+            around = weight.scaling == "zero_point"
+            minima = (middle - offsets) * scales.half() if around else offsets + middle * scales
+            weight.storage[2][row:last] = minima
 
     def _pack_floats(self, weight: PackedWeight, row: int, values: Tensor) -> None:
         weight.storage[0][row : row + values.shape[0]] = values
@@ -303,7 +334,10 @@ class TorchKernels(Kernels):
             else:
                 result = rms_norm(values, weight, eps)
                 result = result if bias is None else result + bias
-            put(result + floats(out)[:count] if accumulate else result, out)
+            if accumulate:
+                assert isinstance(out, Tensor)
+                result = result + out[:count]
+            put(result, out)
 
         self._do(op)
 
@@ -394,22 +428,30 @@ class TorchKernels(Kernels):
         weighs_inputs: bool,
         accumulate: bool,
     ) -> None:
-        books = ROUNDED if isinstance(buffers.inputs, QuantizedActivation) else CODEBOOKS
-
-        def op() -> None:
-            count = rows.count()
-            total = torch.zeros_like(out[:count])
+        def mix(part: slice, like: UniformActivation, inner_like: UniformActivation) -> None:
+            total = torch.zeros_like(out[part])
             for number, expert in enumerate(experts):
-                index, place = torch.where(routing.experts[:count] == number)
-                weights = routing.weights[index, place, None]
-                inputs = rounded(x[index] * weights if weighs_inputs else x[index], buffers.inputs)
-                weight = values_of(expert.gate_up, codebooks=books)
+                index, place = torch.where(routing.experts[part] == number)
+                weights, values = routing.weights[part][index, place, None], x[part][index]
+                inputs = rounded(values * weights if weighs_inputs else values, like)
+                weight = rounded_values(expert.gate_up, like)
                 gate, up = functional.linear(inputs, weight, expert.gate_up_bias).chunk(2, -1)
-                inner = rounded(gated(kind, gate, up), buffers.inner)
-                weight = values_of(expert.down, codebooks=books)
+                inner = rounded(gated(kind, gate, up), inner_like)
+                weight = rounded_values(expert.down, inner_like)
                 result = functional.linear(inner, weight, expert.down_bias)
                 total.index_add_(0, index, result if weighs_inputs else result * weights)
-            out[:count] = out[:count] + total if accumulate else total
+            out[part] = out[part] + total if accumulate else total
+
+        def op() -> None:
+            count, inputs, inner = rows.count(), buffers.inputs, buffers.inner
+            if isinstance(inputs, SplitActivation) and isinstance(inner, SplitActivation):
+                split = first_rows(inputs, count)
+                mix(slice(split), inputs.first, inner.first)
+                mix(slice(split, count), inputs.rest, inner.rest)
+            else:
+                assert not isinstance(inputs, SplitActivation)
+                assert not isinstance(inner, SplitActivation)
+                mix(slice(count), inputs, inner)
 
         self._do(op)
 
@@ -420,7 +462,7 @@ class TorchKernels(Kernels):
 
         self._do(op)
 
-    def _quantize(self, rows: Rows, x: Tensor, out: QuantizedActivation) -> None:
+    def _quantize(self, rows: Rows, x: Tensor, out: Activation) -> None:
         self._do(lambda: put(x[: rows.count()], out))
 
     def _permute(self, rows: Rows, x: Tensor, index: Tensor, out: Activation) -> None:

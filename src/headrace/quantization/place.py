@@ -128,7 +128,8 @@ def to_floats(matrix: Matrix, dtype: torch.dtype = torch.float32) -> Tensor:
     if isinstance(matrix, Tensor):
         return matrix
     if isinstance(matrix, RawTensor):
-        return dequantize(matrix.type, matrix.data, dtype).view(matrix.shape)
+        whole = dequantize(matrix.type, matrix.data, dtype).view(len(matrix.data), -1)
+        return whole[:, matrix.first : matrix.first + matrix.shape[-1]]
     return matrix.dequantize()
 
 

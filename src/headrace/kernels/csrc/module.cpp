@@ -55,17 +55,20 @@ class Arguments {
         const int constant = size();
         return Rows(control, constant, size());
     }
-    Activation activation() {
-        void* data = address<void>();
+    SplitActivation activation() {
+        void *first = address<void>(), *rest = address<void>();
         const int64_t features = integer();
-        return {data, features, static_cast<Format>(size())};
+        const Format first_format = static_cast<Format>(size());
+        const Format rest_format = static_cast<Format>(size());
+        const auto* boundary = address<int32_t>();
+        return {{first, features, first_format}, {rest, features, rest_format}, boundary};
     }
     Weight weight() {
         auto* data = address<uint8_t>();
         const int64_t out = integer(), in = integer();
         const Kind kind = static_cast<Kind>(size());
         const int64_t group = integer();
-        return {data, out, in, kind, group, flag()};
+        return {data, out, in, kind, group, static_cast<Scaling>(size())};
     }
     Cache cache() {
         void *keys = address<void>(), *values = address<void>();
@@ -153,7 +156,7 @@ PyObject* norm(PyObject*, PyObject* const* values, Py_ssize_t count) {
     const auto* weight = a.address<float>();
     const auto* bias = a.address<float>();
     const float eps = a.number();
-    const Activation out = a.activation();
+    const SplitActivation out = a.activation();
     const int64_t out_stride = a.integer();
     return finish_one(a, program,
                       NormOp(rows, x, x_rows, x_stride, index, kind, weight, bias, eps, out,
@@ -164,7 +167,7 @@ PyObject* linear(PyObject*, PyObject* const* values, Py_ssize_t count) {
     Arguments a(values, count);
     Program* program = a.program();
     const Rows rows = a.rows();
-    const Activation x = a.activation();
+    const SplitActivation x = a.activation();
     const Weight weight = a.weight();
     const auto* bias = a.address<float>();
     auto* out = a.address<float>();
@@ -175,7 +178,7 @@ PyObject* linear_gate(PyObject*, PyObject* const* values, Py_ssize_t count) {
     Arguments a(values, count);
     Program* program = a.program();
     const Rows rows = a.rows();
-    const Activation x = a.activation();
+    const SplitActivation x = a.activation();
     const Weight weight = a.weight();
     const Gate kind = static_cast<Gate>(a.size());
     return finish_one(a, program, LinearGateOp(rows, x, weight, kind, a.activation()));
@@ -434,9 +437,10 @@ PyObject* pack_blocks(PyObject*, PyObject* const* values, Py_ssize_t count) {
     const auto* blocks = a.address<uint8_t>();
     const int64_t row_bytes = a.integer();
     const Source source = static_cast<Source>(a.size());
+    const int64_t first_group = a.integer();
     const Weight weight = a.weight();
-    return finish_one(a, nullptr,
-                      PackBlocksOp(rows, blocks, row_bytes, source, weight, a.integer()));
+    return finish_one(a, nullptr, PackBlocksOp(rows, blocks, row_bytes, source, first_group,
+                                               weight, a.integer()));
 }
 
 PyObject* pack_groups(PyObject*, PyObject* const* values, Py_ssize_t count) {
@@ -444,9 +448,9 @@ PyObject* pack_groups(PyObject*, PyObject* const* values, Py_ssize_t count) {
     const Rows rows = a.rows();
     const auto* quants = a.address<uint8_t>();
     const auto* scales = a.address<float>();
-    const auto* minima = a.address<float>();
+    const auto* offsets = a.address<void>();
     const Weight weight = a.weight();
-    return finish_one(a, nullptr, PackGroupsOp(rows, quants, scales, minima, weight, a.integer()));
+    return finish_one(a, nullptr, PackGroupsOp(rows, quants, scales, offsets, weight, a.integer()));
 }
 
 PyObject* pack_floats(PyObject*, PyObject* const* values, Py_ssize_t count) {
