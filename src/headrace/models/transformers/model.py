@@ -1,6 +1,7 @@
 """A causal language model of transformers, run on ragged batches over the paged cache."""
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -80,7 +81,13 @@ class _States(MoeModelOutputWithPast):
 
 
 class _GivenStates(nn.Module):
-    """In place of everything below the head: gives back the hidden states that it is given."""
+    """In place of everything below the head: gives back the hidden states that it is given, or has
+    a part at `path` that does, which some heads call."""
+
+    def __init__(self, path: Sequence[str] = ()) -> None:
+        super().__init__()
+        if path:
+            self.add_module(path[0], _GivenStates(path[1:]))
 
     def forward(self, *_: Any, inputs_embeds: Tensor, **__: Any) -> _States:
         return _States(last_hidden_state=inputs_embeds)
@@ -94,10 +101,7 @@ def head_of(model: PreTrainedModel) -> PreTrainedModel:
     what runs.
     """
     body, head = body_of(model), copy.copy(model)
-    outermost = next(
-        name
-        for name, child in model.named_children()
-        if any(part is body for part in child.modules())
-    )
-    head.__dict__["_modules"] = {**model._modules, outermost: _GivenStates()}
+    path = next(name for name, module in model.named_modules() if module is body)
+    outermost, *rest = path.split(".")
+    head.__dict__["_modules"] = {**model._modules, outermost: _GivenStates(rest)}
     return head
