@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from side_by_side import HttpEngine, awake, free_port
+from peers.engines import HttpEngine, awake, free_port
 
 from headrace.checkpoint.embedded import embedded_model
 

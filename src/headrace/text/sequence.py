@@ -6,7 +6,6 @@ Hot file: `SequenceText.update` runs once per engine step and stream.
 
 import time
 from collections.abc import Iterable
-from dataclasses import replace
 
 import msgspec
 
@@ -75,7 +74,7 @@ class SequenceText:
             return PromptInfo(len(ids), num_cached_tokens)
         tops = event.prompt_top_logprobs or [[] for _ in ids]
         tokens = tuple(
-            replace(self._describe(id, logprob), top=self._describe_all(top))
+            msgspec.structs.replace(self._describe(id, logprob), top=self._describe_all(top))
             for id, logprob, top in zip(ids, logprobs, tops, strict=True)
         )
         return PromptInfo(len(ids), num_cached_tokens, tokens)
