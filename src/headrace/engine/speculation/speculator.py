@@ -20,7 +20,7 @@ from headrace.types import StepPlan
 
 EXECUTOR_PRIOR_RATE: Final = 0.6
 LEAST_PROBABILITY: Final = 0.1
-LEAST_GAIN: Final = 1.03
+LEAST_GAIN: Final = 1.06
 """A step must promise so much more tokens per second, before anything is drafted."""
 LEAST_EXECUTOR_GAIN: Final = 1.2
 """More is asked of drafts that take time of their own: they are lost if wrong, and the largest of
