@@ -20,7 +20,7 @@ from headrace.types import StepPlan
 
 EXECUTOR_PRIOR_RATE: Final = 0.6
 LEAST_PROBABILITY: Final = 0.1
-LEAST_GAIN: Final = 1.06
+LEAST_GAIN: Final = 1.08
 """A step must promise so much more tokens per second, before anything is drafted."""
 LEAST_EXECUTOR_GAIN: Final = 1.2
 """More is asked of drafts that take time of their own: they are lost if wrong, and the largest of
@@ -112,7 +112,9 @@ class Speculator:
         for request in requests:
             state = request.speculation
             if state is None:
-                state = SpeculationState(NgramIndex(request.token_ids), Acceptance(self._acceptance))
+                state = SpeculationState(
+                    NgramIndex(request.token_ids), Acceptance(self._acceptance)
+                )
                 request.speculation = state
             if step % state.interval == 0 or request.executor_draft_ids:
                 awake.append((request, state))
