@@ -143,6 +143,8 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """Drafted tokens that were right."""
     num_forced_tokens: int = 0
     """Tokens that the grammar left no choice of, taken without a forward pass of their own."""
+    num_draft_steps: int = 0
+    """Steps in which drafts were verified."""
 
 
 class TokenEvent(msgspec.Struct, kw_only=True, array_like=True):
@@ -198,6 +200,8 @@ class EngineStats(msgspec.Struct, kw_only=True, array_like=True):
     """Taking in its tokens and letting ended requests go."""
     num_failed: int = 0
     """Requests that failed in this step through no fault of theirs."""
+    num_draft_steps: int = 0
+    """See `Timings`; of all requests added up."""
     num_engine_deaths: int = 0
     """Engine processes that ended by themselves since start."""
 

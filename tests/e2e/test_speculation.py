@@ -18,12 +18,16 @@ SCHEMA = {
     "required": ["first_name", "is_old"],
     "additionalProperties": False,
 }
+TOOL = {"type": "function", "function": {"name": "note_person", "parameters": SCHEMA}}
 BODIES: list[dict[str, Any]] = [
     {"content": f"Repeat word for word: {TEXT} {TEXT}", "max_tokens": 60},
     {"content": f"Repeat: {TEXT}", "max_tokens": 60, "temperature": 0.6, "seed": 1, "n": 2,
      "frequency_penalty": 0.2, "logprobs": True, "top_logprobs": 2},
     {"content": "Somebody, as JSON.", "temperature": 0.8, "seed": 3, "max_tokens": 60,
      "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}},
+    {"content": f"Repeat word for word: {TEXT} {TEXT}", "max_tokens": 60, "stop": ["wheel turns"]},
+    {"content": "Note Ada, who is old.", "max_tokens": 60, "tools": [TOOL],
+     "tool_choice": {"type": "function", "function": {"name": "note_person"}}},
 ]  # fmt: skip
 
 

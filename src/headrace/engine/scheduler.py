@@ -83,8 +83,10 @@ class Scheduler(Planner):
     def _count_drafts(self, request: Request, num_drafts: int, num_accepted: int) -> None:
         request.num_draft_tokens += num_drafts
         request.num_accepted_tokens += num_accepted
+        request.num_draft_steps += 1
         self._stats.num_draft_tokens += num_drafts
         self._stats.num_accepted_tokens += num_accepted
+        self._stats.num_draft_steps += 1
 
     def _note_tokens(self, plan: StepPlan, output: StepOutput) -> None:
         num_rows = len(plan.rows) - plan.num_samples.count(0)
