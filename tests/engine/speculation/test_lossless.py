@@ -245,7 +245,7 @@ def test_samples_without_a_seed_keep_their_distribution(executor: ModelExecutor)
 
 
 def test_samples_behind_looked_up_tokens_keep_their_distribution(executor: ModelExecutor) -> None:
-    """The same with drafts out of the prompt and of recent outputs, as the controller wants them."""
+    """The same with drafts from the prompt and from recent outputs, as the controller wants."""
     speculator = Speculator(PromptLookup(), 8)
     prompt_ids = [7, 9, 7, 9, 7, 9]
     totals = check_distribution(executor, lambda: speculator, 250, prompt_ids)
