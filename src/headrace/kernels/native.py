@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from headrace.kernels.base import HeadOptions, Kernels
+from headrace.kernels.memory import Arena
 from headrace.kernels.ranks import RankMemory, Relay
 from headrace.kernels.routing import RoutingRule
 from headrace.kernels.tensors import (
@@ -39,6 +40,8 @@ from headrace.kernels.tensors import (
     Routing,
     Rows,
     Scaling,
+    SplitActivation,
+    UniformActivation,
     WeightKind,
 )
 
@@ -73,6 +76,7 @@ class NativeKernels(Kernels):
         self.has_bfloat16_tiles = bool(module.has_bfloat16_tiles)
         self._module = module
         self._program: NativeProgram | None = None
+        self._weights = Arena()
 
     @contextmanager
     def record(self) -> Iterator[NativeProgram]:
@@ -109,6 +113,15 @@ class NativeKernels(Kernels):
         return self._address(rows.control), rows.capacity, rows.capacity
 
     def _activation_words(self, x: Activation) -> tuple[int, ...]:
+        """Addresses of both parts, features, formats of both parts, address of the boundary."""
+        if not isinstance(x, SplitActivation):
+            address, features, form = self._part_words(x)
+            return address, 0, features, form, form, 0
+        address, features, form = self._part_words(x.first)
+        rest_address, _, rest_form = self._part_words(x.rest)
+        return address, rest_address, features, form, rest_form, self._address(x.boundary)
+
+    def _part_words(self, x: UniformActivation) -> tuple[int, int, int]:
         if isinstance(x, QuantizedActivation):
             return self._address(x.storage), x.features, FORMATS.index(x.dtype)
         return self._address(x), x.shape[1], FORMATS.index(torch.float32)
@@ -149,7 +162,7 @@ class NativeKernels(Kernels):
         self, kind: WeightKind, out: int, in_: int, group_size: int, scaling: Scaling
     ) -> PackedWeight:
         words = WEIGHT_KINDS.index(kind), group_size, SCALINGS.index(scaling)
-        storage = torch.zeros(self._module.weight_bytes(0, out, in_, *words), dtype=torch.uint8)
+        storage = self._weights.zeroed(self._module.weight_bytes(0, out, in_, *words))
         return PackedWeight(out, in_, kind, group_size, scaling, (storage,))
 
     def _pack_blocks(
@@ -213,7 +226,7 @@ class NativeKernels(Kernels):
         out: Activation,
         accumulate: bool,
     ) -> None:
-        out_stride = out.stride(0) if isinstance(out, Tensor) else 0
+        out_stride = out.stride(0) if isinstance(out, Tensor) else len(weight)
         self._call(
             "norm",
             *self._rows_words(rows),
@@ -357,7 +370,7 @@ class NativeKernels(Kernels):
     def _soft_cap(self, rows: Rows, x: Tensor, cap: float) -> None:
         self._call("soft_cap", *self._rows_words(rows), self._address(x), x.shape[1], cap)
 
-    def _quantize(self, rows: Rows, x: Tensor, out: QuantizedActivation) -> None:
+    def _quantize(self, rows: Rows, x: Tensor, out: Activation) -> None:
         words = self._rows_words(rows)
         self._call("quantize", *words, self._address(x), *self._activation_words(out))
 
