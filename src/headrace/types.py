@@ -169,6 +169,10 @@ class TokenEvent(msgspec.Struct, kw_only=True, array_like=True):
     """With the first token, as far as they are known then, and with the last event."""
     is_invalid: bool = False
     """The error is the request's own fault; for example, its grammar is not valid."""
+    num_draft_tokens: int = 0
+    """Drafted tokens that were verified in the step; all tokens but the last were among them."""
+    is_forced: bool = False
+    """A grammar left no choice of the tokens."""
 
 
 class EngineStats(msgspec.Struct, kw_only=True, array_like=True):

@@ -46,6 +46,7 @@ class Scheduler(Planner):
                 if num_samples > 1:
                     self._count_drafts(request, num_samples - 1, len(tokens) - 1)
                 events.append(self._take_tokens(request, result, now))
+                events[-1].num_draft_tokens = num_samples - 1
                 if request.constraint is not None and request.finish_reason is None:
                     constrained.append((request, tokens))
             if request.num_computed >= request.next_full:
