@@ -66,7 +66,11 @@ class Scheduler(Planner):
     ) -> None:
         """Learn from a step, and draft for the next."""
         if plan.rows:
-            speculator.observe(len(plan.token_ids), execute_duration - output.draft_duration)
+            speculator.observe(
+                len(plan.token_ids),
+                execute_duration - output.draft_duration,
+                has_prompts=plan.num_prompt_rows > 0,
+            )
         if plan.num_drafts:
             speculator.observe_drafting(plan.num_drafts, output.draft_duration)
         for index in plan.num_drafts:

@@ -5,7 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.engine.speculation.step_cost import MAX_AGE, MAX_TOKENS, MAX_WAITING, StepCost
+from headrace.engine.speculation.step_cost import (
+    MAX_AGE,
+    MAX_TOKENS,
+    MAX_WAITING,
+    REFRESH,
+    StepCost,
+)
 
 
 def true_cost(num_tokens: int) -> float:
@@ -47,6 +53,36 @@ def test_what_was_not_seen_for_long_gets_another_try() -> None:
         cost.observe(100, true_cost(100))
     assert cost.is_known
     assert cost[4] == pytest.approx(true_cost(4), rel=0.01)
+
+
+def test_prompts_say_what_tokens_cost_only_until_somebody_knows_better() -> None:
+    """Theirs may be half as dear."""
+    cost = StepCost()
+    cost.observe(1, true_cost(1))
+    cost.observe(301, 0.003 + 0.00025 * 301, has_prompts=True)
+    assert cost.is_known and 0.004 < cost[9] < true_cost(9)
+    for _ in range(REFRESH):
+        cost.observe(5, true_cost(5))
+        cost.observe(301, 0.003 + 0.00025 * 301, has_prompts=True)
+    assert cost.is_known
+    for num_tokens in (1, 5, 9, 64):
+        assert cost[num_tokens] == pytest.approx(true_cost(num_tokens), rel=0.05)
+
+
+@pytest.mark.parametrize("slower", [2.0, 0.5])
+def test_a_machine_that_others_use_slows_all_steps_alike(slower: float) -> None:
+    """The load follows within some steps, from sizes that come, for those that do not."""
+    cost = StepCost()
+    for _ in range(50):
+        for num_tokens in (1, 4, 16, 64):
+            cost.observe(num_tokens, true_cost(num_tokens))
+    assert cost.is_known and cost.load == pytest.approx(1.0, rel=0.01)
+    shape = [cost.relative(num_tokens) for num_tokens in (1, 16, 64)]
+    for _ in range(40):
+        cost.observe(4, slower * true_cost(4))
+    assert cost.is_known
+    assert cost[64] == pytest.approx(slower * true_cost(64), rel=0.3)
+    assert [cost.relative(num_tokens) for num_tokens in (1, 16, 64)] == pytest.approx(shape)
 
 
 def test_nobody_pays_for_measurements_that_nobody_reads() -> None:

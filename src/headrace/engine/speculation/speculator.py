@@ -72,9 +72,9 @@ class Speculator:
     def asks_executor(self) -> bool:
         return self._max_executor_drafts > 0
 
-    def observe(self, num_tokens: int, duration: float) -> None:
+    def observe(self, num_tokens: int, duration: float, *, has_prompts: bool = False) -> None:
         """A step of so many tokens took so many seconds, without what the executor drafted."""
-        self._cost.observe(num_tokens, duration)
+        self._cost.observe(num_tokens, duration, has_prompts=has_prompts)
 
     def observe_drafting(self, num_drafts: dict[int, int], duration: float) -> None:
         """The executor took so many seconds for `StepPlan.num_drafts`."""

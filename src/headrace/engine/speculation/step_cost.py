@@ -52,18 +52,21 @@ class StepCost:
     """
 
     def __init__(self) -> None:
-        self._waiting: deque[tuple[int, float]] = deque(maxlen=MAX_WAITING)
+        self._waiting: deque[tuple[int, float, bool]] = deque(maxlen=MAX_WAITING)
         self._buckets: dict[int, _Bucket] = {}
+        self._with_prompts: dict[int, _Bucket] = {}
+        """Of steps with prompt tokens, which may be computed in another way and be cheaper: they
+        serve as second point until there is a better one."""
         self._num_steps = 0
         self._line: list[Point] = []
         self._relative: dict[int, float] = {}
         """By number of tokens, what the line says."""
         self.load = 1.0
 
-    def observe(self, num_tokens: int, duration: float) -> None:
+    def observe(self, num_tokens: int, duration: float, *, has_prompts: bool = False) -> None:
         """One step of `num_tokens` took so many seconds. Hot: runs in every step."""
         self._num_steps += 1
-        self._waiting.append((num_tokens, duration))
+        self._waiting.append((num_tokens, duration, has_prompts))
 
     @property
     def is_known(self) -> bool:
@@ -89,13 +92,14 @@ class StepCost:
                 self._learn(*self._waiting.popleft())
             self._refresh()
 
-    def _learn(self, num_tokens: int, duration: float) -> None:
+    def _learn(self, num_tokens: int, duration: float, has_prompts: bool) -> None:
+        buckets = self._with_prompts if has_prompts else self._buckets
         key = num_tokens
         if num_tokens > NUM_EXACT:
             key = NUM_EXACT + int(BUCKETS_PER_DOUBLING * log2(num_tokens / NUM_EXACT))
         duration /= self.load
-        if (bucket := self._buckets.get(key)) is None:
-            bucket = self._buckets[key] = _Bucket(num_tokens, duration)
+        if (bucket := buckets.get(key)) is None:
+            bucket = buckets[key] = _Bucket(num_tokens, duration)
         surprise = duration / bucket.duration
         surprise = min(MAX_SURPRISE, max(1 / MAX_SURPRISE, surprise))
         self.load *= surprise**LOAD_RATE
@@ -105,17 +109,23 @@ class StepCost:
     def _refresh(self) -> None:
         oldest = self._num_steps - MAX_AGE
         self._buckets = {k: b for k, b in self._buckets.items() if b.last_step >= oldest}
-        if len(self._buckets) > 1:
-            points = sorted((b.num_tokens, b.duration) for b in self._buckets.values())
+        buckets = [*self._buckets.values()]
+        if len(buckets) < 2:
+            buckets += [b for key, b in self._with_prompts.items() if key not in self._buckets]
+        if len(buckets) > 1:
+            points = sorted((b.num_tokens, b.duration) for b in buckets)
             durations = accumulate((duration for _, duration in points), max)
             self._line = [(n, d) for (n, _), d in zip(points, durations, strict=True)]
             self._relative.clear()
 
 
 def _on_line(points: list[Point], num_tokens: int) -> float:
-    """Between the nearest two of the points, which rise; before the first and behind the last on
-    the lines of the nearest two, but in proportion at least before the first."""
+    """Between the nearest two of the points, which rise; before the first in proportion at least;
+    behind the last as from the first to the last."""
     end = min(max(bisect_left(points, (num_tokens, 0.0)), 1), len(points) - 1)
     (x0, y0), (x1, y1) = points[end - 1], points[end]
+    if num_tokens > x1:
+        (x0, y0), (x1, y1) = points[0], points[-1]
+        return y1 + (y1 - y0) / (x1 - x0) * (num_tokens - x1)
     seconds = y0 + (y1 - y0) / (x1 - x0) * (num_tokens - x0)
     return max(seconds, y0 / x0 * num_tokens) if num_tokens < x0 else seconds
