@@ -62,10 +62,11 @@ def test_prompts_say_what_tokens_cost_only_until_somebody_knows_better() -> None
     cost.observe(301, 0.003 + 0.00025 * 301, has_prompts=True)
     assert cost.is_known and 0.004 < cost[9] < true_cost(9)
     for _ in range(REFRESH):
-        cost.observe(5, true_cost(5))
+        cost.observe(70, true_cost(70))
         cost.observe(301, 0.003 + 0.00025 * 301, has_prompts=True)
+        cost.observe(9, 0.004, has_prompts=True)
     assert cost.is_known
-    for num_tokens in (1, 5, 9, 64):
+    for num_tokens in (1, 5, 9, 70):
         assert cost[num_tokens] == pytest.approx(true_cost(num_tokens), rel=0.05)
 
 

@@ -56,7 +56,7 @@ class StepCost:
         self._buckets: dict[int, _Bucket] = {}
         self._with_prompts: dict[int, _Bucket] = {}
         """Of steps with prompt tokens, which may be computed in another way and be cheaper: they
-        serve as second point until there is a better one."""
+        count only beyond all other steps, where at worst they tempt somebody to find out."""
         self._num_steps = 0
         self._line: list[Point] = []
         self._relative: dict[int, float] = {}
@@ -109,9 +109,9 @@ class StepCost:
     def _refresh(self) -> None:
         oldest = self._num_steps - MAX_AGE
         self._buckets = {k: b for k, b in self._buckets.items() if b.last_step >= oldest}
+        largest = max(self._buckets, default=0)
         buckets = [*self._buckets.values()]
-        if len(buckets) < 2:
-            buckets += [b for key, b in self._with_prompts.items() if key not in self._buckets]
+        buckets += [bucket for key, bucket in self._with_prompts.items() if key > largest]
         if len(buckets) > 1:
             points = sorted((b.num_tokens, b.duration) for b in buckets)
             durations = accumulate((duration for _, duration in points), max)
