@@ -78,7 +78,6 @@ inline void unpack_group(const Weight& weight, int64_t tile, int64_t index, Unpa
     const uint8_t* quants = weight.tile(tile) + index * kBytes;
     for (int line = 0; line < kBytes / 64; ++line) {
         const U8x64 bytes = U8x64::load(quants + 64 * line);
-        __builtin_prefetch(quants + 64 * line + kPrefetchBytes);
         if constexpr (is_codebook4(kKind)) {
             const U8x64 table = byte_table<kKind>();
             const __m512i flip = _mm512_set1_epi8(-128);
@@ -138,10 +137,21 @@ inline void store_sums(TileSums& sums) {
     store_sum<2>(sums);
 }
 
+// Lines of weights that are unpacked later and fetched meanwhile, so many with each group.
+struct LinesAhead {
+    const uint8_t* next;
+    int64_t lines;
+
+    void fetch() {
+        for (int64_t i = 0; i < lines; ++i, next += 64) __builtin_prefetch(next, 0, 2);
+    }
+};
+
 template <int kCount, bool kMinimum, int kRows>
 inline void add_scaled(const TileSums& sums, const Cell* cells, const UnpackedGroup* groups,
-                       F32x16 (&acc)[kRows]) {
+                       LinesAhead& ahead, F32x16 (&acc)[kRows]) {
     for (int g = 0; g < kCount; ++g) {
+        ahead.fetch();
         const F32x16 scale = F32x16::load(groups[g].scale);
         const F32x16 minimum = F32x16::load(groups[g].minimum);
         HEADRACE_UNROLL
@@ -159,7 +169,7 @@ inline void add_scaled(const TileSums& sums, const Cell* cells, const UnpackedGr
 // Starts those of the block at `next`, if any, at the end: the tiles are never idle.
 template <int kRows, bool kMinimum>
 inline void multiply_block(const Cell* cells, const Cell* next, const UnpackedGroup* groups,
-                           int64_t count, float* c, int64_t ldc) {
+                           int64_t count, LinesAhead ahead, float* c, int64_t ldc) {
     TileSums sums;
     F32x16 acc[kRows];
     HEADRACE_UNROLL
@@ -168,12 +178,12 @@ inline void multiply_block(const Cell* cells, const Cell* next, const UnpackedGr
     for (; count - g > kInFlight; g += kInFlight) {
         store_sums(sums);
         start_products(cells + g + kInFlight, groups + g + kInFlight, count - g - kInFlight);
-        add_scaled<kInFlight, kMinimum>(sums, cells + g, groups + g, acc);
+        add_scaled<kInFlight, kMinimum>(sums, cells + g, groups + g, ahead, acc);
     }
     store_sums(sums);
     if (next) start_products(next, groups, count);
     with_constant<kInFlight>(static_cast<int>(count - g), [&](auto n) {
-        add_scaled<n.value, kMinimum>(sums, cells + g, groups + g, acc);
+        add_scaled<n.value, kMinimum>(sums, cells + g, groups + g, ahead, acc);
     });
     HEADRACE_UNROLL
     for (int r = 0; r < kRows; ++r) acc[r].store(c + r * ldc);
@@ -185,6 +195,8 @@ inline void multiply_blocks(const Activation& x, int64_t block, int64_t rows,
                             const Weight& weight, int64_t tile, float* c, int64_t ldc) {
     constexpr bool kMinimum = kScaling != Scaling::kSymmetric;
     const int64_t blocks = (rows + kBlockRows - 1) / kBlockRows;
+    const int64_t group_lines = (weight.tile_bytes() / x.groups() + 63) / 64;
+    LinesAhead ahead{weight.tile(tile + 1), 0};
     UnpackedGroup groups[kUnpackedGroups];
     for (int64_t r = 0; r < blocks * kBlockRows; ++r) F32x16::zero().store(c + r * ldc);
     for (int64_t first = 0; first < x.groups(); first += kUnpackedGroups) {
@@ -197,11 +209,13 @@ inline void multiply_blocks(const Activation& x, int64_t block, int64_t rows,
         for (int64_t b = 0; b < blocks; ++b, cells += x.groups()) {
             const Cell* next = b + 1 < blocks ? cells + x.groups() : nullptr;
             float* to = c + b * kBlockRows * ldc;
+            ahead.lines = group_lines * (b + 1) / blocks - group_lines * b / blocks;
             if (rows - b * kBlockRows > kBlockRows / 2) {
-                multiply_block<kBlockRows, kMinimum>(cells, next, groups, count, to, ldc);
+                multiply_block<kBlockRows, kMinimum>(cells, next, groups, count, ahead, to, ldc);
             } else {
-                multiply_block<kBlockRows / 2, kMinimum>(cells, next, groups, count, to, ldc);
+                multiply_block<kBlockRows / 2, kMinimum>(cells, next, groups, count, ahead, to, ldc);
             }
+            ahead.next += 64 * count * ahead.lines;
         }
     }
 }
