@@ -31,7 +31,7 @@ class Arguments {
 
     int64_t integer() {
         PyObject* value = next();
-        return value && value != Py_None ? PyLong_AsLongLong(value) : 0;
+        return value ? PyLong_AsLongLong(value) : 0;
     }
     int size() { return static_cast<int>(integer()); }
     bool flag() { return integer() != 0; }
@@ -41,12 +41,12 @@ class Arguments {
     }
     float number() {
         PyObject* value = next();
-        return value && value != Py_None ? static_cast<float>(PyFloat_AsDouble(value)) : 0.0f;
+        return value ? static_cast<float>(PyFloat_AsDouble(value)) : 0.0f;
     }
     template <typename Type>
     Type* address() {
         PyObject* value = next();
-        return value && value != Py_None ? static_cast<Type*>(PyLong_AsVoidPtr(value)) : nullptr;
+        return value ? static_cast<Type*>(PyLong_AsVoidPtr(value)) : nullptr;
     }
     template <typename Type>
     Matrix<Type> matrix() {
@@ -61,8 +61,7 @@ class Arguments {
     }
     Program* program() {
         PyObject* value = next();
-        if (!value || value == Py_None) return nullptr;
-        return static_cast<Program*>(PyCapsule_GetPointer(value, kCapsule));
+        return value ? static_cast<Program*>(PyCapsule_GetPointer(value, kCapsule)) : nullptr;
     }
     Rows rows() {
         const int capacity = size();
@@ -70,16 +69,13 @@ class Arguments {
     }
     // `stride` becomes that of rows in float32.
     SplitActivation activation(int64_t* stride = nullptr) {
-        constexpr int kInt32 = 4;  // of a boundary; two parts follow
-        Matrix<void> x = matrix<void>(), rest = x;
-        const int32_t* boundary = nullptr;
-        if (x.dtype == kInt32) {
-            boundary = static_cast<const int32_t*>(x.data);
-            x = matrix<void>();
-            rest = matrix<void>();
-        }
-        if (stride) *stride = x.stride;
-        return {{x.data, x.columns, static_cast<Format>(x.dtype)},
+        constexpr int kInt32 = 4;  // of a boundary; both parts follow
+        const auto x = matrix<void>();
+        const bool is_split = x.dtype == kInt32;
+        const auto first = is_split ? matrix<void>() : x, rest = is_split ? matrix<void>() : x;
+        if (stride) *stride = first.stride;
+        const auto* boundary = is_split ? static_cast<const int32_t*>(x.data) : nullptr;
+        return {{first.data, first.columns, static_cast<Format>(first.dtype)},
                 {rest.data, rest.columns, static_cast<Format>(rest.dtype)},
                 boundary};
     }
@@ -161,8 +157,9 @@ class Arguments {
         ++read_;
         return true;
     }
+    // Null is None, or stands for an error.
     PyObject* next() {
-        if (PyErr_Occurred()) return nullptr;
+        if (PyErr_Occurred() || skips_none()) return nullptr;
         if (read_ < count_) return values_[read_++];
         PyErr_SetString(PyExc_TypeError, "too few arguments");
         return nullptr;
