@@ -20,8 +20,10 @@ inline void split_row(F32x16 low, F32x16 up, SplitTile& to, int64_t row) {
     const __m512i high = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(b, a));
     // The first or last 16 of `high` as floats: words to the upper halves of lanes.
     const auto rest = [&](__m512 x, int first) {
-        const __m512i lanes = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
-        const __m512i words = _mm512_slli_epi32(_mm512_add_epi32(lanes, _mm512_set1_epi32(first)), 16);
+        const __m512i lanes =
+            _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+        const __m512i word = _mm512_add_epi32(lanes, _mm512_set1_epi32(first));
+        const __m512i words = _mm512_slli_epi32(word, 16);
         const __m512i wide = _mm512_maskz_permutexvar_epi16(0xaaaaaaaau, words, high);
         return _mm512_sub_ps(x, _mm512_castsi512_ps(wide));
     };
@@ -86,8 +88,8 @@ inline void multiply_four() {
     multiply_tiles<3, 5, 7>();
 }
 
-// Sums 0 and 1 += the first left tiles times two successive right ones, 2 and 3 += the second. No two
-// successive products add to the same sum, which would wait.
+// Sums 0 and 1 += the first left tiles times two successive right ones, 2 and 3 += the second. No
+// two successive products add to the same sum, which would wait.
 inline void add_split_pair(const SplitTile& left, const SplitTile& left2, const uint16_t* right) {
     load_tile<6>(right);
     load_tile<7>(right + Cache::kTile);
@@ -121,8 +123,8 @@ inline void copy_tokens(const uint16_t* from, int tiles, int64_t used, uint16_t*
     }
 }
 
-// sums[rows][64] = weights times 64 (or as many as `tiles` say) features of successive blocks. What is
-// at `next`, if anything, is fetched.
+// sums[rows][64] = weights times 64 (or as many as `tiles` say) features of successive blocks.
+// What is at `next`, if anything, is fetched.
 inline void sum_blocks(const SplitTile* weights, int64_t blocks, const uint16_t* const* values,
                        const uint16_t* const* next, int tiles, float* sums, int64_t row_floats) {
     clear_tile<0>();
