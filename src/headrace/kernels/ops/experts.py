@@ -79,6 +79,7 @@ class Experts(Op):
         check(self.out, "out", torch.float32, num_rows, None)
         check(self.x, "x", torch.float32, num_rows, hidden)
         check(self.routing.experts, "experts", torch.int32, num_rows, None)
+        check(self.routing.weights, "weights", torch.float32, *self.routing.experts.shape)
         for expert in self.experts:
             _check_expert(expert, hidden)
             _check_reading(expert, self.buffers, kernels)
