@@ -30,6 +30,7 @@ from headrace.config import Settings
 from headrace.distributed.ranks import OneRank, Ranks, join_ranks
 from headrace.distributed.shard import Shard
 from headrace.kernels import load as load_kernels
+from headrace.kernels import ops
 from headrace.layers.native import NativeOperations
 from headrace.runner.build import build_executor
 from headrace.types import SamplingParams
@@ -61,7 +62,7 @@ def collective_measure(settings: Settings, ranks: Ranks) -> Measure:
     def measure(kind: str, count: int) -> float:
         x, out = torch.ones(count, 2048), torch.zeros(count, 2048)
         with kernels.record() as program:
-            kernels.all_reduce(memory, x, out, accumulate=True)
+            kernels.run(ops.AllReduce(memory, x, out, accumulate=True))
         return median_ms(program.run if kind == "kernels" else lambda: ranks.all_reduce(x), 200)
 
     return measure

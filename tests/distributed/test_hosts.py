@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from headrace.distributed.ranks import Ranks
-from headrace.kernels import load
+from headrace.kernels import load, ops
 from tests.distributed.rank_group import RankGroup
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
@@ -20,7 +20,7 @@ def exchange(ranks: Ranks, kind: str) -> tuple[list[torch.Tensor], torch.Tensor]
     x, out = torch.zeros(ROWS, FEATURES), torch.zeros(ROWS, FEATURES)
     rows = torch.zeros(1, dtype=torch.int32)
     with kernels.record() as program:
-        kernels.all_reduce(memory, x, out, accumulate=True, rows=rows)
+        kernels.run(ops.AllReduce(memory, x, out, accumulate=True, rows=rows))
     sums = []
     generator = torch.Generator().manual_seed(ranks.shard.rank)
     for count in COUNTS:
@@ -31,7 +31,7 @@ def exchange(ranks: Ranks, kind: str) -> tuple[list[torch.Tensor], torch.Tensor]
     columns = ranks.shard.slice(COLUMNS)
     gathered = torch.zeros(ROWS, COLUMNS)
     part = torch.arange(float(ROWS * COLUMNS)).view(ROWS, COLUMNS)[:, columns.start : columns.stop]
-    kernels.all_gather(memory, part.contiguous(), gathered)
+    kernels.run(ops.AllGather(memory, part.contiguous(), gathered))
     return sums, gathered
 
 

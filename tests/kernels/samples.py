@@ -8,6 +8,7 @@ import torch
 from gguf import GGMLQuantizationType, dequantize
 from torch import Tensor
 
+from headrace.kernels import ops
 from headrace.kernels.base import Kernels
 from headrace.kernels.codebooks import CODEBOOKS
 from headrace.kernels.tensors import (
@@ -125,7 +126,7 @@ def grouped(
 
 def quantized(kernels: Kernels, x: Tensor, dtype: torch.dtype = torch.int8) -> Activation:
     out = kernels.activation(*x.shape, dtype)
-    kernels.quantize(x, out)  # type: ignore[arg-type]
+    kernels.run(ops.Quantize(x, out))  # type: ignore[arg-type]
     return out
 
 
@@ -151,7 +152,7 @@ def exact_values(kernels: Kernels, x: Activation) -> Tensor:
     quants = (torch.eye(x.features) + 128).to(torch.uint8)
     kernels.pack_groups(identity, 0, quants, torch.ones(x.features, x.features // 32))
     out = torch.zeros(x.rows, x.features)
-    kernels.linear(x, identity, out)
+    kernels.run(ops.Linear(x, identity, out))
     return out
 
 
@@ -210,7 +211,9 @@ def fill(kernels: Kernels, batch: Ragged, dtype: torch.dtype) -> tuple[Tensor, L
         key = qkv[:, num_heads * head_size :].contiguous()
         qkv = qkv[:, : num_heads * head_size].contiguous()
     table = rotary(head_size)
-    kernels.rope_write(qkv, positions, slots, cache, num_heads=num_heads, key=key, rotary=table)
+    kernels.run(
+        ops.RopeWrite(qkv, positions, slots, cache, num_heads=num_heads, key=key, rotary=table)
+    )
     return qkv, cache
 
 
@@ -267,14 +270,16 @@ def attend_parts(
     rows = torch.cat([qkv[starts[s] + first : starts[s] + last] for s, first, last in parts])
     counts = torch.tensor([0, *(last - first for _, first, last in parts)])
     out = torch.zeros(rows.shape[0], num_heads * cache.value_size)
-    kernels.attention(
-        rows,
-        cache,
-        counts.cumsum(0).int(),
-        torch.tensor([last for *_, last in parts]).int(),
-        batch.block_table[[s for s, *_ in parts]],
-        out,
-        num_heads=num_heads,
-        options=AttentionOptions(scale=head_size**-0.5, **options),
+    kernels.run(
+        ops.Attention(
+            rows,
+            cache,
+            counts.cumsum(0).int(),
+            torch.tensor([last for *_, last in parts]).int(),
+            batch.block_table[[s for s, *_ in parts]],
+            out,
+            num_heads=num_heads,
+            options=AttentionOptions(scale=head_size**-0.5, **options),
+        )
     )
     return out

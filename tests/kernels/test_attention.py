@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from headrace.kernels import ops
 from headrace.kernels.base import Kernels
 from headrace.kernels.tensors import HeadNorms, Rotary
 from tests.kernels.samples import Ragged, attend, fill, in_order, ragged, rotary
@@ -144,7 +145,7 @@ def test_what_lies_behind_the_context_does_not_matter(native: Kernels) -> None:
         slots = torch.cat([longer.slots(0)[40:], longer.slots(1)[300:]])
         poison = torch.full((len(slots), 10 * 64), torch.nan)
         positions = torch.zeros(len(slots), dtype=torch.int32)
-        native.rope_write(poison, positions, slots, cache, num_heads=6)
+        native.run(ops.RopeWrite(poison, positions, slots, cache, num_heads=6))
         assert torch.equal(attend(native, batch, (qkv, cache)), wanted)
 
 
@@ -155,14 +156,16 @@ def test_partial_rotary_and_head_norms(kernels: Kernels) -> None:
     table = rotary(width)
     cache = kernels.empty_cache(1, num_kv_heads, size, torch.float32)
     result = qkv.clone()
-    kernels.rope_write(
-        result,
-        torch.tensor([0, 3, 9, 9, 500]).int(),
-        torch.arange(5),
-        cache,
-        num_heads=num_heads,
-        rotary=table,
-        norms=HeadNorms(norms[0], norms[1], 1e-5),
+    kernels.run(
+        ops.RopeWrite(
+            result,
+            torch.tensor([0, 3, 9, 9, 500]).int(),
+            torch.arange(5),
+            cache,
+            num_heads=num_heads,
+            rotary=table,
+            norms=HeadNorms(norms[0], norms[1], 1e-5),
+        )
     )
     heads = qkv.double().unflatten(1, (-1, size))
     wanted = heads.clone()
@@ -185,16 +188,18 @@ def test_clamp_layer_norms_of_heads_and_temperature(kernels: Kernels, is_interle
     qkv, norms = 2 * torch.randn(5, 4 * size), torch.rand(3, size) + 0.5
     table, result = rotary(width), qkv.clone()
     cache = kernels.empty_cache(1, 1, size, torch.float32)
-    kernels.rope_write(
-        result,
-        positions.int(),
-        torch.arange(5),
-        cache,
-        num_heads=2,
-        rotary=Rotary(table.cos, table.sin, size - width, is_interleaved),
-        norms=HeadNorms(norms[:2].contiguous(), norms[2:], 1e-5, "layer"),
-        clip=1.5,
-        temperature=(4.0, 0.3),
+    kernels.run(
+        ops.RopeWrite(
+            result,
+            positions.int(),
+            torch.arange(5),
+            cache,
+            num_heads=2,
+            rotary=Rotary(table.cos, table.sin, size - width, is_interleaved),
+            norms=HeadNorms(norms[:2].contiguous(), norms[2:], 1e-5, "layer"),
+            clip=1.5,
+            temperature=(4.0, 0.3),
+        )
     )
     wanted = qkv.double().clamp(-1.5, 1.5).unflatten(1, (-1, size))
     shape = (size,)

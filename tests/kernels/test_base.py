@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from headrace.kernels import load
+from headrace.kernels import load, ops
 from headrace.kernels.base import Kernels
 from headrace.kernels.tensors import AttentionOptions, HeadNorms, LayerCache, Rotary
 from tests.kernels.samples import dense, grouped, ragged
@@ -23,9 +23,9 @@ def test_a_program_runs_on_as_many_rows_as_the_control_says(kernels: Kernels) ->
     table = dense("float32", 100, 64).pack(kernels)
     activation = kernels.activation(20, 64)
     with kernels.record() as program:
-        kernels.embedding(ids, table, x, rows=rows)
-        kernels.norm(x, torch.ones(64), activation, eps=1e-5, rows=rows)
-        kernels.linear(activation, weight, out, rows=rows)
+        kernels.run(ops.Embedding(ids, table, x, rows=rows))
+        kernels.run(ops.Norm(x, torch.ones(64), activation, eps=1e-5, rows=rows))
+        kernels.run(ops.Linear(activation, weight, out, rows=rows))
     assert not out.any()
     for count in (5, 20, 1):
         ids.copy_(torch.randint(0, 100, (20,)))
@@ -34,9 +34,9 @@ def test_a_program_runs_on_as_many_rows_as_the_control_says(kernels: Kernels) ->
         program.run()
         wanted = torch.zeros(count, 48)
         eager_x, eager = torch.zeros(count, 64), kernels.activation(count, 64)
-        kernels.embedding(ids[:count], table, eager_x)
-        kernels.norm(eager_x, torch.ones(64), eager, eps=1e-5)
-        kernels.linear(eager, weight, wanted)
+        kernels.run(ops.Embedding(ids[:count], table, eager_x))
+        kernels.run(ops.Norm(eager_x, torch.ones(64), eager, eps=1e-5))
+        kernels.run(ops.Linear(eager, weight, wanted))
         assert torch.allclose(out[:count], wanted, rtol=1e-5, atol=1e-6)
         assert not out[count:].any()
 
@@ -44,7 +44,7 @@ def test_a_program_runs_on_as_many_rows_as_the_control_says(kernels: Kernels) ->
 def test_a_program_refuses_more_rows_than_its_buffers_hold(kernels: Kernels) -> None:
     rows, x = ints(3), torch.zeros(2, 64)
     with kernels.record() as program:
-        kernels.norm(x, torch.ones(64), torch.zeros(2, 64), eps=1e-5, rows=rows)
+        kernels.run(ops.Norm(x, torch.ones(64), torch.zeros(2, 64), eps=1e-5, rows=rows))
     for count in (3, -1):
         rows[0] = count
         with pytest.raises(ValueError, match="row count"):
@@ -54,12 +54,12 @@ def test_a_program_refuses_more_rows_than_its_buffers_hold(kernels: Kernels) -> 
 def test_an_op_refuses_more_units_than_can_be_counted(native: Kernels) -> None:
     x, out = torch.zeros(1 << 24, 1), torch.zeros(1 << 24, dtype=torch.int32)
     with pytest.raises(ValueError, match="units of work"):
-        native.argmax(x, out)
+        native.run(ops.Argmax(x, out))
 
 
 def test_a_program_keeps_its_tensors(native: Kernels) -> None:
     with native.record() as program:
-        native.argmax(torch.arange(32.0)[None], (out := ints(0)))
+        native.run(ops.Argmax(torch.arange(32.0)[None], (out := ints(0))))
     program.run()
     assert out.item() == 31
 
@@ -75,7 +75,9 @@ def attention(kernels: Kernels, **changes: Any) -> None:
         "num_heads": 4,
     }
     options = {k: changes.pop(k) for k in list(changes) if k not in arguments}
-    kernels.attention(**arguments | changes, options=AttentionOptions(scale=1.0, **options))
+    kernels.run(
+        ops.Attention(**arguments | changes, options=AttentionOptions(scale=1.0, **options))
+    )
 
 
 def rope_write(kernels: Kernels, **changes: Any) -> None:
@@ -87,48 +89,52 @@ def rope_write(kernels: Kernels, **changes: Any) -> None:
         "num_heads": 1,
         "rotary": Rotary(torch.ones(4, 8), torch.ones(4, 8)),
     }
-    kernels.rope_write(**arguments | changes)
+    kernels.run(ops.RopeWrite(**arguments | changes))
 
 
 HOSTILE: dict[str, Callable[[Kernels], Any]] = {
-    "table of fewer ids": lambda k: k.embedding(
-        ints(5), dense("float32", 5, 8).pack(k), torch.zeros(1, 8)
+    "table of fewer ids": lambda k: k.run(
+        ops.Embedding(ints(5), dense("float32", 5, 8).pack(k), torch.zeros(1, 8))
     ),
-    "negative id": lambda k: k.embedding(
-        ints(-1), dense("float32", 5, 8).pack(k), torch.zeros(1, 8)
+    "negative id": lambda k: k.run(
+        ops.Embedding(ints(-1), dense("float32", 5, 8).pack(k), torch.zeros(1, 8))
     ),
-    "ids of int64": lambda k: k.embedding(
-        torch.tensor([1]), dense("float32", 5, 8).pack(k), torch.zeros(1, 8)
+    "ids of int64": lambda k: k.run(
+        ops.Embedding(torch.tensor([1]), dense("float32", 5, 8).pack(k), torch.zeros(1, 8))
     ),
-    "fewer ids than rows": lambda k: k.embedding(
-        ints(1), dense("float32", 5, 8).pack(k), torch.zeros(2, 8)
+    "fewer ids than rows": lambda k: k.run(
+        ops.Embedding(ints(1), dense("float32", 5, 8).pack(k), torch.zeros(2, 8))
     ),
-    "norm of other width": lambda k: k.norm(
-        torch.zeros(2, 33), torch.ones(32), torch.zeros(2, 32), eps=1e-5
+    "norm of other width": lambda k: k.run(
+        ops.Norm(torch.zeros(2, 33), torch.ones(32), torch.zeros(2, 32), eps=1e-5)
     ),
-    "norm index past x": lambda k: k.norm(
-        torch.zeros(2, 32), torch.ones(32), torch.zeros(1, 32), eps=1e-5, index=ints(2)
+    "norm index past x": lambda k: k.run(
+        ops.Norm(torch.zeros(2, 32), torch.ones(32), torch.zeros(1, 32), eps=1e-5, index=ints(2))
     ),
-    "norm of another kind": lambda k: k.norm(
-        torch.zeros(2, 32),
-        torch.ones(32),
-        torch.zeros(2, 32),
-        eps=1e-5,
-        kind="batch",  # type: ignore[arg-type]
+    "norm of another kind": lambda k: k.run(
+        ops.Norm(
+            torch.zeros(2, 32),
+            torch.ones(32),
+            torch.zeros(2, 32),
+            eps=1e-5,
+            kind="batch",  # type: ignore[arg-type]
+        )
     ),
-    "linear of other width": lambda k: k.linear(
-        torch.zeros(1, 64), dense("float32", 8, 32).pack(k), torch.zeros(1, 8)
+    "linear of other width": lambda k: k.run(
+        ops.Linear(torch.zeros(1, 64), dense("float32", 8, 32).pack(k), torch.zeros(1, 8))
     ),
-    "linear into too few columns": lambda k: k.linear(
-        torch.zeros(1, 32), dense("float32", 8, 32).pack(k), torch.zeros(1, 7)
+    "linear into too few columns": lambda k: k.run(
+        ops.Linear(torch.zeros(1, 32), dense("float32", 8, 32).pack(k), torch.zeros(1, 7))
     ),
-    "linear of strided rows": lambda k: k.linear(
-        torch.zeros(2, 64)[:, :32], dense("float32", 8, 32).pack(k), torch.zeros(2, 8)
+    "linear of strided rows": lambda k: k.run(
+        ops.Linear(torch.zeros(2, 64)[:, :32], dense("float32", 8, 32).pack(k), torch.zeros(2, 8))
     ),
-    "quantized x float": lambda k: k.linear(
-        k.activation(1, 32), dense("float32", 8, 32).pack(k), torch.zeros(1, 8)
+    "quantized x float": lambda k: k.run(
+        ops.Linear(k.activation(1, 32), dense("float32", 8, 32).pack(k), torch.zeros(1, 8))
     ),
-    "gate of odd halves": lambda k: k.gate(torch.zeros(1, 96), torch.zeros(1, 48), kind="silu"),
+    "gate of odd halves": lambda k: k.run(
+        ops.Gate(torch.zeros(1, 96), torch.zeros(1, 48), kind="silu")
+    ),
     "activation of 33": lambda k: k.activation(1, 33),
     "weight of 33 inputs": lambda k: k.empty_weight("int4", 8, 33),
     "weight of groups of 48": lambda k: k.empty_weight("int4", 8, 96, group_size=48),
@@ -159,18 +165,24 @@ HOSTILE: dict[str, Callable[[Kernels], Any]] = {
     ),
     "cache of wide heads": lambda k: k.empty_cache(1, 1, 577, torch.float32),
     "values longer than keys": lambda k: k.empty_cache(1, 1, 16, torch.float32, 17),
-    "activation of two inputs": lambda k: k.activate(
-        torch.zeros(1, 32),
-        torch.zeros(1, 32),
-        kind="clamped_swiglu",  # type: ignore[arg-type]
+    "activation of two inputs": lambda k: k.run(
+        ops.Activate(
+            torch.zeros(1, 32),
+            torch.zeros(1, 32),
+            kind="clamped_swiglu",  # type: ignore[arg-type]
+        )
     ),
-    "blocks narrower than weights": lambda k: k.linear_blocks(
-        torch.zeros(1, 32), [dense("float32", 8, 17).pack(k)] * 2, torch.zeros(1, 16)
+    "blocks narrower than weights": lambda k: k.run(
+        ops.LinearBlocks(
+            torch.zeros(1, 32), [dense("float32", 8, 17).pack(k)] * 2, torch.zeros(1, 16)
+        )
     ),
-    "blocks of several shapes": lambda k: k.linear_blocks(
-        torch.zeros(1, 32),
-        [dense("float32", 8, 16).pack(k), dense("float32", 9, 16).pack(k)],
-        torch.zeros(1, 16),
+    "blocks of several shapes": lambda k: k.run(
+        ops.LinearBlocks(
+            torch.zeros(1, 32),
+            [dense("float32", 8, 16).pack(k), dense("float32", 9, 16).pack(k)],
+            torch.zeros(1, 16),
+        )
     ),
     "cache of int16": lambda k: k.empty_cache(1, 1, 32, torch.int16),
     "slot past the cache": lambda k: rope_write(k, slot_mapping=torch.tensor([0, 64])),
@@ -254,7 +266,7 @@ def test_many_turns_on_more_threads_than_units(native: Kernels) -> None:
     with native.record() as program:
         for index in range(999):
             out = outs[index % 3]
-            native.argmax(x[: len(out)], out)
+            native.run(ops.Argmax(x[: len(out)], out))
     for _ in range(67):
         program.run()
     assert [out.tolist() for out in outs] == [x[:n].argmax(1).tolist() for n in (1, 2, 4)]

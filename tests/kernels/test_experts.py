@@ -7,6 +7,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from headrace.kernels import ops
 from headrace.kernels.base import Kernels
 from headrace.kernels.native import NativeKernels
 from headrace.kernels.routing import RoutingRule, choose
@@ -46,7 +47,9 @@ def test_route_is_the_plain_choice(
     gate = torch.randn(7, 1, generator=generator) if shared == "gated" else None
     shape = (7, rule.experts_per_token + (shared != "none"))
     routing = Routing(torch.zeros(shape, dtype=torch.int32), torch.zeros(shape))
-    native.route(logits, routing, rule, choice_bias=bias, has_shared=shared != "none", shared=gate)
+    native.run(
+        ops.Route(logits, routing, rule, choice_bias=bias, has_shared=shared != "none", shared=gate)
+    )
     experts, weights = choose(logits, rule, bias)
     assert torch.equal(routing.experts[:, : rule.experts_per_token].long(), experts)
     torch.testing.assert_close(routing.weights[:, : rule.experts_per_token], weights)
@@ -87,16 +90,18 @@ def mixture(
         return torch.cat((part, torch.zeros(3, part.shape[1], dtype=part.dtype)))
 
     out = torch.ones(capacity, HIDDEN)
-    kernels.experts(
-        widened(x),
-        Routing(widened(routing.experts), widened(routing.weights)),
-        packed,
-        out,
-        kernels.expert_buffers(capacity, routing.experts.shape[1], packed, exact=exact),
-        kind=kind,
-        weighs_inputs=weighs_inputs,
-        accumulate=True,
-        rows=torch.tensor([count], dtype=torch.int32),
+    kernels.run(
+        ops.Experts(
+            widened(x),
+            Routing(widened(routing.experts), widened(routing.weights)),
+            packed,
+            out,
+            kernels.expert_buffers(capacity, routing.experts.shape[1], packed, exact=exact),
+            kind=kind,
+            weighs_inputs=weighs_inputs,
+            accumulate=True,
+            rows=torch.tensor([count], dtype=torch.int32),
+        )
     )
     assert (out[count:] == 1).all()
     return out[:count]

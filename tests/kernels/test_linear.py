@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from headrace.kernels import ops
 from headrace.kernels.base import Kernels
 from headrace.kernels.dispatch import native_modules
 from headrace.kernels.native import NativeKernels
@@ -62,9 +63,9 @@ def test_integer_weights(
     for rows in ROWS:
         x = activations(rows, 640)
         result = torch.empty(rows, out)
-        kernels.linear(quantized(kernels, x), packed, result)
+        kernels.run(ops.Linear(quantized(kernels, x), packed, result))
         assert error(result, fake_quantized(x), weight) < TOLERANCE
-        kernels.linear(x, packed, result)
+        kernels.run(ops.Linear(x, packed, result))
         assert error(result, x, weight) < TOLERANCE
 
 
@@ -75,14 +76,14 @@ def test_codebook_weights(kernels: Kernels, kind: WeightKind, group_size: int, o
     packed = weight.pack(kernels)
     for rows in ROWS:
         x, result = activations(rows, 640), torch.empty(rows, out)
-        kernels.linear(x, packed, result)
+        kernels.run(ops.Linear(x, packed, result))
         assert error(result, x, weight) < TOLERANCE
         if packed.is_integer:
-            kernels.linear(quantized(kernels, x), packed, result)
+            kernels.run(ops.Linear(quantized(kernels, x), packed, result))
             assert error(result, fake_quantized(x), rounded(weight)) < TOLERANCE
         else:
             with pytest.raises(ValueError, match="this float8 weight takes no torch.int8"):
-                kernels.linear(quantized(kernels, x), packed, result)
+                kernels.run(ops.Linear(quantized(kernels, x), packed, result))
 
 
 @pytest.mark.parametrize("scaling", ["minimum", "zero_point", "super_block"])
@@ -99,7 +100,7 @@ def test_float_weights(kernels: Kernels, kind: WeightKind, out: int, in_: int) -
     for rows in ROWS:
         x = torch.randn(rows, in_)
         result = torch.empty(rows, out)
-        kernels.linear(x, packed, result)
+        kernels.run(ops.Linear(x, packed, result))
         assert error(result, x, weight) < TOLERANCE
 
 
@@ -110,7 +111,7 @@ def test_bfloat16_activations(tiled: Kernels, out: int, in_: int) -> None:
     assert tiled.input_dtypes(packed) == (torch.bfloat16, torch.float32)
     for rows in ROWS:
         x, result = torch.randn(rows, in_), torch.empty(rows, out)
-        tiled.linear(quantized(tiled, x, torch.bfloat16), packed, result)
+        tiled.run(ops.Linear(quantized(tiled, x, torch.bfloat16), packed, result))
         assert error(result, x.bfloat16(), weight) < TOLERANCE
 
 
@@ -128,7 +129,7 @@ def test_weights_in_groups_are_rounded_for_bfloat16_activations(
     values = replace(weight, values=weight.values.float().bfloat16().double())
     for rows in ROWS:
         x, result = torch.randn(rows, 640), torch.empty(rows, out)
-        tiled.linear(quantized(tiled, x, torch.bfloat16), packed, result)
+        tiled.run(ops.Linear(quantized(tiled, x, torch.bfloat16), packed, result))
         assert error(result, x.bfloat16(), values) < TOLERANCE
 
 
@@ -140,7 +141,7 @@ def test_bfloat16_sums_have_two_chains_for_32_inputs() -> None:
     torch.manual_seed(0)
     weight, x = dense("bfloat16", 16, 96), torch.randn(16, 96)
     result = torch.empty(16, 16)
-    kernels.linear(quantized(kernels, x, torch.bfloat16), weight.pack(kernels), result)
+    kernels.run(ops.Linear(quantized(kernels, x, torch.bfloat16), weight.pack(kernels), result))
     left, right = x.bfloat16().double(), weight.values
     total = torch.zeros(16, 16)
     for first in range(0, 96, 32):
@@ -160,7 +161,7 @@ def test_bias_and_residual(kernels: Kernels, exact: bool) -> None:
     x, bias, residual = activations(9, 64), torch.randn(50), torch.randn(9, 50)
     result = residual.clone()
     activation = x if exact else quantized(kernels, x)
-    kernels.linear(activation, weight.pack(kernels), result, bias=bias, accumulate=True)
+    kernels.run(ops.Linear(activation, weight.pack(kernels), result, bias=bias, accumulate=True))
     inputs = x if exact else fake_quantized(x)
     assert error(result, inputs, weight, bias + residual) < TOLERANCE
 
@@ -172,7 +173,9 @@ def test_blocks_of_columns(kernels: Kernels, kind: WeightKind, rows: int) -> Non
     weights = [dense(kind, 50, 24) for _ in range(3)]
     x, out = torch.randn(rows + 2, 3 * 30), torch.zeros(rows + 2, 3 * 56)
     control = torch.tensor([rows], dtype=torch.int32)
-    kernels.linear_blocks(x, [weight.pack(kernels) for weight in weights], out, rows=control)
+    kernels.run(
+        ops.LinearBlocks(x, [weight.pack(kernels) for weight in weights], out, rows=control)
+    )
     blocks = x[:rows].double().split(30, dim=1)
     wanted = [
         part
@@ -204,10 +207,10 @@ def check_fused_gate(
     weight = grouped("int4", 192, 64, 32, "minimum").pack(kernels)
     x = quantized(kernels, torch.randn(rows, 64), dtype)
     product = torch.empty(rows, 192)
-    kernels.linear(x, weight, product)
+    kernels.run(ops.Linear(x, weight, product))
     fused, apart = (kernels.activation(rows, 96, out_dtype) for _ in range(2))
-    kernels.linear_gate(x, weight, fused, kind=kind)  # type: ignore[arg-type]
-    kernels.gate(product, apart, kind=kind)  # type: ignore[arg-type]
+    kernels.run(ops.LinearGate(x, weight, fused, kind=kind))  # type: ignore[arg-type]
+    kernels.run(ops.Gate(product, apart, kind=kind))  # type: ignore[arg-type]
     assert torch.equal(exact_values(kernels, fused), exact_values(kernels, apart))
 
 
@@ -240,7 +243,7 @@ def test_rows_do_not_depend_on_batch_or_threads(
     def product(rows: torch.Tensor) -> torch.Tensor:
         out = torch.empty(len(rows), 70)
         activation = rows if dtype == torch.float32 else quantized(native, rows, dtype)
-        native.linear(activation, weight, out)
+        native.run(ops.Linear(activation, weight, out))
         return out
 
     whole = product(x)
@@ -266,6 +269,6 @@ def test_modules_with_and_without_tiles_agree_to_the_bit(
     results = []
     for name in ("amx", "avx512_vnni"):
         kernels, out = modules[name], torch.empty(60, 70)
-        kernels.linear(quantized(kernels, x), weight.pack(kernels), out)
+        kernels.run(ops.Linear(quantized(kernels, x), weight.pack(kernels), out))
         results.append(out)
     assert torch.equal(*results)

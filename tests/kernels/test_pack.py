@@ -4,6 +4,7 @@ import pytest
 import torch
 from gguf import GGMLQuantizationType, dequantize
 
+from headrace.kernels import ops
 from headrace.kernels.base import Kernels
 from headrace.kernels.tensors import BLOCK_FORMATS, PackedWeight
 from tests.kernels.samples import random_blocks
@@ -36,7 +37,7 @@ def test_blocks_become_the_reference_values(kernels: Kernels, name: str, widened
     padded[:, :-5] = torch.from_numpy(blocks)
     kernels.pack_blocks(weight, 3, name, padded[:, :-5])  # strided, and off the tiles of 16
     out = torch.empty(40, 512)
-    kernels.embedding(torch.arange(40, dtype=torch.int32), weight, out)
+    kernels.run(ops.Embedding(torch.arange(40, dtype=torch.int32), weight, out))
     error = (out[3:30] - wanted).abs().max() / wanted.abs().max()
     tolerance = WIDENED_TOLERANCE if widened else TOLERANCE
     assert float(error) <= tolerance.get(name, 1e-6)
@@ -48,7 +49,7 @@ def test_signed_nibbles_fit_beside_minima(kernels: Kernels) -> None:
     weight = kernels.empty_weight("int4", 16, 64, scaling="minimum")
     kernels.pack_blocks(weight, 0, "Q4_0", torch.from_numpy(blocks))
     out = torch.empty(16, 64)
-    kernels.embedding(torch.arange(16, dtype=torch.int32), weight, out)
+    kernels.run(ops.Embedding(torch.arange(16, dtype=torch.int32), weight, out))
     wanted = torch.from_numpy(dequantize(blocks, GGMLQuantizationType.Q4_0))
     assert torch.allclose(out, wanted, atol=1e-7)
 
@@ -66,7 +67,7 @@ def test_a_row_may_begin_and_end_within_blocks(
     weight = own_weight(kernels, name, 20, stop - first, group_size)
     kernels.pack_blocks(weight, 0, name, torch.from_numpy(blocks), first=first)
     out = torch.empty(20, stop - first)
-    kernels.embedding(torch.arange(20, dtype=torch.int32), weight, out)
+    kernels.run(ops.Embedding(torch.arange(20, dtype=torch.int32), weight, out))
     wanted = torch.from_numpy(dequantize(blocks, GGMLQuantizationType[name]))[:, first:stop]
     error = (out - wanted).abs().max() / wanted.abs().max()
     assert float(error) <= TOLERANCE.get(name, 1e-6)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from headrace.kernels import ops
 from headrace.kernels.base import Kernels
 from headrace.kernels.tensors import GateKind, NormKind, Scaling, WeightKind
 from tests.kernels.samples import dense, exact_values, fake_quantized, grouped
@@ -42,7 +43,7 @@ def test_embedding_of_groups(
     table = grouped(kind, 50, 128, group_size, scaling)
     ids = torch.randint(0, 50, (11,), dtype=torch.int32)
     out = torch.empty(11, 128)
-    kernels.embedding(ids, table.pack(kernels), out, scale=2.0)
+    kernels.run(ops.Embedding(ids, table.pack(kernels), out, scale=2.0))
     assert close(out, table.values[ids.long()] * 2, 1e-6)
 
 
@@ -51,7 +52,7 @@ def test_embedding_of_floats(kernels: Kernels, kind: WeightKind) -> None:
     table = dense(kind, 50, 100)
     ids = torch.randint(0, 50, (11,), dtype=torch.int32)
     out = torch.empty(11, 100)
-    kernels.embedding(ids, table.pack(kernels), out)
+    kernels.run(ops.Embedding(ids, table.pack(kernels), out))
     assert torch.equal(out.double(), table.values[ids.long()])
 
 
@@ -60,7 +61,7 @@ def test_embedding_adds_to_its_output(kernels: Kernels, kind: WeightKind) -> Non
     table = grouped("int8", 50, 96, 32, "minimum") if kind == "int8" else dense(kind, 50, 96)
     ids, out = torch.randint(0, 50, (11,), dtype=torch.int32), torch.randn(11, 96)
     wanted = out + table.values[ids.long()] * 3
-    kernels.embedding(ids, table.pack(kernels), out, scale=3.0, accumulate=True)
+    kernels.run(ops.Embedding(ids, table.pack(kernels), out, scale=3.0, accumulate=True))
     assert close(out, wanted, 1e-6)
 
 
@@ -71,7 +72,7 @@ def test_norm(kernels: Kernels, kind: NormKind, features: int, rows: int) -> Non
     x, weight, bias = torch.randn(30, features) + 0.5, torch.randn(features), torch.randn(features)
     index = torch.randperm(30)[:rows].int()
     out = torch.empty(rows, features)
-    kernels.norm(x, weight, out, kind=kind, eps=1e-5, bias=bias, index=index)
+    kernels.run(ops.Norm(x, weight, out, kind=kind, eps=1e-5, bias=bias, index=index))
     values = x[index.long()].double()
     if kind == "layer":
         wanted = functional.layer_norm(values, (features,), weight.double(), bias.double(), 1e-5)
@@ -83,10 +84,10 @@ def test_norm(kernels: Kernels, kind: NormKind, features: int, rows: int) -> Non
 def test_norm_into_quantized_is_quantized_norm(kernels: Kernels) -> None:
     x, weight = torch.randn(13, 576), torch.randn(576)
     exact, direct = torch.empty(13, 576), kernels.activation(13, 576)
-    kernels.norm(x, weight, exact, eps=1e-5)
-    kernels.norm(x, weight, direct, eps=1e-5)
+    kernels.run(ops.Norm(x, weight, exact, eps=1e-5))
+    kernels.run(ops.Norm(x, weight, direct, eps=1e-5))
     apart = kernels.activation(13, 576)
-    kernels.quantize(exact, apart)  # type: ignore[arg-type]
+    kernels.run(ops.Quantize(exact, apart))  # type: ignore[arg-type]
     assert torch.equal(exact_values(kernels, direct), exact_values(kernels, apart))
 
 
@@ -94,8 +95,8 @@ def test_norm_into_quantized_is_quantized_norm(kernels: Kernels) -> None:
 def test_norm_adds_to_its_output(kernels: Kernels, rows: int) -> None:
     x, weight, out = torch.randn(rows, 100), torch.randn(100), torch.randn(rows, 100)
     normed, before = torch.empty(rows, 100), out.clone()
-    kernels.norm(x, weight, normed, eps=1e-5)
-    kernels.norm(x, weight, out, eps=1e-5, accumulate=True)
+    kernels.run(ops.Norm(x, weight, normed, eps=1e-5))
+    kernels.run(ops.Norm(x, weight, out, eps=1e-5, accumulate=True))
     assert torch.equal(out, before + normed)
 
 
@@ -103,7 +104,7 @@ def test_norm_adds_to_its_output(kernels: Kernels, rows: int) -> None:
 def test_norm_of_columns_in_place(kernels: Kernels, rows: int) -> None:
     x, weight = torch.randn(rows, 300), torch.randn(96)
     before, part = x.clone(), x[:, 100:196]
-    kernels.norm(part, weight, part, eps=1e-5)
+    kernels.run(ops.Norm(part, weight, part, eps=1e-5))
     wanted = functional.rms_norm(before[:, 100:196].double(), (96,), weight.double(), 1e-5)
     assert close(part, wanted)
     x[:, 100:196] = before[:, 100:196]
@@ -112,8 +113,14 @@ def test_norm_of_columns_in_place(kernels: Kernels, rows: int) -> None:
 
 def test_norm_refuses_to_add_to_quantized_output(kernels: Kernels) -> None:
     with pytest.raises(ValueError, match="cannot accumulate"):
-        kernels.norm(
-            torch.randn(2, 32), torch.ones(32), kernels.activation(2, 32), eps=1.0, accumulate=True
+        kernels.run(
+            ops.Norm(
+                torch.randn(2, 32),
+                torch.ones(32),
+                kernels.activation(2, 32),
+                eps=1.0,
+                accumulate=True,
+            )
         )
 
 
@@ -121,11 +128,11 @@ def test_norm_refuses_to_add_to_quantized_output(kernels: Kernels) -> None:
 def test_activate(kernels: Kernels, kind: GateKind) -> None:
     x = torch.cat([torch.linspace(-90, 90, 1500), torch.randn(548)]).view(4, 512)
     out, quantized = torch.empty(4, 512), kernels.activation(4, 512)
-    kernels.activate(x, out, kind=kind)
+    kernels.run(ops.Activate(x, out, kind=kind))
     assert float((out - FUNCTIONS[kind](x.double())).abs().max()) < 1e-5
-    kernels.activate(x, quantized, kind=kind)
+    kernels.run(ops.Activate(x, quantized, kind=kind))
     apart = kernels.activation(4, 512)
-    kernels.quantize(out, apart)  # type: ignore[arg-type]
+    kernels.run(ops.Quantize(out, apart))  # type: ignore[arg-type]
     assert torch.equal(exact_values(kernels, quantized), exact_values(kernels, apart))
 
 
@@ -133,7 +140,7 @@ def test_activate(kernels: Kernels, kind: GateKind) -> None:
 def test_soft_cap(kernels: Kernels, columns: int) -> None:
     x = torch.randn(5, columns) * 60
     wanted = 30 * torch.tanh(x.double() / 30)
-    kernels.soft_cap(x, cap=30.0)
+    kernels.run(ops.SoftCap(x, cap=30.0))
     assert float((x - wanted).abs().max()) < 2e-5
 
 
@@ -142,7 +149,7 @@ def test_gate(kernels: Kernels, kind: GateKind) -> None:
     gates = torch.cat([torch.linspace(-90, 90, 1500), torch.randn(548)]).view(4, 512)
     x = torch.cat([gates, torch.randn(4, 512)], 1)
     out = torch.empty(4, 512)
-    kernels.gate(x, out, kind=kind)
+    kernels.run(ops.Gate(x, out, kind=kind))
     wanted = FUNCTIONS[kind](gates.double()) * x[:, 512:]
     assert float((out - wanted).abs().max()) < 1e-5
 
@@ -152,7 +159,7 @@ def test_quantize(kernels: Kernels) -> None:
     x[3] = 0
     x[4, :32] = 0
     out = kernels.activation(11, 96)
-    kernels.quantize(x, out)  # type: ignore[arg-type]
+    kernels.run(ops.Quantize(x, out))  # type: ignore[arg-type]
     values = exact_values(kernels, out)
     scale = x.unflatten(1, (-1, 32)).abs().amax(-1).repeat_interleave(32, 1)
     assert bool(((values - fake_quantized(x)).abs() <= 1e-6 * scale).all())
@@ -164,13 +171,13 @@ def test_permute(kernels: Kernels, exact: bool) -> None:
     index = torch.randint(-1, 70, (96,), dtype=torch.int32)
     index[40:] = -1  # a group of padding only
     out = kernels.activation(11, 96, torch.float32 if exact else torch.int8)
-    kernels.permute(x, index, out)
+    kernels.run(ops.Permute(x, index, out))
     wanted = torch.cat([x, torch.zeros(11, 1)], 1)[:, index.long()]
     if exact:
         assert torch.equal(out, wanted)  # type: ignore[arg-type]
     else:
         apart = kernels.activation(11, 96)
-        kernels.quantize(wanted, apart)  # type: ignore[arg-type]
+        kernels.run(ops.Quantize(wanted, apart))  # type: ignore[arg-type]
         assert torch.equal(exact_values(kernels, out), exact_values(kernels, apart))
 
 
@@ -178,7 +185,7 @@ def test_permute_checks_its_index(kernels: Kernels) -> None:
     x, out = torch.randn(2, 8), torch.empty(2, 32)
     for outside in (-2, 8):
         with pytest.raises(ValueError, match=r"index: outside -1\.\.7"):
-            kernels.permute(x, torch.full((32,), outside, dtype=torch.int32), out)
+            kernels.run(ops.Permute(x, torch.full((32,), outside, dtype=torch.int32), out))
 
 
 def test_native_and_twin_quantize_alike(native: Kernels, twins: Kernels) -> None:
@@ -187,7 +194,7 @@ def test_native_and_twin_quantize_alike(native: Kernels, twins: Kernels) -> None
     values = []
     for kernels in (native, twins):
         out = kernels.activation(20, 640)
-        kernels.quantize(x, out)  # type: ignore[arg-type]
+        kernels.run(ops.Quantize(x, out))  # type: ignore[arg-type]
         values.append(exact_values(kernels, out))
     assert torch.allclose(*values, rtol=1e-6, atol=0)
 
@@ -198,7 +205,7 @@ def test_argmax(kernels: Kernels, columns: int) -> None:
     x[0] = 1.0  # a tie: the first
     x[1] = -torch.inf
     out = torch.empty(9, dtype=torch.int32)
-    kernels.argmax(x, out)
+    kernels.run(ops.Argmax(x, out))
     assert out.tolist() == x.argmax(1).tolist()
 
 
@@ -208,8 +215,8 @@ def test_rows_do_not_depend_on_batch_or_threads(native: Kernels) -> None:
     def results(rows: torch.Tensor) -> torch.Tensor:
         normed = native.activation(len(rows), 512)
         gated = native.activation(len(rows), 256)
-        native.norm(rows, weight, normed, eps=1e-5)
-        native.gate(rows, gated, kind="silu")
+        native.run(ops.Norm(rows, weight, normed, eps=1e-5))
+        native.run(ops.Gate(rows, gated, kind="silu"))
         return torch.cat([exact_values(native, normed), exact_values(native, gated)], 1)
 
     whole = results(x)

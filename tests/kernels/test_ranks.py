@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
+from headrace.kernels import ops
 from headrace.kernels.base import Kernels
 from headrace.kernels.ranks import RankMemory
 from tests.kernels.samples import dense
@@ -33,7 +34,7 @@ def test_all_reduce(ranks: list[Kernels], accumulate: bool) -> None:
         results = []
         for x, count in zip(parts[rank], counts, strict=True):
             out, rows = before.clone(), torch.tensor([count], dtype=torch.int32)
-            ranks[rank].all_reduce(shared[rank], x, out, accumulate=accumulate, rows=rows)
+            ranks[rank].run(ops.AllReduce(shared[rank], x, out, accumulate=accumulate, rows=rows))
             results.append(out)
         return results
 
@@ -54,7 +55,7 @@ def test_all_gather(ranks: list[Kernels], columns: int) -> None:
     def work(rank: int) -> torch.Tensor:
         out = torch.zeros(ROWS, columns)
         first, last = shared[rank].columns(columns)
-        ranks[rank].all_gather(shared[rank], whole[:, first:last].contiguous(), out)
+        ranks[rank].run(ops.AllGather(shared[rank], whole[:, first:last].contiguous(), out))
         return out
 
     with ThreadPoolExecutor(2) as threads:
@@ -64,19 +65,19 @@ def test_all_gather(ranks: list[Kernels], columns: int) -> None:
 def test_what_does_not_fit_is_refused(kernels: Kernels) -> None:
     memory, x = memories(100)[0], torch.zeros(3, 50)
     with pytest.raises(ValueError, match="do not fit"):
-        kernels.all_reduce(memory, x, x)
+        kernels.run(ops.AllReduce(memory, x, x))
     with pytest.raises(ValueError, match="columns"):
-        kernels.all_gather(memory, torch.zeros(1, 50), torch.zeros(1, 120))
+        kernels.run(ops.AllGather(memory, torch.zeros(1, 50), torch.zeros(1, 120)))
 
 
 def test_part_of_a_vocabulary(kernels: Kernels) -> None:
     table = dense("float32", 20, 64)
     ids = torch.tensor([0, 29, 30, 49, 50, 99], dtype=torch.int32)
     out = torch.ones(6, 64)
-    kernels.embedding(ids, table.pack(kernels), out, first_id=30, vocab_size=100)
+    kernels.run(ops.Embedding(ids, table.pack(kernels), out, first_id=30, vocab_size=100))
     assert torch.equal(out[2:4].double(), table.values[[0, 19]])
     assert not out[[0, 1, 4, 5]].any()
     with pytest.raises(ValueError, match="outside the embedding"):
-        kernels.embedding(ids + 1, table.pack(kernels), out, first_id=30, vocab_size=100)
+        kernels.run(ops.Embedding(ids + 1, table.pack(kernels), out, first_id=30, vocab_size=100))
     with pytest.raises(ValueError, match="beyond the vocabulary"):
-        kernels.embedding(ids, table.pack(kernels), out, first_id=30, vocab_size=49)
+        kernels.run(ops.Embedding(ids, table.pack(kernels), out, first_id=30, vocab_size=49))

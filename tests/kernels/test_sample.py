@@ -15,7 +15,7 @@ from transformers import (
     TypicalLogitsWarper,
 )
 
-from headrace.kernels import DRAW, Kernels
+from headrace.kernels import DRAW, Kernels, ops
 from headrace.kernels.sampling.random import draw_keys, exponentials
 from headrace.kernels.tensors import Draws
 
@@ -54,7 +54,7 @@ def draws_of(cases: list[dict[str, float]], position: int = 5, seed: int = 11) -
 def sample(kernels: Kernels, logits: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
     token_ids = torch.empty(len(logits), dtype=torch.int64)
     largest = torch.empty(len(logits))
-    kernels.sample(logits, draws, token_ids, largest)
+    kernels.run(ops.Sample(logits, draws, token_ids, largest))
     return token_ids, largest
 
 
@@ -63,7 +63,7 @@ def top_logprobs(
 ) -> tuple[Tensor, Tensor, Tensor]:
     ids = torch.empty(len(index), count, dtype=torch.int64)
     logprobs, normalizers = torch.empty(len(index), count), torch.empty(len(index))
-    kernels.top_logprobs(logits, torch.tensor(index), ids, logprobs, normalizers)
+    kernels.run(ops.TopLogprobs(logits, torch.tensor(index), ids, logprobs, normalizers))
     return ids, logprobs, normalizers
 
 
@@ -254,7 +254,7 @@ def test_recorded_sampling_reads_its_buffers_when_run(kernels: Kernels) -> None:
     token_ids, largest = torch.full((4,), -1), torch.empty(4)
     rows = torch.zeros(1, dtype=torch.int32)
     with kernels.record() as program:
-        kernels.sample(logits, draws, token_ids, largest, rows=rows)
+        kernels.run(ops.Sample(logits, draws, token_ids, largest, rows=rows))
     logits.copy_(random_logits(4, 300))
     draws["position"] = 9
     rows[0] = 3

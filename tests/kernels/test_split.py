@@ -1,13 +1,15 @@
 """Activations in two parts: each part is to the bit what the same op makes of its rows alone."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from headrace.kernels import ops
 from headrace.kernels.base import Kernels
+from headrace.kernels.ops import Op
 from headrace.kernels.tensors import (
     Activation,
     ExpertWeights,
@@ -64,12 +66,12 @@ def filled(
 ) -> tuple[SplitActivation, list[tuple[slice, Activation]]]:
     """x in two parts, and the rows of each with an activation of their own."""
     both = split_activation(kernels, dtype, boundary, len(x))
-    kernels.quantize(x, both)
+    kernels.run(ops.Quantize(x, both))
     parts = []
     for rows, part_dtype in ((slice(boundary), torch.int8), (slice(boundary, None), dtype)):
         if len(x[rows]):
             alone = kernels.activation(*x[rows].shape, part_dtype)
-            kernels.quantize(x[rows], alone)
+            kernels.run(ops.Quantize(x[rows], alone))
             parts.append((rows, alone))
     return both, parts
 
@@ -78,20 +80,20 @@ def stored(x: UniformActivation) -> Tensor:
     return x.storage if isinstance(x, QuantizedActivation) else x
 
 
-WRITERS = {
-    "quantize": lambda kernels, x, out, rows: kernels.quantize(x, out, rows=rows),
-    "norm": lambda kernels, x, out, rows: kernels.norm(
+WRITERS: dict[str, Callable[[Tensor, Activation, Tensor], Op]] = {
+    "quantize": lambda x, out, rows: ops.Quantize(x, out, rows=rows),
+    "norm": lambda x, out, rows: ops.Norm(
         x, torch.linspace(0.5, 2, FEATURES), out, eps=1e-5, rows=rows
     ),
-    "norm of some rows": lambda kernels, x, out, rows: kernels.norm(
+    "norm of some rows": lambda x, out, rows: ops.Norm(
         x.flip(0), torch.ones(FEATURES), out, eps=1e-5, rows=rows,
         index=torch.arange(ROWS - 1, -1, -1, dtype=torch.int32),
     ),
-    "gate": lambda kernels, x, out, rows: kernels.gate(
+    "gate": lambda x, out, rows: ops.Gate(
         torch.cat([x, x.flip(1)], 1), out, kind="silu", rows=rows
     ),
-    "activate": lambda kernels, x, out, rows: kernels.activate(x, out, kind="gelu", rows=rows),
-    "permute": lambda kernels, x, out, rows: kernels.permute(
+    "activate": lambda x, out, rows: ops.Activate(x, out, kind="gelu", rows=rows),
+    "permute": lambda x, out, rows: ops.Permute(
         x, torch.arange(FEATURES - 1, -1, -1, dtype=torch.int32), out, rows=rows
     ),
 }  # fmt: skip
@@ -103,12 +105,12 @@ def test_writers(kernels: Kernels, dtype: torch.dtype, write: Any) -> None:
     x, num_rows = torch.randn(ROWS, FEATURES), ROWS - 1
     for boundary in BOUNDARIES[:-1]:
         both = split_activation(kernels, dtype, boundary)
-        write(kernels, x, both, boundary_at(num_rows))
+        kernels.run(write(x, both, boundary_at(num_rows)))
         first = kernels.activation(ROWS, FEATURES)
-        write(kernels, x, first, boundary_at(boundary))
+        kernels.run(write(x, first, boundary_at(boundary)))
         assert torch.equal(stored(both.first), stored(first))
         rest, tail = kernels.activation(ROWS, FEATURES, dtype), x.roll(-boundary, 0)
-        write(kernels, tail, rest, boundary_at(num_rows - boundary))
+        kernels.run(write(tail, rest, boundary_at(num_rows - boundary)))
         assert torch.equal(stored(both.rest), stored(rest))
 
 
@@ -121,9 +123,9 @@ def test_linear(kernels: Kernels, dtype: torch.dtype, kind: Any, num_rows: int) 
     for boundary in [*BOUNDARIES, num_rows - 10]:
         both, parts = filled(kernels, dtype, boundary, x)
         out, wanted = residual.clone(), residual.clone()
-        kernels.linear(both, weight, out, bias=bias, accumulate=True)
+        kernels.run(ops.Linear(both, weight, out, bias=bias, accumulate=True))
         for rows, alone in parts:
-            kernels.linear(alone, weight, wanted[rows], bias=bias, accumulate=True)
+            kernels.run(ops.Linear(alone, weight, wanted[rows], bias=bias, accumulate=True))
         assert torch.equal(out, wanted)
 
 
@@ -138,16 +140,16 @@ def test_gate_after_linear(kernels: Kernels, dtype: torch.dtype, is_out_split: b
         both, parts = filled(kernels, dtype, boundary, x)
         wanted = torch.empty(num_rows, FEATURES)
         for rows, alone in parts:
-            kernels.linear_gate(alone, weight, wanted[rows], kind="silu")
+            kernels.run(ops.LinearGate(alone, weight, wanted[rows], kind="silu"))
         if is_out_split:
             apart, _ = filled(kernels, dtype, boundary, wanted)
             out = split_activation(kernels, dtype, boundary, num_rows)
-            kernels.linear_gate(both, weight, out, kind="silu")
+            kernels.run(ops.LinearGate(both, weight, out, kind="silu"))
             assert torch.equal(stored(out.first), stored(apart.first))
             assert torch.equal(stored(out.rest), stored(apart.rest))
         else:
             floats = torch.empty(num_rows, FEATURES)
-            kernels.linear_gate(both, weight, floats, kind="silu")
+            kernels.run(ops.LinearGate(both, weight, floats, kind="silu"))
             assert torch.equal(floats, wanted)
 
 
@@ -169,18 +171,18 @@ def test_experts(kernels: Kernels, dtype: torch.dtype, weighs_inputs: bool) -> N
         split = Split(dtype, boundary_at(boundary))
         buffers = kernels.expert_buffers(len(out), 2, experts, split=split)
         assert isinstance(buffers.inputs, SplitActivation)
-        kernels.experts(
+        kernels.run(ops.Experts(
             x[rows], own, experts, out, buffers, kind="silu", weighs_inputs=weighs_inputs,
             accumulate=True,
-        )  # fmt: skip
+        ))  # fmt: skip
         return out
 
     alone = kernels.expert_buffers(ROWS, 2, experts)
     generated = torch.ones(ROWS, FEATURES)
-    kernels.experts(
+    kernels.run(ops.Experts(
         x, routing, experts, generated, alone, kind="silu", weighs_inputs=weighs_inputs,
         accumulate=True,
-    )  # fmt: skip
+    ))  # fmt: skip
     assert torch.equal(mix(slice(ROWS), ROWS), generated)
     assert not torch.equal(mix(slice(ROWS), 0), generated)
     for boundary in BOUNDARIES[1:-1]:
@@ -195,14 +197,14 @@ def test_a_program_reads_the_boundary_when_it_runs(kernels: Kernels, dtype: torc
     x, out = torch.randn(ROWS, FEATURES), torch.empty(ROWS, 50)
     both = split_activation(kernels, dtype, 0)
     with kernels.record() as program:
-        kernels.quantize(x, both)
-        kernels.linear(both, weight, out)
+        kernels.run(ops.Quantize(x, both))
+        kernels.run(ops.Linear(both, weight, out))
     for boundary in BOUNDARIES:
         both.boundary[0] = boundary
         program.run()
         for rows, alone in filled(kernels, dtype, boundary, x)[1]:
             wanted = torch.empty(len(x[rows]), 50)
-            kernels.linear(alone, weight, wanted)
+            kernels.run(ops.Linear(alone, weight, wanted))
             assert torch.equal(out[rows], wanted)
 
 
@@ -210,7 +212,11 @@ def test_parts_must_suit_each_other_and_the_weight() -> None:
     weight = grouped("int4", 50, FEATURES, 32).pack(TWINS)
     first, rest = TWINS.activation(4, FEATURES), TILED_TWINS.activation(5, FEATURES, torch.bfloat16)
     with pytest.raises(ValueError, match="rows of the rest"):
-        TWINS.linear(SplitActivation(first, rest, boundary_at(2)), weight, torch.empty(4, 50))
+        TWINS.run(
+            ops.Linear(SplitActivation(first, rest, boundary_at(2)), weight, torch.empty(4, 50))
+        )
     rest = TILED_TWINS.activation(4, FEATURES, torch.bfloat16)
     with pytest.raises(ValueError, match=r"takes no torch\.bfloat16"):
-        TWINS.linear(SplitActivation(first, rest, boundary_at(2)), weight, torch.empty(4, 50))
+        TWINS.run(
+            ops.Linear(SplitActivation(first, rest, boundary_at(2)), weight, torch.empty(4, 50))
+        )

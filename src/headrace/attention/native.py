@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from headrace.attention.base import AttentionBatch, AttentionOptions, AttentionShape
-from headrace.kernels import BLOCK_SIZE, LayerCache
-from headrace.kernels.base import MAX_HEAD_SIZE, padded_head_size
+from headrace.kernels import BLOCK_SIZE, LayerCache, ops
+from headrace.kernels.cache import MAX_HEAD_SIZE, padded_head_size
 from headrace.kernels.tensors import CACHE_DTYPES
 
 
@@ -61,18 +61,22 @@ class NativeBackend:
         parts = (query, key, value) if cache.has_own_values else (query,)
         qkv = torch.cat([part.flatten(1) for part in parts], dim=1)
         own_key = None if cache.has_own_values else key.flatten(1).contiguous()
-        self.kernels.rope_write(
-            qkv, batch.positions, batch.slot_mapping, cache, num_heads=num_heads, key=own_key
+        self.kernels.run(
+            ops.RopeWrite(
+                qkv, batch.positions, batch.slot_mapping, cache, num_heads=num_heads, key=own_key
+            )
         )
         out = torch.empty(len(qkv), num_heads * cache.value_size)
-        self.kernels.attention(
-            qkv,
-            cache,
-            batch.query_start,
-            batch.context_lens,
-            batch.block_table,
-            out,
-            num_heads=num_heads,
-            options=options,
+        self.kernels.run(
+            ops.Attention(
+                qkv,
+                cache,
+                batch.query_start,
+                batch.context_lens,
+                batch.block_table,
+                out,
+                num_heads=num_heads,
+                options=options,
+            )
         )
         return out

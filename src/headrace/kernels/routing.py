@@ -6,6 +6,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+Scores = Literal["softmax", "sigmoid"]
+SCORES: tuple[Scores, ...] = ("softmax", "sigmoid")
+
 
 @dataclass(frozen=True, kw_only=True)
 class RoutingRule:
@@ -13,7 +16,7 @@ class RoutingRule:
 
     num_experts: int
     experts_per_token: int
-    scores: Literal["softmax", "sigmoid"] = "softmax"
+    scores: Scores = "softmax"
     """Of all experts' logits together, or of each by itself."""
     is_normalized: bool = False
     """The weights of a token's experts are divided by their sum."""

@@ -233,8 +233,8 @@ class Rotary:
 class HeadNorms:
     """Norms of each query and key head, with weights [head size], or one row for each head."""
 
-    query: Tensor | None
-    key: Tensor | None
+    query: Tensor
+    key: Tensor
     epsilon: float
     kind: NormKind = "rms"
 

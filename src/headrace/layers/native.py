@@ -23,6 +23,7 @@ from headrace.kernels import (
     Rotary,
     Split,
     SplitActivation,
+    ops,
 )
 from headrace.kernels.tensors import (
     GROUP_SIZE,
@@ -166,7 +167,7 @@ class NativeOperations:
             return x
         assert isinstance(x, Tensor)
         out = self._buffer(f"{use}, ordered", consumer.packed.in_features, consumer.input_dtype)
-        self.kernels.permute(x, consumer.permutation.index, out, rows=self._counts.tokens)
+        self.kernels.run(ops.Permute(x, consumer.permutation.index, out, rows=self._counts.tokens))
         return out
 
     def embedding(
@@ -180,15 +181,17 @@ class NativeOperations:
         assert isinstance(table, PackedLinear)
         share = vocabulary or Slice.whole(table.out_features)
         out = self._floats("embedding", table.in_features) if residual is None else residual
-        self.kernels.embedding(
-            ids,
-            table.packed,
-            out,
-            scale=scale,
-            first_id=share.start,
-            vocab_size=share.total,
-            accumulate=residual is not None,
-            rows=self._counts.tokens,
+        self.kernels.run(
+            ops.Embedding(
+                ids,
+                table.packed,
+                out,
+                scale=scale,
+                first_id=share.start,
+                vocab_size=share.total,
+                accumulate=residual is not None,
+                rows=self._counts.tokens,
+            )
         )
         return out
 
@@ -215,15 +218,17 @@ class NativeOperations:
     def _norm(
         self, x: Tensor, norm: NormParameters, out: Activation, *, accumulate: bool = False
     ) -> None:
-        self.kernels.norm(
-            x,
-            norm.weight,
-            out,
-            eps=norm.epsilon,
-            kind=norm.kind,
-            bias=norm.bias,
-            accumulate=accumulate,
-            rows=self._counts.tokens,
+        self.kernels.run(
+            ops.Norm(
+                x,
+                norm.weight,
+                out,
+                eps=norm.epsilon,
+                kind=norm.kind,
+                bias=norm.bias,
+                accumulate=accumulate,
+                rows=self._counts.tokens,
+            )
         )
 
     def convert(self, x: Tensor, consumer: LinearWeight | None) -> Activation:
@@ -232,7 +237,7 @@ class NativeOperations:
         out = self._input_of(consumer, "norm")
         if isinstance(out, Tensor):
             return self._ordered(x, consumer, "norm")
-        self.kernels.quantize(x, out, rows=self._counts.tokens)
+        self.kernels.run(ops.Quantize(x, out, rows=self._counts.tokens))
         return out
 
     def linear(
@@ -250,13 +255,15 @@ class NativeOperations:
         if out is None:  # the residual stream itself may be a linear's result
             use = "partial" if is_partial else "kept" if is_kept else "linear"
             out = self._floats(use, weight.out_features)
-        self.kernels.linear(
-            x,
-            weight.packed,
-            out,
-            bias=bias,
-            accumulate=residual is not None,
-            rows=self._counts.tokens,
+        self.kernels.run(
+            ops.Linear(
+                x,
+                weight.packed,
+                out,
+                bias=bias,
+                accumulate=residual is not None,
+                rows=self._counts.tokens,
+            )
         )
         return out
 
@@ -264,13 +271,15 @@ class NativeOperations:
         assert self._ranks is not None
         out = partial if residual is None else residual
         has_residual, rows = residual is not None, self._counts.tokens
-        self.kernels.all_reduce(self._ranks, partial, out, accumulate=has_residual, rows=rows)
+        self.kernels.run(
+            ops.AllReduce(self._ranks, partial, out, accumulate=has_residual, rows=rows)
+        )
         return out
 
     def all_gather(self, x: Tensor, columns: Slice) -> Tensor:
         assert self._ranks is not None
         out = self._floats("gathered", columns.total)
-        self.kernels.all_gather(self._ranks, x, out, rows=self._counts.tokens)
+        self.kernels.run(ops.AllGather(self._ranks, x, out, rows=self._counts.tokens))
         return out
 
     def gated(
@@ -284,9 +293,9 @@ class NativeOperations:
         assert isinstance(gate_up, PackedLinear)
         out, kind, rows = self._input_of(consumer, "gated"), GATES[activation], self._counts.tokens
         if bias is None:
-            self.kernels.linear_gate(x, gate_up.packed, out, kind=kind, rows=rows)
+            self.kernels.run(ops.LinearGate(x, gate_up.packed, out, kind=kind, rows=rows))
         else:
-            self.kernels.gate(self.linear(x, gate_up, bias), out, kind=kind, rows=rows)
+            self.kernels.run(ops.Gate(self.linear(x, gate_up, bias), out, kind=kind, rows=rows))
         return self._ordered(out, consumer, "gated")
 
     def activated(
@@ -299,11 +308,11 @@ class NativeOperations:
     ) -> Activation:
         out, rows = self._input_of(consumer, "gated"), self._counts.tokens
         kind = ACTIVATIONS[activation]
-        self.kernels.activate(self.linear(x, up, bias), out, kind=kind, rows=rows)
+        self.kernels.run(ops.Activate(self.linear(x, up, bias), out, kind=kind, rows=rows))
         return self._ordered(out, consumer, "gated")
 
     def soft_cap(self, x: Tensor, cap: float) -> Tensor:
-        self.kernels.soft_cap(x, cap=cap, rows=self._counts.tokens)
+        self.kernels.run(ops.SoftCap(x, cap=cap, rows=self._counts.tokens))
         return x
 
     def experts(
@@ -312,30 +321,34 @@ class NativeOperations:
         assert isinstance(x, Tensor)
         out = self._floats("experts", x.shape[1]) if residual is None else residual
         weights, is_exact = _expert_weights(experts)
-        self.kernels.experts(
-            x,
-            self._route(x, router),
-            weights,
-            out,
-            self._expert_buffers(router.experts_per_token, weights, is_exact=is_exact),
-            kind=GATES[experts[0].activation],
-            weighs_inputs=router.spec.weighs_inputs,
-            accumulate=residual is not None,
-            rows=self._counts.tokens,
+        self.kernels.run(
+            ops.Experts(
+                x,
+                self._route(x, router),
+                weights,
+                out,
+                self._expert_buffers(router.experts_per_token, weights, is_exact=is_exact),
+                kind=GATES[experts[0].activation],
+                weighs_inputs=router.spec.weighs_inputs,
+                accumulate=residual is not None,
+                rows=self._counts.tokens,
+            )
         )
         return out
 
     def _route(self, x: Tensor, router: Router) -> Routing:
         shape = (self._counts.capacity, router.experts_per_token)
         routing = Routing(torch.zeros(shape, dtype=torch.int32), torch.zeros(shape))
-        self.kernels.route(
-            self._product(x, router.weight, router.bias),
-            routing,
-            router.spec,
-            choice_bias=router.choice_bias,
-            has_shared=router.has_shared,
-            shared=None if router.shared_gate is None else self._product(x, router.shared_gate),
-            rows=self._counts.tokens,
+        self.kernels.run(
+            ops.Route(
+                self._product(x, router.weight, router.bias),
+                routing,
+                router.spec,
+                choice_bias=router.choice_bias,
+                has_shared=router.has_shared,
+                shared=None if router.shared_gate is None else self._product(x, router.shared_gate),
+                rows=self._counts.tokens,
+            )
         )
         return routing
 
@@ -343,7 +356,7 @@ class NativeOperations:
         """x [T, H] times a small float32 weight that no scheme has packed."""
         packed = pack_floats(self.kernels, [weight], torch.float32, exact=True)
         out = self._floats("router", packed.out_features)
-        self.kernels.linear(x, packed.packed, out, bias=bias, rows=self._counts.tokens)
+        self.kernels.run(ops.Linear(x, packed.packed, out, bias=bias, rows=self._counts.tokens))
         return out
 
     def _expert_buffers(
@@ -380,17 +393,19 @@ class NativeOperations:
         if norm is not None and norm.is_joint:
             self._normalize_jointly(qkv, norm, layout)
             norm = None
-        self.kernels.rope_write(
-            qkv,
-            batch.positions,
-            batch.slot_mapping,
-            self._backend.caches[layout.layer],
-            num_heads=layout.num_heads,
-            rotary=angles,
-            norms=_head_norms(norm) if norm else None,
-            clip=layout.clip,
-            temperature=(rule.interval, rule.growth) if rule else None,
-            rows=self._counts.tokens,
+        self.kernels.run(
+            ops.RopeWrite(
+                qkv,
+                batch.positions,
+                batch.slot_mapping,
+                self._backend.caches[layout.layer],
+                num_heads=layout.num_heads,
+                rotary=angles,
+                norms=_head_norms(norm) if norm else None,
+                clip=layout.clip,
+                temperature=(rule.interval, rule.growth) if rule else None,
+                rows=self._counts.tokens,
+            )
         )
         return self._given(self._attended(qkv, batch, layout), consumer)
 
@@ -398,16 +413,18 @@ class NativeOperations:
         """queries [T, any], the heads' first in each row."""
         size = layout.value_size or layout.head_size
         attended = self._floats("attended", layout.num_heads * size)
-        self.kernels.attention(
-            queries,
-            self._backend.caches[layout.layer],
-            batch.query_start,
-            batch.context_lens,
-            batch.block_table,
-            attended,
-            num_heads=layout.num_heads,
-            options=layout.options,
-            rows=self._counts.sequences,
+        self.kernels.run(
+            ops.Attention(
+                queries,
+                self._backend.caches[layout.layer],
+                batch.query_start,
+                batch.context_lens,
+                batch.block_table,
+                attended,
+                num_heads=layout.num_heads,
+                options=layout.options,
+                rows=self._counts.sequences,
+            )
         )
         return attended
 
@@ -416,7 +433,7 @@ class NativeOperations:
         out = self._input_of(consumer, "attended")
         if isinstance(out, Tensor):
             return self._ordered(attended, consumer, "attended")
-        self.kernels.quantize(attended, out, rows=self._counts.tokens)
+        self.kernels.run(ops.Quantize(attended, out, rows=self._counts.tokens))
         return self._ordered(out, consumer, "attended")
 
     def block_weight(self, weight: Tensor, source: LinearWeight) -> tuple[list[PackedWeight], int]:
@@ -444,20 +461,22 @@ class NativeOperations:
         assert size is not None
         self._norm(latents[:, :size], heads.norm, latents[:, :size])
         absorbed = self._floats("absorbed", layout.num_heads * layout.head_size)
-        self.kernels.linear_blocks(query, heads.keys, absorbed, rows=tokens)
-        self.kernels.rope_write(
-            absorbed,
-            batch.positions,
-            batch.slot_mapping,
-            self._backend.caches[layout.layer],
-            num_heads=layout.num_heads,
-            key=latents,
-            rotary=replace(angles, first=size, is_interleaved=heads.is_interleaved),
-            rows=tokens,
+        self.kernels.run(ops.LinearBlocks(query, heads.keys, absorbed, rows=tokens))
+        self.kernels.run(
+            ops.RopeWrite(
+                absorbed,
+                batch.positions,
+                batch.slot_mapping,
+                self._backend.caches[layout.layer],
+                num_heads=layout.num_heads,
+                key=latents,
+                rotary=replace(angles, first=size, is_interleaved=heads.is_interleaved),
+                rows=tokens,
+            )
         )
         attended = self._attended(absorbed, batch, layout)
         values = self._floats("values", sum(weight.out_features for weight in heads.values))
-        self.kernels.linear_blocks(attended, heads.values, values, rows=tokens)
+        self.kernels.run(ops.LinearBlocks(attended, heads.values, values, rows=tokens))
         return self._given(values, consumer)
 
 

@@ -13,6 +13,7 @@ from headrace.kernels import (
     Activation,
     Kernels,
     PackedWeight,
+    ops,
 )
 from headrace.kernels.tensors import FLOAT_DTYPES, GROUP_SIZE, Scaling, WeightKind
 from headrace.weights.base import RawTensor
@@ -52,7 +53,9 @@ class PackedLinear:
     def apply(self, x: Tensor, bias: Tensor | None, residual: Tensor | None) -> Tensor:
         accumulate = residual is not None
         out = residual if residual is not None else torch.empty(len(x), self.out_features)
-        self.kernels.linear(self._input(x), self.packed, out, bias=bias, accumulate=accumulate)
+        self.kernels.run(
+            ops.Linear(self._input(x), self.packed, out, bias=bias, accumulate=accumulate)
+        )
         return out
 
     def _input(self, x: Tensor) -> Activation:
@@ -60,15 +63,15 @@ class PackedLinear:
             return x
         out = self.kernels.activation(len(x), self.packed.in_features, self.input_dtype)
         if self.permutation is not None:
-            self.kernels.permute(x, self.permutation.index, out)
+            self.kernels.run(ops.Permute(x, self.permutation.index, out))
         else:
             assert not isinstance(out, Tensor)
-            self.kernels.quantize(x, out)
+            self.kernels.run(ops.Quantize(x, out))
         return out
 
     def lookup(self, token_ids: Tensor) -> Tensor:
         out = torch.empty(len(token_ids), self.packed.in_features)
-        self.kernels.embedding(token_ids.int(), self.packed, out)
+        self.kernels.run(ops.Embedding(token_ids.int(), self.packed, out))
         if self.permutation is None:
             return out
         order = torch.argsort(self.permutation.index, stable=True)

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from headrace.kernels import Kernels
+from headrace.kernels import Kernels, ops
 
 TopLogprobs = list[tuple[int, float]]
 
@@ -48,7 +48,7 @@ class SampledLogprobs:
         ids = torch.empty(shape, dtype=torch.int64, device=logits.device)
         logprobs = torch.empty(shape, device=logits.device)
         normalizers = torch.empty(len(index), device=logits.device)
-        kernels.top_logprobs(logits, rows, ids, logprobs, normalizers)
+        kernels.run(ops.TopLogprobs(logits, rows, ids, logprobs, normalizers))
         if will_change:
             logits, rows = logits[rows], torch.arange(len(index), device=logits.device)
         return cls(index, counts, logits, rows, ids, logprobs, normalizers)

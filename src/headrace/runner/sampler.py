@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from headrace.kernels import DRAW, Kernels, Program
+from headrace.kernels import DRAW, Kernels, Program, ops
 from headrace.kernels.tensors import Draws
 from headrace.runner.bias import LogitBias
 from headrace.runner.logits import allow_
@@ -53,7 +53,7 @@ class _Drawing:
         self._results = token_ids, largest
         self._arrays = None if logits.is_cuda else (token_ids.numpy(), largest.numpy())
         with kernels.record() as program:
-            kernels.sample(logits, self._draws, token_ids, largest)
+            kernels.run(ops.Sample(logits, self._draws, token_ids, largest))
         self._program: Program = program
 
     def draw(self, draws: Draws, positions: Indices) -> tuple[Indices, npt.NDArray[np.float32]]:

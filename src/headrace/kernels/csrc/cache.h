@@ -16,7 +16,8 @@ namespace headrace {
 constexpr int kBlockTokens = 32;
 constexpr int64_t kMaxHeadSize = 576;  // DeepSeek's latents beside their rotated part
 
-enum class CacheType : int { kFloat32, kFloat16, kBFloat16, kInt8 };
+// Numbered as `DTYPES` in headrace/kernels/words.py are.
+enum class CacheType : int { kFloat32, kInt8, kBFloat16, kFloat16 };
 
 struct Cache {
     void *keys, *values;                 // [blocks][heads][width * 32]
