@@ -85,7 +85,7 @@ def write(floats: Path, output: Path, form: Format) -> None:
         if tensor.dim() == 2 and ".layers." in name:
             tensors, _ = form.write(tensor.float())
             prefix = name.removesuffix("weight")
-            stored |= {prefix + suffix: part.contiguous() for suffix, part in tensors.items()}
+            stored |= {prefix + suffix: part.clone().contiguous() for suffix, part in tensors.items()}
         else:
             stored[name] = tensor
     save_file(stored, output / "model.safetensors", metadata={"format": "pt"})

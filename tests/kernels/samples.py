@@ -51,7 +51,7 @@ def dense(kind: WeightKind, out: int, in_: int) -> Dense:
 def rounded(weight: Dense) -> Dense:
     """What products with int8 activations make of a codebook."""
     codes, scales = weight.parts
-    unit = {"nf4": 127, "fp4": 120}[weight.kind]
+    unit = {"nf4": 127, "fp4": 120, "mxfp4": 20}[weight.kind]
     table = (CODEBOOKS[weight.kind].double() * unit).round() / unit
     values = table[codes.int()].unflatten(1, (-1, weight.group_size)) * scales[..., None]
     return replace(weight, values=values.flatten(1))

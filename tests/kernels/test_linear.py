@@ -60,7 +60,9 @@ def test_integer_weights(
         assert error(result, x, weight) < TOLERANCE
 
 
-@pytest.mark.parametrize(("kind", "group_size"), [("nf4", 64), ("fp4", 32), ("float8", 640)])
+@pytest.mark.parametrize(
+    ("kind", "group_size"), [("nf4", 64), ("fp4", 32), ("mxfp4", 32), ("float8", 640)]
+)
 @pytest.mark.parametrize("out", [1, 50])
 def test_codebook_weights(kernels: Kernels, kind: WeightKind, group_size: int, out: int) -> None:
     weight = grouped(kind, out, 640, group_size, False)
@@ -193,7 +195,9 @@ def test_rows_do_not_depend_on_batch_or_threads(
     assert torch.equal(product(x[order]), whole[order])
 
 
-@pytest.mark.parametrize(("kind", "has_minimum"), [("int4", True), ("nf4", False)])
+@pytest.mark.parametrize(
+    ("kind", "has_minimum"), [("int4", True), ("nf4", False), ("mxfp4", False)]
+)
 def test_modules_with_and_without_tiles_agree_to_the_bit(
     kind: WeightKind, has_minimum: bool
 ) -> None:

@@ -29,6 +29,7 @@ def close(got: torch.Tensor, wanted: torch.Tensor, tolerance: float = 2e-6) -> b
         ("int8", 64, True),
         ("nf4", 64, False),
         ("fp4", 32, False),
+        ("mxfp4", 32, False),
         ("float8", 128, False),
     ],  # fmt: skip
 )

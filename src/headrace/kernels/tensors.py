@@ -17,17 +17,17 @@ BLOCK_SIZE = 32
 """Tokens of a KV-cache block."""
 
 WeightKind = Literal[
-    "int4", "int8", "nf4", "fp4", "float8", "float16", "bfloat16", "float32"
+    "int4", "int8", "nf4", "fp4", "mxfp4", "float8", "float16", "bfloat16", "float32"
 ]  # fmt: skip
 GateKind = Literal["silu", "gelu", "gelu_tanh", "relu"]
 NormKind = Literal["rms", "layer"]
 
 WEIGHT_KINDS: tuple[WeightKind, ...] = (
-    "int4", "int8", "nf4", "fp4", "float8", "float16", "bfloat16", "float32",
+    "int4", "int8", "nf4", "fp4", "mxfp4", "float8", "float16", "bfloat16", "float32",
 )  # fmt: skip
-"""In the order of `Kind` in csrc/layout.h. The first five are in groups that share a scale; nf4,
-fp4 and float8 (E4M3) are codes of a codebook."""
-NIBBLE_KINDS: tuple[WeightKind, ...] = ("int4", "nf4", "fp4")
+"""In the order of `Kind` in csrc/layout.h. The first six are in groups that share a scale; nf4,
+fp4, mxfp4 (E2M1) and float8 (E4M3) are codes of a codebook."""
+NIBBLE_KINDS: tuple[WeightKind, ...] = ("int4", "nf4", "fp4", "mxfp4")
 GATE_KINDS: tuple[GateKind, ...] = ("silu", "gelu", "gelu_tanh", "relu")
 NORM_KINDS: tuple[NormKind, ...] = ("rms", "layer")
 FLOAT_DTYPES: dict[WeightKind, torch.dtype] = {
@@ -100,7 +100,7 @@ class PackedWeight:
     @property
     def is_integer(self) -> bool:
         """It can be multiplied with quantized activations: codes are, or are rounded to, int8."""
-        return self.kind in ("int4", "int8", "nf4", "fp4")
+        return self.kind == "int8" or self.kind in NIBBLE_KINDS
 
     @property
     def num_bytes(self) -> int:

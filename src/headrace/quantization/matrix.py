@@ -11,7 +11,7 @@ from torch import Tensor
 
 from headrace.kernels.codebooks import CODEBOOKS
 
-Element = Literal["integer", "nf4", "fp4", "float8"]
+Element = Literal["integer", "nf4", "fp4", "mxfp4", "float8"]
 """What a code stands for: itself, or an entry of a codebook."""
 
 

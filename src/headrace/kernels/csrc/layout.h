@@ -58,10 +58,12 @@ struct Activation {
     }
 };
 
-enum class Kind : int { kInt4, kInt8, kNF4, kFP4, kFloat8, kFloat16, kBFloat16, kFloat32 };
+enum class Kind : int {
+    kInt4, kInt8, kNF4, kFP4, kMXFP4, kFloat8, kFloat16, kBFloat16, kFloat32
+};
 
 inline bool is_grouped(Kind kind) { return kind <= Kind::kFloat8; }
-constexpr bool is_codebook4(Kind kind) { return kind == Kind::kNF4 || kind == Kind::kFP4; }
+constexpr bool is_codebook4(Kind kind) { return kind >= Kind::kNF4 && kind <= Kind::kMXFP4; }
 constexpr bool is_nibbles(Kind kind) { return kind == Kind::kInt4 || is_codebook4(kind); }
 
 // A weight [out, in] in tiles of 16 outputs, rows past `out` zero.
@@ -71,7 +73,7 @@ constexpr bool is_nibbles(Kind kind) { return kind == Kind::kInt4 || is_codebook
 //   then per `group` inputs 16 float16 scales and, if has_minimum, 16 float16 minima, so that
 //          w = q * scale + minimum, or (q - 8) * scale and (q - 128) * scale without; int8 with
 //          minimum is (q - 128) * scale + minimum
-//   nf4, fp4: like int4 without minimum, float8: like int8; w = codebook[code] * scale (codebook.h)
+//   nf4, fp4, mxfp4: like int4 without minimum, float8: like int8; w = codebook[code] * scale (codebook.h)
 //   float: [in][16], but for AMX bfloat16 in right tiles, if `in` allows: per 32 inputs 16 lines of
 //          64 bytes, in lane o of line 2j inputs 4j and 4j + 2, of line 2j + 1 those between
 struct Weight {

@@ -42,6 +42,8 @@ void integer_product(const Activation& x, const Weight& weight, int64_t tile, in
         integer_tile<Kind::kNF4, false>(x, weight, tile, row, rows, c);
     } else if (weight.kind == Kind::kFP4) {
         integer_tile<Kind::kFP4, false>(x, weight, tile, row, rows, c);
+    } else if (weight.kind == Kind::kMXFP4) {
+        integer_tile<Kind::kMXFP4, false>(x, weight, tile, row, rows, c);
     } else if (weight.kind == Kind::kInt4) {
         auto* product = weight.has_minimum ? integer_tile<Kind::kInt4, true>
                                            : integer_tile<Kind::kInt4, false>;
