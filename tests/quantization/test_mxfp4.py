@@ -57,7 +57,7 @@ def test_numbers_are_those_of_transformers_in_4_bits(engine: str) -> None:
     x = torch.randn(5, 128)
     torch.testing.assert_close(weight.apply(x, None, None), x @ wanted, rtol=1e-5, atol=1e-5)
     # The kernels' scales have 16 bits, the twins' codes 8.
-    bits = {"torch": 4.25, "twins": 8.5, "best": 4.5}[engine]
+    bits = {"torch": 4.25, "twins": 9.0, "best": 4.5}[engine]
     assert weight.nbytes * 8 <= bits * 48 * 128
 
 
