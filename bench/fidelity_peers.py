@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
-
 from bench.fidelity import CONTEXT, ROWS, WINDOW, compare, text
 from bench.side_by_side import OpenVinoEngine
+from torch import Tensor
+
 from headrace.checkpoint.gguf import GGUFFile
 
 Figures = dict[str, float]
@@ -96,7 +96,6 @@ class LlamaCpp:
     def _call(self, tool: str, *arguments: object) -> str:
         command = [str(self.folder / tool), *map(str, arguments)]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout
-
 
 
 def _decode(engine: OpenVinoEngine, rows: int) -> float:

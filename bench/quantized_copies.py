@@ -8,11 +8,11 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from safetensors.torch import load_file, save_file
-
 from bench.fidelity import text
-from headrace.checkpoint.embedded import embedded_model
+from safetensors.torch import load_file, save_file
 from tests.quantization.formats import FORMATS, Format, awq, compressed_tensors, fp8
+
+from headrace.checkpoint.embedded import embedded_model
 
 CALIBRATION_BEGIN = 60_000
 """Characters of the text that no measurement reads behind."""

@@ -5,14 +5,14 @@ python bench/ranks.py --model-id FOLDER --load-format dummy --ranks 2 --rows 1,8
 All groups of processes are loaded at the same time and measured in turns. "Without sums" is the
 same group of ranks, each computing its part and waiting for nobody: the rest is exchange and
 waiting.
-`--collectives` measures one sum over the ranks instead, by the kernels and by gloo.
+`--collectives` measures one sum over the ranks instead, by the kernels (on one host, and as if each
+rank were on a host of its own) and by gloo.
 """
 
 import argparse
 import multiprocessing
 import os
 import statistics
-import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing.connection import Connection
@@ -27,7 +27,7 @@ from headrace import config
 from headrace.checkpoint.checkpoint import open_checkpoint
 from headrace.checkpoint.embedded import embedded_model
 from headrace.config import Settings
-from headrace.distributed.ranks import OneRank, Ranks, TorchRanks
+from headrace.distributed.ranks import OneRank, Ranks, join_ranks
 from headrace.distributed.shard import Shard
 from headrace.kernels import load as load_kernels
 from headrace.layers.native import NativeOperations
@@ -77,13 +77,13 @@ def without_sums(settings: Settings, ranks: Ranks) -> Measure:
 
 def work(
     make: Callable[[Settings, Ranks], Measure], settings: Settings, shard: Shard, port: int,
-    memory: str, orders: Connection,
+    is_spread: bool, orders: Connection,
 ) -> None:  # fmt: skip
     ranks: Ranks = OneRank()
     if shard.size > 1:
         store = TCPStore("127.0.0.1", port, is_master=shard.rank == 0)
-        file = os.open(memory, os.O_RDWR | os.O_CREAT)
-        ranks = TorchRanks(shard, store, torch.device("cpu"), file)
+        host = str(shard.rank) if is_spread else "this"
+        ranks = join_ranks(shard, store, torch.device("cpu"), host)
     measure = make(settings, ranks)
     orders.send(None)
     while True:
@@ -94,15 +94,20 @@ class Group:
     """Processes that measure the same at the same time."""
 
     def __init__(
-        self, make: Callable[[Settings, Ranks], Measure], settings: Settings, size: int, port: int
+        self,
+        make: Callable[[Settings, Ranks], Measure],
+        settings: Settings,
+        size: int,
+        port: int,
+        *,
+        is_spread: bool = False,
     ) -> None:
         context = multiprocessing.get_context("spawn")
-        memory = str(Path(tempfile.mkdtemp()) / "memory")
         self.orders: list[Connection] = []
         self.processes: list[multiprocessing.process.BaseProcess] = []
         for rank in range(size):
             ours, theirs = context.Pipe()
-            arguments = (make, settings, Shard(rank, size), port, memory, theirs)
+            arguments = (make, settings, Shard(rank, size), port, is_spread, theirs)
             process = context.Process(target=work, args=arguments, daemon=True)
             process.start()
             self.processes.append(process)
@@ -133,14 +138,21 @@ def main() -> None:
     rows, port = list(map(int, options.rows.split(","))), 20000 + os.getpid() % 20000
     if options.collectives:
         one = Group(collective_measure, settings, options.ranks, port)
+        spread = Group(collective_measure, settings, options.ranks, port + 1, is_spread=True)
+        ways = [("kernels", one), ("kernels", spread), ("gloo", one)]
         cases = [
-            (f"{kind}, {n} x 2048", one, (kind, n)) for n in rows for kind in ("kernels", "gloo")
+            (f"{kind}{', hosts' if group is spread else ''}, {n} x 2048", group, (kind, n))
+            for n in rows
+            for kind, group in ways
         ]
     else:
         groups = {
             "one rank": Group(step_measure, settings, 1, port),
             f"{options.ranks} ranks": Group(step_measure, settings, options.ranks, port),
             "without sums": Group(without_sums, settings, options.ranks, port + 1),
+            "on hosts of their own": Group(
+                step_measure, settings, options.ranks, port + 2, is_spread=True
+            ),
         }
         orders = [("rows", n) for n in rows] + [("prompt", options.prompt)]
         cases = [

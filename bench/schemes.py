@@ -19,11 +19,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-
 from bench.export_bf16 import export
 from bench.fidelity import FLOAT32, Probe, compare, scored, text_windows
 from bench.fidelity_peers import Figures, LlamaCpp, OpenVino
 from bench.quantized_copies import copies
+
 from headrace.checkpoint.embedded import embedded_model
 from headrace.kernels import load as load_kernels
 from headrace.models.load import LoadOptions
@@ -100,7 +100,9 @@ def rows(
         yield ours(name, path, native)
     yield ours("GGUF Q4_1", embedded, native)
     for flag, dtype in CACHES.items():
-        yield ours(f"the same, `--kv-cache-dtype {flag}`", embedded, replace(native, kv_dtype=dtype))
+        yield ours(
+            f"the same, `--kv-cache-dtype {flag}`", embedded, replace(native, kv_dtype=dtype)
+        )
     if given.openvino:
         engine: OpenVino | LlamaCpp = OpenVino(given.openvino, embedded)
         yield measurements.peer("OpenVINO GenAI, Q4_1", engine)

@@ -112,7 +112,9 @@ class Settings:
         "float32 is exact and slower",
     )
     cpu_threads: int | None = flag(
-        None, "compute threads of all ranks together; default: the cores this process may use"
+        None,
+        "compute threads of all ranks of a replica; default: the cores this process may use, with "
+        "--ray those of the smallest node",
     )
     sharded: Literal["true", "false"] | None = flag(
         None, "true: split the model over all visible CUDA devices; false: do not"
@@ -141,7 +143,9 @@ class Settings:
         None, "bytes of each rank's KV cache; default: a share of what the process may use"
     )
     master_addr: str = flag(
-        "localhost", "rendezvous host of several ranks", ignored="ranks run on one machine"
+        "localhost",
+        "rendezvous host of several ranks",
+        ignored="with --ray ranks meet at the node of the first, else on this machine",
     )
     master_port: int = flag(
         29500, "rendezvous port of several ranks", ignored="ranks agree on a free port"
@@ -452,13 +456,19 @@ def ray_address(environ: Mapping[str, str] | None = None) -> tuple[str, int] | N
     return (host, int(port)) if host and port.isdecimal() else None
 
 
-def child_environment(cuda_devices: Sequence[str] = ()) -> dict[str, str]:
+def child_environment(
+    cuda_devices: Sequence[str] = (), interface: str | None = None
+) -> dict[str, str]:
     """What the engine process inherits: everything, plus OpenMP threads that sleep when idle.
 
     The front end shares the cores with it, so torch's worker threads must not spin between
-    parallel regions. `cuda_devices`: those that it shall see, if not all.
+    parallel regions. `cuda_devices`: those that it shall see, if not all. `interface`: of the
+    network on which it meets ranks of other hosts, unless the environment says so.
     """
     environment = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000", **os.environ}
     if cuda_devices:
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(cuda_devices)
+    if interface is not None:
+        for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+            environment.setdefault(name, interface)
     return environment

@@ -6,7 +6,8 @@ further ranks, which never answer) and a `StepOutput` comes back. What is not in
 not cross. Only token ids travel here, never text.
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections import Counter
+from collections.abc import AsyncIterator
 from enum import StrEnum
 from typing import Any, Protocol
 
@@ -201,6 +202,11 @@ class EngineStats(msgspec.Struct, kw_only=True, array_like=True):
     """Engine processes that ended by themselves since start."""
 
 
+StepCounts = Counter[tuple[str, str, int]]
+"""Engine steps for metrics, by name of the metric, its label, and bucket; see
+`observability.steps`."""
+
+
 class StepEvents(msgspec.Struct, kw_only=True, tag="events"):
     """All that one engine step has to say."""
 
@@ -311,8 +317,10 @@ class EngineClient(Protocol):
 class ServedEngine(EngineClient, Protocol):
     """An engine client with a life of its own, seen by who composes the server."""
 
-    on_step: Callable[[EngineStats], None]
-    """Set by who wants to hear of steps."""
+    @property
+    def steps(self) -> StepCounts:
+        """Of all engines since start; the same object at every call."""
+        ...
 
     async def start(self) -> None:
         """Wait until requests can be answered. Raises StartupError."""

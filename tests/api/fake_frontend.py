@@ -43,6 +43,8 @@ class FakeFrontend:
     """Generates `words`, one token each; word i has id 10 + i and log-probability -(i + 1) / 4."""
 
     words: Sequence[str] = ("Hello", " big", " world")
+    special: str | None = None
+    """Text of a special token that ends the reply."""
     reason: FinishReason = FinishReason.EOS_TOKEN
     stop: str | None = None
     is_healthy: bool = True
@@ -115,10 +117,13 @@ class FakeFrontend:
 
     def delta(self, position: int, index: int, request: GenerationRequest) -> TextDelta:
         is_last = position == len(self.words) - 1
+        tokens = (self.token(position, request),)
+        if is_last and self.special is not None:
+            tokens += (TokenText(2, self.special, None, True),)
         return TextDelta(
             index=index,
             text=self.words[position],
-            tokens=(self.token(position, request),),
+            tokens=tokens,
             prompt=self.prompt_info(request) if position == 0 else None,
             finish=self.finish(index, request) if is_last else None,
         )

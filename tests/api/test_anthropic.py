@@ -312,7 +312,8 @@ async def test_history_of_tools_and_thinking(
 
 async def test_thinking(official: anthropic.AsyncAnthropic, frontend: FakeFrontend) -> None:
     variables = frozenset({"enable_thinking"})
-    say(frontend, "<think>Hm, {</think>Yes.", reasoning=THINK, variables=variables)
+    say(frontend, "<think>Hm, {</think>Yes.", reasoning=THINK, variables=variables,
+        token_ids={"</think>": 9})  # fmt: skip
     fields: Any = {"model": "m", "max_tokens": 2048, "messages": QUESTION,
                    "thinking": {"type": "enabled", "budget_tokens": 1024}}  # fmt: skip
     whole = await official.messages.create(**fields)
@@ -324,7 +325,12 @@ async def test_thinking(official: anthropic.AsyncAnthropic, frontend: FakeFronte
         assert "".join([e.thinking async for e in stream if e.type == "thinking"]) == "Hm, {"
         streamed = await stream.get_final_message()
     assert [_anonymous(block) for block in streamed.content] == list(map(_anonymous, whole.content))
+    for request in frontend.requests:
+        assert request.grammar is not None and "max_tokens=1024" in request.grammar.source
+    with pytest.raises(anthropic.BadRequestError, match="greater than `thinking.budget_tokens`"):
+        await official.messages.create(**fields | {"max_tokens": 1024})
     await official.messages.create(**fields | {"thinking": {"type": "disabled"}})
+    assert frontend.requests[-1].grammar is None
     assert frontend.variables == [{"enable_thinking": True}] * 2 + [{"enable_thinking": False}]
 
 

@@ -1,6 +1,7 @@
 """`--tgi-compat`: TGI's choices on OpenAI's routes, by its own published snapshots and code."""
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import httpx
 import orjson
@@ -10,9 +11,15 @@ from headrace.errors import GenerationError
 from headrace.types import FinishReason
 from tests.api.conftest import AppOf, client_of
 from tests.api.fake_frontend import FakeFrontend
+from tests.api.replies import ARGUMENTS, CALLS, SCHEMA, say
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 CHAT = "/v1/chat/completions"
+TOOLS = [
+    {"type": "function", "function": {"name": "weather", "parameters": SCHEMA}},
+    {"type": "function", "function": {"name": "now"}},
+]
+CALLING = {"messages": MESSAGES, "tools": TOOLS}
 
 
 @pytest.fixture
@@ -65,6 +72,52 @@ async def test_completion_chunks_have_empty_finish_reasons(tgi: httpx.AsyncClien
     usages = [orjson.loads(chunk.removeprefix("data: "))["usage"] for chunk in chunks]
     assert usages[:-1] == [None, None]
     assert (usages[-1]["prompt_tokens"], usages[-1]["completion_tokens"]) == (2, 3)
+
+
+def choices_of(response: httpx.Response) -> list[Any]:
+    *chunks, done = response.text.removesuffix("\n\n").split("\n\n")
+    assert done == "data: [DONE]"
+    return [orjson.loads(chunk.removeprefix("data: "))["choices"][0] for chunk in chunks]
+
+
+@pytest.mark.parametrize("is_compatible", [True, False])
+async def test_special_tokens_of_a_completion(
+    app_of: AppOf, frontend: FakeFrontend, is_compatible: bool
+) -> None:
+    frontend.special = "<|im_end|>"
+    async with client_of(app_of(tgi_compat=is_compatible)) as client:
+        body = {"prompt": "x", "stream": True}
+        choices = choices_of(await client.post("/v1/completions", json=body))
+    end = "<|im_end|>" if is_compatible else ""
+    assert "".join(choice["text"] for choice in choices) == f"Hello big world{end}"
+
+
+async def test_calls_are_spelled_out(tgi: httpx.AsyncClient, frontend: FakeFrontend) -> None:
+    say(frontend, CALLS)
+    (choice,) = (await tgi.post(CHAT, json=CALLING)).json()["choices"]
+    assert choice["finish_reason"] == "stop"
+    assert list(choice["message"]) == ["role", "tool_calls"]
+    functions = [call["function"] for call in choice["message"]["tool_calls"]]
+    assert functions == [
+        {"description": None, "name": "weather", "arguments": ARGUMENTS},
+        {"description": None, "name": "now", "arguments": "{}"},
+    ]
+
+
+async def test_streamed_calls_have_no_finish(
+    tgi: httpx.AsyncClient, frontend: FakeFrontend
+) -> None:
+    say(frontend, CALLS)
+    choices = choices_of(await tgi.post(CHAT, json=CALLING | {"stream": True}))
+    assert {choice["finish_reason"] for choice in choices} == {None}
+    assert {choice["delta"]["role"] for choice in choices} == {"assistant"}
+    parts = [part for choice in choices for part in choice["delta"].get("tool_calls", ())]
+    assert len({part["id"] for part in parts}) == 2
+    assert {part["type"] for part in parts} == {"function"}
+    named = [part["function"]["name"] for part in parts if part["function"]["name"]]
+    assert named == ["weather", "now"]
+    first = "".join(part["function"]["arguments"] for part in parts if part["index"] == 0)
+    assert first == ARGUMENTS
 
 
 async def test_errors(tgi: httpx.AsyncClient, frontend: FakeFrontend) -> None:

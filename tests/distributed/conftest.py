@@ -6,18 +6,18 @@ from tests.distributed.rank_group import RankGroup
 
 
 @pytest.fixture(scope="package")
-def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RankGroup]:
-    with RankGroup(2, tmp_path_factory.mktemp("two") / "memory") as group:
+def two_ranks() -> Iterator[RankGroup]:
+    with RankGroup(2) as group:
         yield group
 
 
 @pytest.fixture(scope="package")
-def three_ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RankGroup]:
-    with RankGroup(3, tmp_path_factory.mktemp("three") / "memory") as group:
+def three_ranks() -> Iterator[RankGroup]:
+    with RankGroup(3) as group:
         yield group
 
 
 @pytest.fixture(scope="package")
-def four_ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RankGroup]:
-    with RankGroup(4, tmp_path_factory.mktemp("four") / "memory") as group:
+def four_ranks() -> Iterator[RankGroup]:
+    with RankGroup(4) as group:
         yield group

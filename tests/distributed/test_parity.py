@@ -16,6 +16,7 @@ from tests.distributed.rank_group import RankGroup
 from tests.models.checkpoints import ALL_CASES, BASE, BASES, CASES, make_checkpoint
 from tests.models.driver import ENGINES, Driver
 from tests.models.test_decoder import random_prompts
+from tests.models.transformers.checkpoints import FALLBACK
 from tests.quantization.checkpoints import write_quantized
 from tests.quantization.formats import FORMATS
 
@@ -86,6 +87,37 @@ def test_smollm2_on_three_ranks(engine: str, three_ranks: RankGroup) -> None:
     expected = greedy(None, embedded_model(), engine, prompts)
     for tokens in three_ranks.run(greedy, embedded_model(), engine, prompts):
         assert tokens == expected
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("hosts", ["abcd", "aabc"])
+def test_ranks_of_several_hosts(
+    tmp_path: Path, engine: str, hosts: str, four_ranks: RankGroup
+) -> None:
+    make_checkpoint(tmp_path, "LlamaForCausalLM", {"intermediate_size": 160})
+    prompts = random_prompts(5, 33, 12)
+    expected = greedy(None, tmp_path, engine, prompts)
+    for tokens in four_ranks.on(hosts).run(greedy, tmp_path, engine, prompts):
+        assert tokens == expected
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    "architecture",
+    ["ArceeForCausalLM", "Exaone4ForCausalLM", "NemotronForCausalLM", "YoutuForCausalLM"],
+)
+def test_transformers_models(
+    tmp_path: Path, architecture: str, engine: str, two_ranks: RankGroup
+) -> None:
+    """Cut by the plans of their own classes: tied, with norms of heads, with biases, latent."""
+    make_checkpoint(tmp_path, architecture, FALLBACK[architecture])
+    prompts = random_prompts(5, 33, 12)
+    expected = greedy(None, tmp_path, engine, prompts)
+    whole = weight_bytes(None, tmp_path, engine)
+    for tokens in two_ranks.run(greedy, tmp_path, engine, prompts):
+        assert tokens == expected
+    for part in two_ranks.run(weight_bytes, tmp_path, engine):
+        assert part < 0.8 * whole
 
 
 def test_no_rank_keeps_more_than_its_share(tmp_path: Path, two_ranks: RankGroup) -> None:

@@ -1,6 +1,7 @@
 """Drafts for tests: as many as may come, right and wrong, whatever they cost."""
 
 import random
+from collections.abc import Callable
 
 from headrace.engine.request import Request
 from headrace.engine.speculation.speculator import Speculator
@@ -31,6 +32,9 @@ class RandomDrafts(Speculator):
             drafts = request.executor_draft_ids or right[: self.chance.randrange(6)] + wrong
             limit = request.max_length - len(request.token_ids) - 1
             request.draft_ids = drafts[: min(limit, self.chance.randrange(8))]
+
+    def continuation(self, request: Request) -> Callable[[list[int]], list[int]]:
+        return lambda draft_ids: [self.chance.randrange(self.vocab_size) for _ in range(3)]
 
     @property
     def asks_executor(self) -> bool:

@@ -5,6 +5,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -244,10 +245,10 @@ def test_a_late_mask_holds_up_nobody(session: Session, monkeypatch: pytest.Monke
     advance = Constraint._advance
     late = threading.Event()
 
-    def slow_advance(self: Constraint, token_ids: list[int], drafts: list[int]) -> None:
+    def slow_advance(self: Constraint, token_ids: list[int], *guesses: Any) -> None:
         if token_ids == [*b"s"]:
             assert late.wait(10)
-        advance(self, token_ids, drafts)
+        advance(self, token_ids, *guesses)
 
     monkeypatch.setattr(Constraint, "_advance", slow_advance)
     free = make_add(1, [1, 2, 3], max_tokens=40)

@@ -13,6 +13,7 @@ from headrace.kernels.tensors import (
     FLOAT_DTYPES,
     NIBBLE_KINDS,
     Activation,
+    AttentionOptions,
     LayerCache,
     PackedWeight,
     Rotary,
@@ -110,7 +111,10 @@ def exact_values(kernels: Kernels, x: Activation) -> Tensor:
 
 @dataclass
 class Ragged:
-    """Sequences with earlier context in a paged cache of shuffled blocks."""
+    """Sequences with earlier context in a paged cache of shuffled blocks.
+
+    Values smaller than keys are the first elements of these, and qkv has none.
+    """
 
     query_lens: list[int]
     context_lens: list[int]
@@ -118,6 +122,7 @@ class Ragged:
     qkv: Tensor
     """Of all positions of all sequences, one sequence after another."""
     heads: tuple[int, int, int]
+    value_size: int | None = None
 
     @property
     def num_blocks(self) -> int:
@@ -129,12 +134,18 @@ class Ragged:
         return blocks * BLOCK_SIZE + positions % BLOCK_SIZE
 
 
-def ragged(query_lens: list[int], context_lens: list[int], heads: tuple[int, int, int]) -> Ragged:
+def ragged(
+    query_lens: list[int],
+    context_lens: list[int],
+    heads: tuple[int, int, int],
+    value_size: int | None = None,
+) -> Ragged:
     num_heads, num_kv_heads, head_size = heads
     width = -(-max(context_lens) // BLOCK_SIZE)
     table = torch.randperm(len(context_lens) * width).view(len(context_lens), width).int()
-    qkv = torch.randn(sum(context_lens), (num_heads + 2 * num_kv_heads) * head_size)
-    return Ragged(query_lens, context_lens, table, qkv, heads)
+    num_vectors = num_heads + num_kv_heads * (2 if value_size is None else 1)
+    qkv = torch.randn(sum(context_lens), num_vectors * head_size)
+    return Ragged(query_lens, context_lens, table, qkv, heads, value_size)
 
 
 def rotary(head_size: int, positions: int = 1024) -> Rotary:
@@ -145,23 +156,28 @@ def rotary(head_size: int, positions: int = 1024) -> Rotary:
 def fill(kernels: Kernels, batch: Ragged, dtype: torch.dtype) -> tuple[Tensor, LayerCache]:
     """Write all contexts; returns qkv with rotated queries, and the cache."""
     num_heads, num_kv_heads, head_size = batch.heads
-    cache = kernels.empty_cache(batch.num_blocks, num_kv_heads, head_size, dtype)
+    cache = kernels.empty_cache(batch.num_blocks, num_kv_heads, head_size, dtype, batch.value_size)
     slots = torch.cat([batch.slots(s) for s in range(len(batch.context_lens))])
     positions = torch.cat([torch.arange(n) for n in batch.context_lens]).int()
-    qkv, table = batch.qkv.clone(), rotary(head_size)
-    kernels.rope_write(qkv, positions, slots, cache, num_heads=num_heads, rotary=table)
+    qkv, key = batch.qkv.clone(), None
+    if batch.value_size is not None:
+        key = qkv[:, num_heads * head_size :].contiguous()
+        qkv = qkv[:, : num_heads * head_size].contiguous()
+    table = rotary(head_size)
+    kernels.rope_write(qkv, positions, slots, cache, num_heads=num_heads, key=key, rotary=table)
     return qkv, cache
 
 
 def in_order(kernels: Kernels, cache: LayerCache) -> LayerCache:
     """The same cache, keys [..., features, tokens] and values [..., tokens, features]."""
-    is_tiled = cache.keys.dtype == torch.bfloat16 and cache.head_size % 32 == 0
+    widths = cache.keys.shape[2], cache.values.shape[3]
+    is_tiled = cache.keys.dtype == torch.bfloat16 and not any(width % 32 for width in widths)
     if not (kernels.has_bfloat16_tiles and is_tiled):
         return cache
     keys = cache.keys.flatten(2).unflatten(2, (-1, 2, 16, 16, 2)).permute(0, 1, 2, 4, 6, 3, 5)
     values = cache.values.flatten(2).unflatten(2, (-1, 16, 16, 2)).permute(0, 1, 3, 5, 2, 4)
     shapes = cache.keys.shape, cache.values.shape
-    return LayerCache(keys.reshape(shapes[0]), values.reshape(shapes[1]))
+    return replace(cache, keys=keys.reshape(shapes[0]), values=values.reshape(shapes[1]))
 
 
 def attend(
@@ -169,12 +185,16 @@ def attend(
     batch: Ragged,
     filled: tuple[Tensor, LayerCache],
     chunk: int | None = None,
+    *,
+    chunk_size: int | None = None,
     **options: Any,
 ) -> Tensor:
     """Attention of each sequence's last query_lens tokens: [all of them, heads * D].
 
     chunk None: all sequences in one call; else one sequence at a time, so many queries per call.
+    options: those of `AttentionOptions`, whose `chunk` is called chunk_size.
     """
+    options = options | {"chunk": chunk_size}
     lens = list(enumerate(zip(batch.query_lens, batch.context_lens, strict=True)))
     if chunk is None:
         parts = [(s, context - queries, context) for s, (queries, context) in lens]
@@ -200,7 +220,7 @@ def attend_parts(
     starts = [0, *torch.tensor(batch.context_lens).cumsum(0).tolist()]
     rows = torch.cat([qkv[starts[s] + first : starts[s] + last] for s, first, last in parts])
     counts = torch.tensor([0, *(last - first for _, first, last in parts)])
-    out = torch.zeros(rows.shape[0], num_heads * head_size)
+    out = torch.zeros(rows.shape[0], num_heads * cache.value_size)
     kernels.attention(
         rows,
         cache,
@@ -209,7 +229,6 @@ def attend_parts(
         batch.block_table[[s for s, *_ in parts]],
         out,
         num_heads=num_heads,
-        scale=head_size**-0.5,
-        **options,
+        options=AttentionOptions(scale=head_size**-0.5, **options),
     )
     return out

@@ -1,13 +1,17 @@
 """Rotary embedding, cache writes and paged attention, against plain formulas and the twins."""
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
 from headrace.kernels.base import Kernels
+from headrace.kernels.tensors import HeadNorms, Rotary
 from tests.kernels.samples import Ragged, attend, fill, in_order, ragged, rotary
 
-HEADS = [(9, 3, 64), (4, 4, 80), (8, 2, 128), (2, 1, 256), (16, 1, 96), (13, 1, 16)]
+HEADS = [(9, 3, 64), (4, 4, 80), (8, 2, 128), (2, 1, 256), (16, 1, 96), (13, 1, 16), (3, 1, 50)]
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.int8]
 TOLERANCE = {torch.float32: 3e-6, torch.float16: 4e-3, torch.bfloat16: 3e-2, torch.int8: 5e-2}
 
@@ -17,6 +21,8 @@ def reference(
     window: int | None = None,
     soft_cap: float | None = None,
     alibi_slopes: Tensor | None = None,
+    sinks: Tensor | None = None,
+    chunk: int | None = None,
 ) -> Tensor:
     """One position at a time in float64, without a cache."""
     num_heads, num_kv_heads, size = batch.heads
@@ -30,17 +36,22 @@ def reference(
         rotated = torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
         for position in range(context - queries, context):
             first = 0 if window is None else max(0, position + 1 - window)
+            first = first if chunk is None else max(first, position // chunk * chunk)
             for head in range(num_heads):
                 kv_head = head // (num_heads // num_kv_heads)
                 keys = rotated[first : position + 1, num_heads + kv_head]
-                values = heads[first : position + 1, num_heads + num_kv_heads + kv_head]
+                values = keys[:, : batch.value_size]
+                if batch.value_size is None:
+                    values = heads[first : position + 1, num_heads + num_kv_heads + kv_head]
                 scores = keys @ rotated[position, head] * size**-0.5
                 if soft_cap is not None:
                     scores = soft_cap * torch.tanh(scores / soft_cap)
                 if alibi_slopes is not None:
                     distances = position - torch.arange(first, position + 1)
                     scores = scores - alibi_slopes[head].double() * distances
-                outs.append(scores.softmax(0) @ values)
+                if sinks is not None:
+                    scores = torch.cat((scores, sinks[head].double().view(1)))
+                outs.append(scores.softmax(0)[: len(values)] @ values)
     return torch.stack(outs).view(sum(batch.query_lens), -1)
 
 
@@ -71,6 +82,32 @@ def test_alibi(kernels: Kernels, window: int | None) -> None:
     filled = fill(kernels, batch, torch.float32)
     out = attend(kernels, batch, filled, window=window, alibi_slopes=slopes)
     assert float((out - reference(batch, window, alibi_slopes=slopes)).abs().max()) < 5e-6
+
+
+@pytest.mark.parametrize("window", [None, 40])
+def test_sinks(kernels: Kernels, window: int | None) -> None:
+    batch = ragged([1, 10, 30], [290, 600, 30], (6, 2, 32))
+    sinks = torch.tensor([0.5, -4.0, 30.0, 2.0, -80.0, 6.0])
+    out = attend(kernels, batch, fill(kernels, batch, torch.float32), window=window, sinks=sinks)
+    assert float((out - reference(batch, window, sinks=sinks)).abs().max()) < 5e-6
+
+
+@pytest.mark.parametrize("chunk", [1, 24, 256, 300, 1000])
+def test_chunks_of_positions(kernels: Kernels, chunk: int) -> None:
+    batch = ragged([1, 10, 30], [290, 600, 30], (6, 2, 32))
+    out = attend(kernels, batch, fill(kernels, batch, torch.float32), chunk_size=chunk)
+    assert float((out - reference(batch, chunk=chunk)).abs().max()) < 5e-6
+
+
+@pytest.mark.parametrize("heads", [(16, 1, 576), (5, 1, 40), (33, 1, 96)], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_values_within_keys(
+    kernels: Kernels, heads: tuple[int, int, int], dtype: torch.dtype
+) -> None:
+    """Multi-head latent attention: the first of 576 features are the value, too."""
+    batch = ragged([1, 5, 33], [1, 300, 33], heads, value_size={576: 512, 96: 64}.get(heads[2], 24))
+    out = attend(kernels, batch, fill(kernels, batch, dtype))
+    assert float((out - reference(batch)).abs().max()) < 1.5 * TOLERANCE[dtype]
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -125,9 +162,7 @@ def test_partial_rotary_and_head_norms(kernels: Kernels) -> None:
         cache,
         num_heads=num_heads,
         rotary=table,
-        query_norm=norms[0],
-        key_norm=norms[1],
-        eps=1e-5,
+        norms=HeadNorms(norms[0], norms[1], 1e-5),
     )
     heads = qkv.double().unflatten(1, (-1, size))
     wanted = heads.clone()
@@ -143,18 +178,62 @@ def test_partial_rotary_and_head_norms(kernels: Kernels) -> None:
     assert torch.equal(cache.values[0, 0, :5], qkv[:, -size:])
 
 
+@pytest.mark.parametrize("is_interleaved", [False, True])
+def test_clamp_layer_norms_of_heads_and_temperature(kernels: Kernels, is_interleaved: bool) -> None:
+    """In this order, on heads of no whole number of vectors, of which the end rotates."""
+    size, width, positions = 20, 12, torch.tensor([0, 3, 9, 9, 500])
+    qkv, norms = 2 * torch.randn(5, 4 * size), torch.rand(3, size) + 0.5
+    table, result = rotary(width), qkv.clone()
+    cache = kernels.empty_cache(1, 1, size, torch.float32)
+    kernels.rope_write(
+        result,
+        positions.int(),
+        torch.arange(5),
+        cache,
+        num_heads=2,
+        rotary=Rotary(table.cos, table.sin, size - width, is_interleaved),
+        norms=HeadNorms(norms[:2].contiguous(), norms[2:], 1e-5, "layer"),
+        clip=1.5,
+        temperature=(4.0, 0.3),
+    )
+    wanted = qkv.double().clamp(-1.5, 1.5).unflatten(1, (-1, size))
+    shape = (size,)
+    for head in range(3):
+        x = torch.nn.functional.layer_norm(wanted[:, head], shape, norms[head].double(), eps=1e-5)
+        kept, turned = x.split([size - width, width], 1)
+        if is_interleaved:
+            turned = turned.unflatten(1, (-1, 2)).transpose(1, 2).flatten(1)
+        a, b = turned.chunk(2, 1)
+        cos, sin = table.cos[positions].double(), table.sin[positions].double()
+        wanted[:, head] = torch.cat((kept, a * cos - b * sin, b * cos + a * sin), 1)
+    wanted[:, :2] *= (((positions + 1) / 4).floor().double() + 1).log().view(-1, 1, 1) * 0.3 + 1
+    assert torch.allclose(result.double(), wanted.flatten(1), atol=2e-6)
+    assert torch.allclose(cache.keys[0, 0, :size, :5].T.double(), wanted[:, 2], atol=2e-6)
+    assert torch.equal(cache.values[0, 0, :5, :size], result[:, -size:])
+
+
+OPTIONS: list[dict[str, Any]] = [
+    {},
+    {"window": 70},
+    {"chunk_size": 100, "sinks": torch.linspace(-3, 3, 40)},
+]
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("heads", [(9, 3, 64), (2, 2, 80), (26, 1, 32)], ids=str)
-@pytest.mark.parametrize("window", [None, 70])
+@pytest.mark.parametrize("heads", [(9, 3, 64), (2, 2, 80), (26, 1, 32), (20, 1, 96)], ids=str)
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_results_do_not_depend_on_chunks_batch_blocks_or_threads(
-    native: Kernels, dtype: torch.dtype, heads: tuple[int, int, int], window: int | None
+    native: Kernels, dtype: torch.dtype, heads: tuple[int, int, int], options: dict[str, Any]
 ) -> None:
-    batch = ragged([300, 1, 40], [300, 530, 290], heads)
+    if "sinks" in options:
+        options = options | {"sinks": options["sinks"][: heads[0]]}
+    value_size = 64 if heads[2] == 96 else None
+    batch = ragged([300, 1, 40], [300, 530, 290], heads, value_size)
     filled = fill(native, batch, dtype)
-    whole = attend(native, batch, filled, window=window)
+    whole = attend(native, batch, filled, **options)
     for threads, chunk in [(1, 1), (2, 1), (3, 7), (2, 32), (3, 300)]:
         native.set_num_threads(threads)
-        assert torch.equal(attend(native, batch, filled, chunk, window=window), whole)
+        assert torch.equal(attend(native, batch, filled, chunk, **options), whole)
     table = torch.randperm(batch.block_table.numel()).view(batch.block_table.shape).int()
-    moved = Ragged(batch.query_lens, batch.context_lens, table, batch.qkv, heads)
-    assert torch.equal(attend(native, moved, fill(native, moved, dtype), window=window), whole)
+    moved = replace(batch, block_table=table)
+    assert torch.equal(attend(native, moved, fill(native, moved, dtype), **options), whole)

@@ -8,7 +8,7 @@ import torch
 
 from headrace.kernels import load
 from headrace.kernels.base import Kernels
-from headrace.kernels.tensors import LayerCache, Rotary
+from headrace.kernels.tensors import AttentionOptions, HeadNorms, LayerCache, Rotary
 from tests.kernels.samples import dense, grouped, ragged
 
 
@@ -73,9 +73,9 @@ def attention(kernels: Kernels, **changes: Any) -> None:
         "block_table": ints(0, 1).view(2, 1),
         "out": torch.zeros(3, 4 * 16),
         "num_heads": 4,
-        "scale": 1.0,
     }
-    kernels.attention(**arguments | changes)
+    options = {k: changes.pop(k) for k in list(changes) if k not in arguments}
+    kernels.attention(**arguments | changes, options=AttentionOptions(scale=1.0, **options))
 
 
 def rope_write(kernels: Kernels, **changes: Any) -> None:
@@ -157,7 +157,21 @@ HOSTILE: dict[str, Callable[[Kernels], Any]] = {
     "scales past float16": lambda k: k.pack_groups(
         k.empty_weight("int4", 1, 32), 0, torch.zeros(1, 32).byte(), torch.full((1, 1), 1e6)
     ),
-    "cache of odd heads": lambda k: k.empty_cache(1, 1, 24, torch.float32),
+    "cache of wide heads": lambda k: k.empty_cache(1, 1, 577, torch.float32),
+    "values longer than keys": lambda k: k.empty_cache(1, 1, 16, torch.float32, 17),
+    "activation of two inputs": lambda k: k.activate(
+        torch.zeros(1, 32),
+        torch.zeros(1, 32),
+        kind="clamped_swiglu",  # type: ignore[arg-type]
+    ),
+    "blocks narrower than weights": lambda k: k.linear_blocks(
+        torch.zeros(1, 32), [dense("float32", 8, 17).pack(k)] * 2, torch.zeros(1, 16)
+    ),
+    "blocks of several shapes": lambda k: k.linear_blocks(
+        torch.zeros(1, 32),
+        [dense("float32", 8, 16).pack(k), dense("float32", 9, 16).pack(k)],
+        torch.zeros(1, 16),
+    ),
     "cache of int16": lambda k: k.empty_cache(1, 1, 32, torch.int16),
     "slot past the cache": lambda k: rope_write(k, slot_mapping=torch.tensor([0, 64])),
     "negative slot": lambda k: rope_write(k, slot_mapping=torch.tensor([0, -1])),
@@ -165,9 +179,21 @@ HOSTILE: dict[str, Callable[[Kernels], Any]] = {
     "rotation wider than a head": lambda k: rope_write(
         k, rotary=Rotary(torch.ones(4, 9), torch.ones(4, 9))
     ),
+    "rotation past a head": lambda k: rope_write(
+        k, rotary=Rotary(torch.ones(4, 8), torch.ones(4, 8), first=1)
+    ),
+    "norm of other heads": lambda k: rope_write(
+        k, norms=HeadNorms(torch.ones(2, 16), torch.ones(1, 16), 1e-5)
+    ),
+    "keys beside queries": lambda k: rope_write(k, key=torch.zeros(2, 16)),
+    "clip of nothing": lambda k: rope_write(k, clip=0.0),
+    "temperature without interval": lambda k: rope_write(k, temperature=(0.0, 1.0)),
     "qkv of other width": lambda k: rope_write(k, qkv=torch.zeros(2, 64)),
     "int8 cache without scales": lambda k: rope_write(
-        k, cache=LayerCache(torch.zeros(1, 1, 16, 32).char(), torch.zeros(1, 1, 32, 16).char())
+        k,
+        cache=LayerCache(
+            torch.zeros(1, 1, 16, 32).char(), torch.zeros(1, 1, 32, 16).char(), 16, 16
+        ),
     ),
     "heads not shared evenly": lambda k: attention(k, cache=k.empty_cache(1, 3, 16, torch.float32)),
     "block past the cache": lambda k: attention(k, block_table=ints(0, 2).view(2, 1)),
@@ -177,9 +203,19 @@ HOSTILE: dict[str, Callable[[Kernels], Any]] = {
     "queries past out": lambda k: attention(k, query_start=ints(0, 1, 4)),
     "queries backwards": lambda k: attention(k, query_start=ints(0, 3, 1)),
     "window of nothing": lambda k: attention(k, window=0),
+    "chunk of nothing": lambda k: attention(k, chunk=0),
+    "sinks of other heads": lambda k: attention(k, sinks=torch.zeros(3)),
     "negative soft cap": lambda k: attention(k, soft_cap=-1.0),
     "queries wider than qkv": lambda k: attention(k, qkv=torch.zeros(3, 63)),
 }
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.int8])
+def test_caches_begin_with_a_cache_line(kernels: Kernels, dtype: torch.dtype) -> None:
+    """Tiles that straddle two lines are read three times as slowly."""
+    for num_blocks in (1, 3, 2000):
+        cache = kernels.empty_cache(num_blocks, 1, 40, dtype)
+        assert cache.keys.data_ptr() % 64 == cache.values.data_ptr() % 64 == 0
 
 
 @pytest.mark.parametrize("case", HOSTILE)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from headrace.kernels.base import Kernels
 from headrace.kernels.native import NativeKernels
 from headrace.kernels.routing import RoutingRule, choose
-from headrace.kernels.tensors import ExpertWeights, Routing, WeightKind
+from headrace.kernels.tensors import ExpertWeights, GateKind, Routing, WeightKind
 from headrace.kernels.twins import TorchKernels
 from tests.kernels.samples import Dense, dense, grouped
 
@@ -71,9 +71,14 @@ def mixture(
     *,
     exact: bool = True,
     weighs_inputs: bool = False,
+    kind: GateKind = "silu",
+    biases: list[tuple[torch.Tensor, torch.Tensor]] | None = None,
 ) -> torch.Tensor:
     """Added to rows of ones; the buffers are for more rows than there are."""
-    packed = [ExpertWeights(up.pack(kernels), down.pack(kernels)) for up, down in experts]
+    packed = [
+        ExpertWeights(up.pack(kernels), down.pack(kernels), *own)
+        for (up, down), own in zip(experts, biases or [()] * len(experts), strict=True)
+    ]
     capacity, count = len(x) + 3, len(x)
 
     def widened(part: torch.Tensor) -> torch.Tensor:
@@ -86,7 +91,7 @@ def mixture(
         packed,
         out,
         kernels.expert_buffers(capacity, routing.experts.shape[1], packed, exact=exact),
-        kind="silu",
+        kind=kind,
         weighs_inputs=weighs_inputs,
         accumulate=True,
         rows=torch.tensor([count], dtype=torch.int32),
@@ -118,6 +123,30 @@ def test_experts_against_float64(
             result = down.values @ (gate * gate.sigmoid() * value)
             wanted[row] += result * (1 if weighs_inputs else weight)
     got = mixture(kernels, x, routing, experts, weighs_inputs=weighs_inputs)
+    torch.testing.assert_close(got.double(), wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("rows", [1, 19])
+@pytest.mark.parametrize("weighs_inputs", [False, True])
+def test_biases_and_clamped_swiglu(kernels: Kernels, rows: int, weighs_inputs: bool) -> None:
+    """As in GPT-OSS, with values beyond the limit of 7."""
+    torch.manual_seed(rows)
+    experts = expert_weights("float32", [32, 32, 64])
+    biases = [(8 * torch.randn(len(up.values)), torch.randn(HIDDEN)) for up, _ in experts]
+    x, routing = torch.randn(rows, HIDDEN), random_routing(rows, 3, 2)
+    wanted = torch.ones(rows, HIDDEN, dtype=torch.float64)
+    for row in range(rows):
+        for number, weight in zip(routing.experts[row], routing.weights[row].double(), strict=True):
+            (up, down), bias = experts[number], biases[number]
+            inputs = x[row].double() * (weight if weighs_inputs else 1)
+            gate, value = (up.values @ inputs + bias[0]).chunk(2)
+            gate, value = gate.clamp(max=7), value.clamp(-7, 7)
+            result = down.values @ (gate * (1.702 * gate).sigmoid() * (value + 1)) + bias[1]
+            wanted[row] += result * (1 if weighs_inputs else weight)
+    got = mixture(
+        kernels, x, routing, experts, kind="clamped_swiglu", biases=biases,
+        weighs_inputs=weighs_inputs,
+    )  # fmt: skip
     torch.testing.assert_close(got.double(), wanted, rtol=1e-4, atol=1e-4)
 
 

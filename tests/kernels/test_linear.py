@@ -142,6 +142,24 @@ def test_bias_and_residual(kernels: Kernels, exact: bool) -> None:
     assert error(result, inputs, weight, bias + residual) < TOLERANCE
 
 
+@pytest.mark.parametrize("kind", ["float16", "float32"])
+@pytest.mark.parametrize("rows", [1, 7, 140])
+def test_blocks_of_columns(kernels: Kernels, kind: WeightKind, rows: int) -> None:
+    """Each block times its weight; what a block has more than the weight reads is kept."""
+    weights = [dense(kind, 50, 24) for _ in range(3)]
+    x, out = torch.randn(rows + 2, 3 * 30), torch.zeros(rows + 2, 3 * 56)
+    control = torch.tensor([rows], dtype=torch.int32)
+    kernels.linear_blocks(x, [weight.pack(kernels) for weight in weights], out, rows=control)
+    blocks = x[:rows].double().split(30, dim=1)
+    wanted = [
+        part
+        for block, weight in zip(blocks, weights, strict=True)
+        for part in (block[:, :24] @ weight.values.T, block[:, 24:])
+    ]
+    torch.testing.assert_close(out[:rows].double(), torch.cat(wanted, 1), rtol=1e-5, atol=1e-5)
+    assert (out[rows:] == 0).all()
+
+
 @pytest.mark.parametrize("kind", ["silu", "gelu", "gelu_tanh"])
 @pytest.mark.parametrize("exact_out", [False, True])
 @pytest.mark.parametrize("rows", [1, 8, 13, 70])

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from headrace.kernels.base import Kernels
-from headrace.kernels.tensors import RankMemory
+from headrace.kernels.ranks import RankMemory
 from tests.kernels.samples import dense
 
 ROWS, FEATURES = 40, 700

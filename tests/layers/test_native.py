@@ -12,6 +12,7 @@ from headrace.layers.norm import NormSpec
 
 ATTENTION = AttentionSpec(hidden_size=64, num_heads=4, num_kv_heads=2, head_size=16, scale=0.25)
 LAYER_NORM = NormSpec(epsilon=1e-5, kind="layer")
+BIASED_NORM = NormSpec(epsilon=1e-5, kind="layer", has_bias=True)
 MLP = MLPSpec(intermediate_size=96, activation="silu")
 
 
@@ -21,11 +22,18 @@ MLP = MLPSpec(intermediate_size=96, activation="silu")
         (576, {}, {"intermediate_size": 1536}, None),
         (64, {}, {"activation": "gelu_pytorch_tanh"}, None),
         (64, {}, {"activation": "relu2"}, "activation relu2"),
-        (64, {"head_norm": HeadNormSpec(norm=LAYER_NORM)}, {}, "norms of each query"),
+        (64, {"head_norm": HeadNormSpec(norm=LAYER_NORM, has_weight_per_head=True)}, {}, None),
+        (64, {"head_norm": HeadNormSpec(norm=BIASED_NORM)}, {}, "norms of each query"),
         (64, {"head_norm": HeadNormSpec(norm=LAYER_NORM, is_joint=True)}, {}, None),
         (100, {}, {}, "hidden size 100"),
         (64, {}, {"intermediate_size": 100}, "intermediate size 100"),
-        (64, {"clip": 8.0}, {}, "clamped"),
+        (64, {"clip": 8.0}, {}, None),
+        (
+            64,
+            {"clip": 8.0, "head_norm": HeadNormSpec(norm=LAYER_NORM, is_joint=True)},
+            {},
+            "clamped before",
+        ),
     ],
 )
 def test_reasons(

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 
+from headrace.attention.native import NativeBackend
 from headrace.models import ARCHITECTURES
 from tests.models.checkpoints import ALL_CASES, CASES, make_checkpoint
-from tests.models.driver import ENGINES, Driver, drive
+from tests.models.driver import ENGINES, Driver, drive, drive_kernels
 from tests.models.transformers.checkpoints import FALLBACK_CASES
 
 
@@ -93,6 +94,14 @@ def test_ragged_batch_matches_transformers(checkpoint: tuple[Path, Reference], e
     for prompt, logits in zip(prompts, outputs, strict=True):
         assert logits.dtype == torch.float32
         assert_close(logits, reference.logits(prompt))
+
+
+@pytest.mark.parametrize("checkpoint", ALL_CASES, indirect=True)
+def test_native_families_run_on_the_kernels(checkpoint: tuple[Path, Reference]) -> None:
+    """All but those whose sizes are no whole groups; else the tests above would say little."""
+    folder, reference = checkpoint
+    is_whole = reference.model.config.hidden_size % 32 == 0
+    assert isinstance(drive_kernels(folder).backend, NativeBackend) == is_whole
 
 
 @every_engine

@@ -73,7 +73,16 @@ def test_threads(driver: Driver, alone: torch.Tensor, num_threads: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "architecture", ["MixtralForCausalLM", "Qwen2MoeForCausalLM", "Qwen3MoeForCausalLM"]
+    "architecture",
+    [
+        "MixtralForCausalLM",
+        "Qwen2MoeForCausalLM",
+        "Qwen3MoeForCausalLM",
+        "GptOssForCausalLM",
+        "DeepseekV2ForCausalLM",
+        "DeepseekV3ForCausalLM",
+        "Llama4ForCausalLM",
+    ],
 )
 def test_mixtures_of_experts(tmp_path: Path, architecture: str) -> None:
     """Which experts the other tokens go to changes nothing."""

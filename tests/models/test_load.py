@@ -23,14 +23,14 @@ def options(**changes: object) -> LoadOptions:
 
 
 @pytest.mark.parametrize(
-    ("case", "backend_class", "kv_dtype"),
-    [("plain", NativeBackend, torch.float16), ("odd-heads", PagedBackend, torch.float32)],
+    ("size", "backend_class", "kv_dtype"),
+    [(96, NativeBackend, torch.float16), (100, PagedBackend, torch.float32)],
 )
 def test_cache_is_narrow_on_the_kernels_only(
-    tmp_path: Path, case: str, backend_class: type, kv_dtype: torch.dtype
+    tmp_path: Path, size: int, backend_class: type, kv_dtype: torch.dtype
 ) -> None:
-    """Heads of 24 elements are not for the kernels: the cache must not be as narrow as theirs."""
-    make_checkpoint(tmp_path, "LlamaForCausalLM", case)
+    """MLPs of 100 elements are not for the kernels: the cache must not be as narrow as theirs."""
+    make_checkpoint(tmp_path, "LlamaForCausalLM", {"intermediate_size": size})
     _, backend = load_model(open_checkpoint(tmp_path), options(kernels=load_kernels()))
     assert isinstance(backend, backend_class)
     assert backend.shape.kv_dtype == kv_dtype
@@ -65,9 +65,14 @@ def test_dummy_weights_have_the_sizes_of_real_ones(tmp_path: Path, architecture:
 
 
 def test_the_cache_is_narrow_on_the_kernels_and_bfloat16_where_they_multiply_it_in_tiles() -> None:
-    kernels = TorchKernels("test")
-    assert _default_kv_dtype(torch.float32, "bfloat16", None) == torch.float32
-    assert _default_kv_dtype(torch.float32, "bfloat16", kernels) == torch.float16
+    kernels, as_stored = TorchKernels("test"), options()
+    bfloat16, float16 = {"dtype": "bfloat16"}, {"dtype": "float16"}
+    quantized = float16 | {"quantization_config": {"quant_method": "gptq"}}
+    assert _default_kv_dtype(bfloat16, as_stored, None) == torch.float32
+    for config in (bfloat16, float16, quantized):
+        assert _default_kv_dtype(config, as_stored, kernels) == torch.float16
     kernels.has_bfloat16_tiles = True
-    assert _default_kv_dtype(torch.float32, "bfloat16", kernels) == torch.bfloat16
-    assert _default_kv_dtype(torch.float32, None, kernels) == torch.float16
+    for config in (bfloat16, quantized, {"dtype": None}):
+        assert _default_kv_dtype(config, as_stored, kernels) == torch.bfloat16
+    assert _default_kv_dtype(float16, as_stored, kernels) == torch.float16
+    assert _default_kv_dtype(float16, options(quantize="nf4"), kernels) == torch.bfloat16

@@ -5,7 +5,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from headrace.errors import ValidationError
 from headrace.observability.metrics import Metrics
-from headrace.types import EngineInfo, EngineStats, Timings
+from headrace.observability.steps import count_step
+from headrace.types import EngineInfo, EngineStats, StepCounts, Timings
 
 INFO = EngineInfo(
     max_total_tokens=1000, max_batch_prefill_tokens=512, max_num_seqs=8, num_blocks=100,
@@ -47,8 +48,13 @@ TGI_FAMILIES = {
 
 
 @pytest.fixture
-def metrics() -> Metrics:
-    return Metrics(max_input_tokens=999, max_total_tokens=1000)
+def steps() -> StepCounts:
+    return StepCounts()
+
+
+@pytest.fixture
+def metrics(steps: StepCounts) -> Metrics:
+    return Metrics(max_input_tokens=999, max_total_tokens=1000, steps=steps)
 
 
 def lines(metrics: Metrics) -> list[str]:
@@ -149,13 +155,13 @@ def test_gauges_come_from_the_snapshot(metrics: Metrics) -> None:
         assert line in text
 
 
-def test_steps(metrics: Metrics) -> None:
+def test_steps(metrics: Metrics, steps: StepCounts) -> None:
     mixed = EngineStats(num_running=3, num_prefill_tokens=10, num_decode_tokens=2,
                         step_duration=0.5, execute_duration=0.25,
                         schedule_duration=0.125, update_duration=0.0625, num_failed=1)  # fmt: skip
     decode = EngineStats(num_running=2, num_decode_tokens=2, step_duration=0.125)
     for stats in (mixed, decode, decode):
-        metrics.observe_step(stats)
+        count_step(steps, stats)
     text = lines(metrics)
     for line in [
         'tgi_batch_inference_failure{method="prefill"} 1',
@@ -174,9 +180,9 @@ def test_steps(metrics: Metrics) -> None:
         assert line in text
 
 
-def test_speculation(metrics: Metrics) -> None:
-    metrics.observe_step(EngineStats(num_sampled_rows=3, num_skipped_tokens=7))
-    metrics.observe_step(EngineStats(num_sampled_rows=1))
+def test_speculation(metrics: Metrics, steps: StepCounts) -> None:
+    count_step(steps, EngineStats(num_sampled_rows=3, num_skipped_tokens=7))
+    count_step(steps, EngineStats(num_sampled_rows=1))
     text = lines(metrics)
     for line in [
         "tgi_request_skipped_tokens_count 4",

@@ -75,14 +75,15 @@ def test_a_model_beyond_the_kernels_gets_all_threads(
 ) -> None:
     """The fallback is told, and torch is not left with one thread beside idle kernels."""
     checkpoint = open_checkpoint(reference[0])
-    changes = {"architectures": ["OlmoForCausalLM"], "clip_qkv": 8.0}
-    beyond = replace(checkpoint, config={**checkpoint.config, **changes})
+    beyond = replace(checkpoint, config={**checkpoint.config, "intermediate_size": 100})
     threads = torch.get_num_threads()
     try:
-        settings = Settings(device="cpu", cpu_threads=3, max_batch_total_tokens=96)
+        settings = Settings(
+            device="cpu", cpu_threads=3, max_batch_total_tokens=96, load_format="dummy"
+        )
         _, info = build_executor(settings, beyond, lambda *_: None)
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(threads)
-    assert "clamped queries" in caplog.text
+    assert "intermediate size 100" in caplog.text
     assert info.kernels.startswith("plain torch: this model does not run on")

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from headrace.checkpoint.gguf import GGUFFile
 from headrace.errors import CheckpointError
-from headrace.text.gguf_tokenizer import PRE_TOKENIZERS, build_backend
+from headrace.text.byte_level import PRE_TOKENIZERS
+from headrace.text.gguf_tokenizer import build_backend
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE = 1, 2, 3, 4, 6
 

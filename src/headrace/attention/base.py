@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from headrace.kernels import AttentionOptions as AttentionOptions
 from headrace.kernels import Kernels
 
 
@@ -55,23 +56,6 @@ class AttentionShape:
     latent attention); None: they are as long as keys."""
     kernels: Kernels | None = None
     """CPU kernels that the model runs on; None: plain torch."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttentionOptions:
-    """What one layer asks for."""
-
-    scale: float
-    window: int | None = None
-    """Each token sees at most so many tokens, itself included; None: all."""
-    soft_cap: float | None = None
-    """Scores become soft_cap * tanh(score / soft_cap)."""
-    alibi_slopes: Tensor | None = None
-    """[num_heads] float32: scores fall by so much per token of distance (Press et al. 2021)."""
-    sinks: Tensor | None = None
-    """[num_heads] float32: the score of one more key, whose value is zero (Xiao et al. 2023)."""
-    chunk: int | None = None
-    """Each token sees only tokens of its own chunk of so many positions (Llama 4)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

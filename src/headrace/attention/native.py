@@ -5,9 +5,8 @@ from torch import Tensor
 
 from headrace.attention.base import AttentionBatch, AttentionOptions, AttentionShape
 from headrace.kernels import BLOCK_SIZE, LayerCache
+from headrace.kernels.base import MAX_HEAD_SIZE, padded_head_size
 from headrace.kernels.tensors import CACHE_DTYPES
-
-HEAD_SIZE_MULTIPLE = 16
 
 
 class NativeBackend:
@@ -25,25 +24,27 @@ class NativeBackend:
     def unsupported(shape: AttentionShape) -> str | None:
         if shape.kernels is None:
             return "needs the CPU kernels"
-        if shape.head_size % HEAD_SIZE_MULTIPLE:
-            return f"needs a head size in multiples of {HEAD_SIZE_MULTIPLE}, not {shape.head_size}"
-        if shape.has_sinks or shape.has_chunks or shape.value_size is not None:
-            return "has neither sinks, chunks nor values within the keys"
+        if shape.head_size > MAX_HEAD_SIZE:
+            return f"needs a head size up to {MAX_HEAD_SIZE}, not {shape.head_size}"
         if shape.kv_dtype not in CACHE_DTYPES:
             return f"cannot cache {shape.kv_dtype}"
         return None
 
     def bytes_per_block(self) -> int:
         shape = self.shape
-        vectors = 2 * shape.num_layers * BLOCK_SIZE * shape.num_kv_heads
+        tokens = shape.num_layers * BLOCK_SIZE * shape.num_kv_heads
+        sizes = shape.head_size, shape.value_size or shape.head_size
         scale_bytes = 4 if shape.kv_dtype == torch.int8 else 0
-        return vectors * (shape.head_size * shape.kv_dtype.itemsize + scale_bytes)
+        return tokens * sum(
+            padded_head_size(size) * shape.kv_dtype.itemsize + scale_bytes for size in sizes
+        )
 
     def allocate(self, num_blocks: int) -> None:
         shape = self.shape
         sizes = (num_blocks, shape.num_kv_heads, shape.head_size)
         self.caches = [
-            self.kernels.empty_cache(*sizes, shape.kv_dtype) for _ in range(shape.num_layers)
+            self.kernels.empty_cache(*sizes, shape.kv_dtype, shape.value_size)
+            for _ in range(shape.num_layers)
         ]
 
     def forward(
@@ -55,12 +56,15 @@ class NativeBackend:
         batch: AttentionBatch,
         options: AttentionOptions,
     ) -> Tensor:
-        qkv = torch.cat([part.flatten(1) for part in (query, key, value)], dim=1)
         cache, num_heads = self.caches[layer], self.shape.num_heads
+        # What the kernels prepare in place are copies.
+        parts = (query, key, value) if cache.has_own_values else (query,)
+        qkv = torch.cat([part.flatten(1) for part in parts], dim=1)
+        own_key = None if cache.has_own_values else key.flatten(1).contiguous()
         self.kernels.rope_write(
-            qkv, batch.positions, batch.slot_mapping, cache, num_heads=num_heads
+            qkv, batch.positions, batch.slot_mapping, cache, num_heads=num_heads, key=own_key
         )
-        out = torch.empty(len(qkv), num_heads * self.shape.head_size)
+        out = torch.empty(len(qkv), num_heads * cache.value_size)
         self.kernels.attention(
             qkv,
             cache,
@@ -69,9 +73,6 @@ class NativeBackend:
             batch.block_table,
             out,
             num_heads=num_heads,
-            scale=options.scale,
-            window=options.window,
-            soft_cap=options.soft_cap,
-            alibi_slopes=options.alibi_slopes,
+            options=options,
         )
         return out

@@ -1,11 +1,9 @@
 """How ranks exchange tensors by `torch.distributed`: NCCL between GPUs, gloo between CPUs.
 
-On one machine's CPU the kernels have collectives of their own (`kernels.RankMemory`), which this
-also sets up; those here serve plain torch, and everything that happens once at start.
+On the CPU the kernels have collectives of their own (`kernels.RankMemory`), whose memory is
+`hosts`' business; those here serve plain torch, and everything that happens once at start.
 """
 
-import mmap
-import os
 from datetime import timedelta
 from typing import Protocol
 
@@ -14,6 +12,7 @@ import torch.distributed
 from torch import Tensor
 from torch.distributed.distributed_c10d import Store
 
+from headrace.distributed.hosts import HostMemory
 from headrace.distributed.shard import Shard
 from headrace.kernels import RankMemory
 from headrace.weights.parts import Slice
@@ -26,6 +25,10 @@ class Ranks(Protocol):
     """All ranks of one model, as one of them sees them. Everyone makes the same calls in order."""
 
     shard: Shard
+    local_size: int
+    """Ranks on this one's host, itself included: they share its memory."""
+    device_index: int
+    """Of this rank's own, among the CUDA devices that it sees."""
 
     def all_reduce(self, x: Tensor) -> Tensor:
         """The sum of all ranks' x, possibly in x's memory."""
@@ -39,6 +42,10 @@ class Ranks(Protocol):
         """The least of all ranks' values."""
         ...
 
+    def total(self, value: int) -> int:
+        """The sum of all ranks' values."""
+        ...
+
     def memory(self, slot_floats: int) -> RankMemory | None:
         """For the kernels' collectives, of up to so many values from each rank; None: one rank."""
         ...
@@ -48,6 +55,8 @@ class OneRank:
     """The whole model is here."""
 
     shard = Shard()
+    local_size = 1
+    device_index = 0
 
     def all_reduce(self, x: Tensor) -> Tensor:
         return x
@@ -58,6 +67,9 @@ class OneRank:
     def minimum(self, value: int) -> int:
         return value
 
+    def total(self, value: int) -> int:
+        return value
+
     def memory(self, slot_floats: int) -> None:
         return None
 
@@ -65,20 +77,12 @@ class OneRank:
 class TorchRanks:
     """Ranks in processes of their own, each with its part of the same models."""
 
-    def __init__(self, shard: Shard, store: Store, device: torch.device, memory_file: int) -> None:
-        """`memory_file`: descriptor of an empty file in memory that all ranks of this machine have
-        inherited."""
+    def __init__(self, shard: Shard, device: torch.device, memory: HostMemory) -> None:
         self.shard = shard
-        self._memory_file = memory_file
-        self._memory_end = 0
+        self.local_size = len(memory.here)
+        self.device_index = device.index or 0
         self._device = device
-        torch.distributed.init_process_group(
-            "nccl" if device.type == "cuda" else "gloo",
-            store=store,
-            rank=shard.rank,
-            world_size=shard.size,
-            timeout=PATIENCE,
-        )
+        self._memory = memory
 
     def all_reduce(self, x: Tensor) -> Tensor:
         torch.distributed.all_reduce(x)
@@ -96,18 +100,27 @@ class TorchRanks:
         )
 
     def minimum(self, value: int) -> int:
-        least = torch.tensor(value, device=self._device)
-        torch.distributed.all_reduce(least, torch.distributed.ReduceOp.MIN)
-        return int(least)
+        return self._reduced(value, torch.distributed.ReduceOp.MIN)
+
+    def total(self, value: int) -> int:
+        return self._reduced(value, torch.distributed.ReduceOp.SUM)
+
+    def _reduced(self, value: int, operation: torch.distributed.ReduceOp.RedOpType) -> int:
+        reduced = torch.tensor(value, device=self._device)
+        torch.distributed.all_reduce(reduced, operation)
+        return int(reduced)
 
     def memory(self, slot_floats: int) -> RankMemory:
-        num_bytes = RankMemory.num_bytes(self.shard.size, slot_floats)
-        # All ranks load the same models in the same order, and so agree on each one's place.
-        start = self._memory_end
-        self._memory_end += -(-num_bytes // mmap.ALLOCATIONGRANULARITY) * mmap.ALLOCATIONGRANULARITY
-        if os.fstat(self._memory_file).st_size < self._memory_end:
-            os.ftruncate(self._memory_file, self._memory_end)
-        # Untouched pages cost nothing; torch keeps the mapping alive.
-        mapping = mmap.mmap(self._memory_file, num_bytes, offset=start)
-        storage = torch.frombuffer(mapping, dtype=torch.uint8)
-        return RankMemory(self.shard.rank, self.shard.size, storage)
+        return self._memory.allocate(slot_floats)
+
+
+def join_ranks(shard: Shard, store: Store, device: torch.device, host: str = "") -> TorchRanks:
+    """Wait for all ranks. `host`: what this one is called among those that they are on."""
+    torch.distributed.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        store=store,
+        rank=shard.rank,
+        world_size=shard.size,
+        timeout=PATIENCE,
+    )
+    return TorchRanks(shard, device, HostMemory(shard, store, host))

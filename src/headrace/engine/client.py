@@ -24,12 +24,14 @@ from headrace.engine.replica import Launch, Replica
 from headrace.engine.router import PREFIX_STEP, Route, Router
 from headrace.engine.totals import total_info, total_stats
 from headrace.errors import EngineDeadError
+from headrace.observability.steps import count_step
 from headrace.types import (
     Abort,
     Add,
     EngineInfo,
     EngineStats,
     LoadProgress,
+    StepCounts,
     StepEvents,
     TokenEvent,
 )
@@ -78,8 +80,7 @@ class ProcessEngineClient:
         self._router = Router(capacity=0)
         self._info: EngineInfo | None = None
         self._is_closed = False
-        self.on_step: Callable[[EngineStats], None] = lambda stats: None
-        """Hears of every step of every replica; for metrics."""
+        self.steps = StepCounts()
         self._num_deaths = 0
 
     # --- life
@@ -117,7 +118,7 @@ class ProcessEngineClient:
                 self._assign(stream)
 
     def on_events(self, replica: Replica, report: StepEvents) -> None:
-        self.on_step(report.stats)
+        count_step(self.steps, report.stats)
         for event in report.events:
             self._deliver(event)
 

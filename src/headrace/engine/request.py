@@ -3,6 +3,7 @@
 Knows nothing of other requests; the scheduler moves it between queues.
 """
 
+from collections.abc import Callable
 from typing import Protocol
 
 from headrace.engine.blocks import chain_digest, root_digest
@@ -19,10 +20,16 @@ class Constraint(Protocol):
 
     is_ready: bool
     """All else is valid only while this is True."""
-    draft_ids: list[int]
-    """Drafted tokens that the grammar allows, and those that it forces."""
-    num_forced: int
-    """How many of them, from the first on, the grammar leaves no choice of."""
+
+    @property
+    def draft_ids(self) -> list[int]:
+        """Drafted tokens that the grammar allows, and those that it forces."""
+        ...
+
+    @property
+    def num_forced(self) -> int:
+        """How many of them, from the first on, the grammar leaves no choice of."""
+        ...
 
     def masks(self, num_drafts: int) -> bytes:
         """The tokens that may come next, and those behind each of the first `num_drafts` drafts,
@@ -33,8 +40,16 @@ class Constraint(Protocol):
         """Take and return the forced tokens; the other drafts stay."""
         ...
 
-    def accept(self, token_ids: list[int], draft_ids: list[int]) -> None:
-        """Begin with the masks that follow these tokens and then these drafts."""
+    def accept(
+        self,
+        token_ids: list[int],
+        draft_ids: list[int],
+        propose: Callable[[list[int]], list[int]],
+    ) -> None:
+        """Begin with the masks that follow these tokens and then these drafts.
+
+        `propose` guesses what comes behind the request's tokens and given ones, in any thread.
+        """
         ...
 
 

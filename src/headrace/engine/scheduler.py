@@ -5,6 +5,7 @@ Knows tokens, blocks and rows; knows no clock but for timings, no channel and no
 """
 
 import time
+from collections.abc import Callable
 
 from headrace.engine.planner import Planner
 from headrace.engine.request import Request
@@ -56,14 +57,15 @@ class Scheduler(Planner):
             self._speculate(self.speculator, plan, output, execute_duration)
         for request, tokens in constrained:
             assert request.constraint is not None
-            request.constraint.accept(tokens, request.draft_ids)
+            request.constraint.accept(tokens, request.draft_ids, self._continuation(request))
         return events
 
     def _speculate(
         self, speculator: Speculator, plan: StepPlan, output: StepOutput, execute_duration: float
     ) -> None:
         """Learn from a step, and draft for the next."""
-        speculator.observe(len(plan.token_ids), execute_duration - output.draft_duration)
+        if plan.rows:
+            speculator.observe(len(plan.token_ids), execute_duration - output.draft_duration)
         if plan.num_drafts:
             speculator.observe_drafting(plan.num_drafts, output.draft_duration)
         for index in plan.num_drafts:
@@ -72,6 +74,11 @@ class Scheduler(Planner):
         pending = sum(len(r.token_ids) - r.num_computed for r in self.prefilling)
         room = self.token_budget - len(self.decoding)
         speculator.draft(self.decoding, min(pending, room), room)
+
+    def _continuation(self, request: Request) -> Callable[[list[int]], list[int]]:
+        if self.speculator is None:
+            return lambda draft_ids: []
+        return self.speculator.continuation(request)
 
     def _count_drafts(self, request: Request, num_drafts: int, num_accepted: int) -> None:
         request.num_draft_tokens += num_drafts

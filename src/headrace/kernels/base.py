@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 
 from headrace.kernels.memory import zeroed
+from headrace.kernels.ranks import RankMemory
 from headrace.kernels.routing import RoutingRule
 from headrace.kernels.tensors import (
+    ACTIVATION_KINDS,
     BLOCK_FORMATS,
     BLOCK_SIZE,
     CACHE_DTYPES,
@@ -27,15 +29,17 @@ from headrace.kernels.tensors import (
     NORM_KINDS,
     WEIGHT_KINDS,
     Activation,
+    ActivationKind,
+    AttentionOptions,
     Draws,
     ExpertBuffers,
     ExpertWeights,
     GateKind,
+    HeadNorms,
     LayerCache,
     NormKind,
     PackedWeight,
     QuantizedActivation,
-    RankMemory,
     Rotary,
     Routing,
     Rows,
@@ -49,9 +53,20 @@ from headrace.kernels.tensors import (
     check_strided,
 )
 
-MAX_HEAD_SIZE = 512
+MAX_HEAD_SIZE = 576
+HEAD_MULTIPLE = 16
+"""Features of one vector: caches pad heads to whole ones."""
 SLOT_MULTIPLE = 16
 """Slots of one expert: whole blocks of quantized activations."""
+
+
+def padded_head_size(size: int) -> int:
+    """Elements that a cache has for a head's `size`."""
+    return -(-size // HEAD_MULTIPLE) * HEAD_MULTIPLE
+
+
+HeadOptions = tuple[Rotary | None, HeadNorms | None, float | None, tuple[float, float] | None]
+"""rotary, norms, clip and temperature of `Kernels.rope_write`."""
 
 
 class Program(Protocol):
@@ -101,18 +116,28 @@ class Kernels(ABC):
         return self._quantized(rows, features, dtype)
 
     def empty_cache(
-        self, num_blocks: int, num_kv_heads: int, head_size: int, dtype: torch.dtype
+        self,
+        num_blocks: int,
+        num_kv_heads: int,
+        head_size: int,
+        dtype: torch.dtype,
+        value_size: int | None = None,
     ) -> LayerCache:
-        """A zeroed cache of float32, float16, bfloat16 or int8 (scaled per token and head)."""
+        """A zeroed cache of float32, float16, bfloat16 or int8 (scaled per token and head).
+
+        value_size: values are the first so many elements of their keys.
+        """
         check_choice(dtype, "cache dtype", CACHE_DTYPES)
-        self._check_head_size(head_size)
+        sizes = head_size, head_size if value_size is None else value_size
+        self._check_head_sizes(*sizes)
         cpu, heads = torch.device("cpu"), (num_blocks, num_kv_heads)
-        keys = zeroed((*heads, head_size, BLOCK_SIZE), dtype, cpu)
-        values = zeroed((*heads, BLOCK_SIZE, head_size), dtype, cpu)
+        key_width, value_width = map(padded_head_size, sizes)
+        keys = zeroed((*heads, key_width, BLOCK_SIZE), dtype, cpu)
+        values = zeroed((*heads, BLOCK_SIZE, value_width), dtype, cpu)
         if dtype != torch.int8:
-            return LayerCache(keys, values)
+            return LayerCache(keys, values, *sizes)
         scales = zeroed((2, *heads, BLOCK_SIZE), torch.float32, cpu)
-        return LayerCache(keys, values, scales[0], scales[1])
+        return LayerCache(keys, values, *sizes, scales[0], scales[1])
 
     def expert_buffers(
         self,
@@ -306,6 +331,30 @@ class Kernels(ABC):
             check(bias, "bias", torch.float32, weight.out_features)
         self._linear(self._rows(rows, num_rows), x, weight, bias, out, accumulate)
 
+    def linear_blocks(
+        self,
+        x: Tensor,
+        weights: Sequence[PackedWeight],
+        out: Tensor,
+        *,
+        rows: Tensor | None = None,
+    ) -> None:
+        """The first K columns of each block of x times that block's weight, then its other columns.
+
+        x [T, B * X] and out [T, B * (N + X - K)] in as many blocks as there are weights [N, K].
+        """
+        count, shape = len(weights), (weights[0].out_features, weights[0].in_features)
+        check(x, "x", torch.float32, None, None)
+        check_multiple("x: columns", x.shape[1], count)
+        if x.shape[1] // count < shape[1]:
+            raise ValueError("x: blocks are narrower than the weights' inputs")
+        for weight in weights:
+            check_equal("weights: outputs", weight.out_features, shape[0])
+            check_equal("weights: inputs", weight.in_features, shape[1])
+        width = shape[0] * count + x.shape[1] - shape[1] * count
+        check(out, "out", torch.float32, len(x), width)
+        self._linear_blocks(self._rows(rows, len(x)), x, weights, out)
+
     def linear_gate(
         self,
         x: Activation,
@@ -315,7 +364,8 @@ class Kernels(ABC):
         kind: GateKind,
         rows: Tensor | None = None,
     ) -> None:
-        """out = act(x @ gate.T) * (x @ up.T), gate and up being the halves of the weight's rows.
+        """out = act(x @ gate.T) * (x @ up.T), gate and up being the halves of the weight's rows
+        (clamped_swiglu is a function of both: `kernels.twins.gated`).
 
         x [T, K], weight [2F, K], out [T, F], F a multiple of 32.
         """
@@ -332,10 +382,10 @@ class Kernels(ABC):
         self._gate(self._rows(rows, x.shape[0]), x, kind, out)
 
     def activate(
-        self, x: Tensor, out: Activation, *, kind: GateKind, rows: Tensor | None = None
+        self, x: Tensor, out: Activation, *, kind: ActivationKind, rows: Tensor | None = None
     ) -> None:
         """out = act(x). x and out [T, F], F a multiple of 32."""
-        check_choice(kind, "gate kind", GATE_KINDS)
+        check_choice(kind, "activation kind", ACTIVATION_KINDS)
         num_rows, features = check_activation(out, "out")
         check(x, "x", torch.float32, num_rows, features)
         check_multiple("out: features", features, GROUP_SIZE)
@@ -406,6 +456,12 @@ class Kernels(ABC):
             check_equal("down: outputs", expert.down.out_features, hidden)
             check_equal("gate and up", expert.gate_up.out_features, 2 * expert.down.in_features)
             check_multiple("inner features", expert.down.in_features, GROUP_SIZE)
+            for bias, weight in (
+                (expert.gate_up_bias, expert.gate_up),
+                (expert.down_bias, expert.down),
+            ):
+                if bias is not None:
+                    check(bias, "bias of an expert", torch.float32, weight.out_features)
             self._check_product(buffers.inputs, expert.gate_up)
             self._check_input(buffers.inner, expert.down)
             if expert.down.in_features > inner:
@@ -511,34 +567,50 @@ class Kernels(ABC):
         cache: LayerCache,
         *,
         num_heads: int,
+        key: Tensor | None = None,
         rotary: Rotary | None = None,
-        query_norm: Tensor | None = None,
-        key_norm: Tensor | None = None,
-        eps: float = 1e-6,
+        norms: HeadNorms | None = None,
+        clip: float | None = None,
+        temperature: tuple[float, float] | None = None,
         rows: Tensor | None = None,
     ) -> None:
-        """Normalise and rotate queries and keys in place; write keys and values to the cache.
+        """Clamp, normalise, rotate queries and keys in place; write keys and values to the cache.
 
-        qkv [T, (num_heads + 2 kv heads) * D]: all queries, all keys, all values. positions [T]
+        qkv [T, (num_heads + 2 kv heads) * D]: all queries, all keys, all values; with a cache whose
+        values are part of its keys [T, num_heads * D], and key [T, kv heads * D]. positions [T]
         int32, slot_mapping [T] int64 (block id * 32 + offset). Rotation pairs feature i with
-        i + width / 2 (Hugging Face's order). query_norm, key_norm [D]: RMS norm of each head.
+        i + width / 2 (Hugging Face's order) unless `rotary` is interleaved. clip: all are clamped
+        to so much either side of 0. temperature (interval, growth): queries are multiplied by
+        log(1 + floor((position + 1) / interval)) * growth + 1.
         """
         self._check_cache(cache, num_heads)
-        width = (num_heads + 2 * cache.num_kv_heads) * cache.head_size
+        num_rows, kv_width = qkv.shape[0], cache.num_kv_heads * cache.head_size
+        if cache.has_own_values != (key is None):
+            raise ValueError("key: needed if, and only if, values are part of the keys")
+        width = num_heads * cache.head_size + (2 * kv_width if key is None else 0)
         check(qkv, "qkv", torch.float32, None, width)
-        check(positions, "positions", torch.int32, qkv.shape[0])
-        check(slot_mapping, "slot_mapping", torch.int64, qkv.shape[0])
+        if key is not None:
+            check(key, "key", torch.float32, num_rows, kv_width)
+        check(positions, "positions", torch.int32, num_rows)
+        check(slot_mapping, "slot_mapping", torch.int64, num_rows)
         if rotary is not None:
-            check(rotary.cos, "cos", torch.float32, None, None)
-            check(rotary.sin, "sin", torch.float32, *rotary.cos.shape)
-            if 2 * rotary.cos.shape[1] > cache.head_size:
-                raise ValueError("cos: rotates more features than a head has")
-        for name, norm in (("query_norm", query_norm), ("key_norm", key_norm)):
-            if norm is not None:
-                check(norm, name, torch.float32, cache.head_size)
-        rows_ = self._rows(rows, qkv.shape[0])
-        norms = (query_norm, key_norm, eps)
-        self._rope_write(rows_, qkv, positions, slot_mapping, cache, num_heads, rotary, norms)
+            self._check_rotary(rotary, cache.head_size)
+        if norms is not None:
+            self._check_norms(norms, num_heads, cache)
+        if clip is not None and clip <= 0:
+            raise ValueError("clip: must be positive")
+        if temperature is not None and temperature[0] <= 0:
+            raise ValueError("temperature: its interval must be positive")
+        options = (rotary, norms, clip, temperature)
+        self._rope_write(
+            self._rows(rows, num_rows),
+            (qkv, key),
+            positions,
+            slot_mapping,
+            cache,
+            num_heads,
+            options,
+        )
 
     def attention(
         self,
@@ -550,37 +622,33 @@ class Kernels(ABC):
         out: Tensor,
         *,
         num_heads: int,
-        scale: float,
-        window: int | None = None,
-        soft_cap: float | None = None,
-        alibi_slopes: Tensor | None = None,
+        options: AttentionOptions,
         rows: Tensor | None = None,
     ) -> None:
         """Causal attention of each token over its sequence's context, which ends with it.
 
-        The first num_heads * D columns of qkv [T, any] are the queries; out [T, num_heads * D];
-        query_start [S + 1], context_lens [S], block_table [S, B] int32. `rows` counts sequences.
-        window: each token sees at most so many tokens, itself included. alibi_slopes [num_heads]:
-        scores fall by so much per token of distance.
+        The first num_heads * D columns of qkv [T, any] are the queries; out [T, num_heads * value
+        size]; query_start [S + 1], context_lens [S], block_table [S, B] int32. `rows` counts
+        sequences.
         """
         self._check_cache(cache, num_heads)
-        width = num_heads * cache.head_size
-        check(out, "out", torch.float32, None, width)
+        check(out, "out", torch.float32, None, num_heads * cache.value_size)
         check(qkv, "qkv", torch.float32, out.shape[0], None)
-        if qkv.shape[1] < width:
+        if qkv.shape[1] < num_heads * cache.head_size:
             raise ValueError("qkv: narrower than the queries")
         check(context_lens, "context_lens", torch.int32, None)
         num_sequences = context_lens.shape[0]
         check(query_start, "query_start", torch.int32, num_sequences + 1)
         check(block_table, "block_table", torch.int32, num_sequences, None)
-        if window is not None and window < 1:
-            raise ValueError("window: must be at least 1")
-        if soft_cap is not None and soft_cap <= 0:
-            raise ValueError("soft_cap: must be positive")
-        if alibi_slopes is not None:
-            check(alibi_slopes, "alibi_slopes", torch.float32, num_heads)
+        for name in ("window", "chunk", "soft_cap"):
+            value = getattr(options, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name}: must be positive")
+        for name in ("alibi_slopes", "sinks"):
+            value = getattr(options, name)
+            if value is not None:
+                check(value, name, torch.float32, num_heads)
         batch = (query_start, context_lens, block_table)
-        options = (scale, window, soft_cap, alibi_slopes)
         rows_ = self._rows(rows, num_sequences)
         self._attention(rows_, qkv, cache, batch, num_heads, options, out)
 
@@ -652,18 +720,39 @@ class Kernels(ABC):
         check_equal("out: features", out_features, features // 2)
 
     @staticmethod
-    def _check_head_size(head_size: int) -> None:
-        check_multiple("head size", head_size, 16)
-        if head_size > MAX_HEAD_SIZE:
-            raise ValueError(f"head size: {head_size} is above {MAX_HEAD_SIZE}")
+    def _check_head_sizes(head_size: int, value_size: int) -> None:
+        if not 1 <= value_size <= head_size <= MAX_HEAD_SIZE:
+            raise ValueError(
+                f"head size {head_size}, value size {value_size}: values may be as long as keys or "
+                f"shorter, keys up to {MAX_HEAD_SIZE}"
+            )
+
+    @staticmethod
+    def _check_rotary(rotary: Rotary, head_size: int) -> None:
+        check(rotary.cos, "cos", torch.float32, None, None)
+        check(rotary.sin, "sin", torch.float32, *rotary.cos.shape)
+        if not 0 <= rotary.first <= head_size - 2 * rotary.cos.shape[1]:
+            raise ValueError("cos: rotates more features than a head has")
+
+    @staticmethod
+    def _check_norms(norms: HeadNorms, num_heads: int, cache: LayerCache) -> None:
+        check_choice(norms.kind, "norm kind", NORM_KINDS)
+        for name, weight, count in (
+            ("query norm", norms.query, num_heads),
+            ("key norm", norms.key, cache.num_kv_heads),
+        ):
+            if weight is not None:
+                heads = [count] if weight.dim() == 2 else []
+                check(weight, name, torch.float32, *heads, cache.head_size)
 
     def _check_cache(self, cache: LayerCache, num_heads: int) -> None:
-        dtype, blocks, heads, size = cache.keys.dtype, *cache.keys.shape[:3]
+        dtype, blocks, heads = cache.keys.dtype, *cache.keys.shape[:2]
         check_choice(dtype, "cache dtype", CACHE_DTYPES)
-        self._check_head_size(size)
+        self._check_head_sizes(cache.head_size, cache.value_size)
         check_multiple("num_heads", num_heads, heads)
-        check(cache.keys, "keys", dtype, blocks, heads, size, BLOCK_SIZE)
-        check(cache.values, "values", dtype, blocks, heads, BLOCK_SIZE, size)
+        key_width, value_width = map(padded_head_size, (cache.head_size, cache.value_size))
+        check(cache.keys, "keys", dtype, blocks, heads, key_width, BLOCK_SIZE)
+        check(cache.values, "values", dtype, blocks, heads, BLOCK_SIZE, value_width)
         if dtype == torch.int8:
             for scales in (cache.key_scales, cache.value_scales):
                 if scales is None:
@@ -729,6 +818,11 @@ class Kernels(ABC):
     ) -> None: ...
 
     @abstractmethod
+    def _linear_blocks(
+        self, rows: Rows, x: Tensor, weights: Sequence[PackedWeight], out: Tensor
+    ) -> None: ...
+
+    @abstractmethod
     def _linear_gate(
         self, rows: Rows, x: Activation, weight: PackedWeight, kind: GateKind, out: Activation
     ) -> None: ...
@@ -737,7 +831,7 @@ class Kernels(ABC):
     def _gate(self, rows: Rows, x: Tensor, kind: GateKind, out: Activation) -> None: ...
 
     @abstractmethod
-    def _activate(self, rows: Rows, x: Tensor, kind: GateKind, out: Activation) -> None: ...
+    def _activate(self, rows: Rows, x: Tensor, kind: ActivationKind, out: Activation) -> None: ...
 
     @abstractmethod
     def _route(
@@ -797,13 +891,12 @@ class Kernels(ABC):
     def _rope_write(
         self,
         rows: Rows,
-        qkv: Tensor,
+        states: tuple[Tensor, Tensor | None],
         positions: Tensor,
         slot_mapping: Tensor,
         cache: LayerCache,
         num_heads: int,
-        rotary: Rotary | None,
-        norms: tuple[Tensor | None, Tensor | None, float],
+        options: HeadOptions,
     ) -> None: ...
 
     @abstractmethod
@@ -814,7 +907,7 @@ class Kernels(ABC):
         cache: LayerCache,
         batch: tuple[Tensor, Tensor, Tensor],
         num_heads: int,
-        options: tuple[float, int | None, float | None, Tensor | None],
+        options: AttentionOptions,
         out: Tensor,
     ) -> None: ...
 

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headrace.kernels.base import Kernels
+from headrace.kernels.base import HeadOptions, Kernels
+from headrace.kernels.ranks import RankMemory, Relay
 from headrace.kernels.routing import RoutingRule
 from headrace.kernels.tensors import (
     BLOCK_FORMATS,
@@ -21,15 +22,17 @@ from headrace.kernels.tensors import (
     NORM_KINDS,
     WEIGHT_KINDS,
     Activation,
+    ActivationKind,
+    AttentionOptions,
     Draws,
     ExpertBuffers,
     ExpertWeights,
     GateKind,
+    HeadNorms,
     LayerCache,
     NormKind,
     PackedWeight,
     QuantizedActivation,
-    RankMemory,
     Rotary,
     Routing,
     Rows,
@@ -47,11 +50,11 @@ BITS: dict[WeightKind, int] = {
 
 
 class NativeProgram:
-    """A recorded program; holds on to every tensor whose address it contains."""
+    """A recorded program; holds on to everything whose address it contains."""
 
     def __init__(self, module: ModuleType) -> None:
         self.handle = module.new_program()
-        self.tensors: list[Tensor | Draws] = []
+        self.holds: list[Tensor | Draws | Relay] = []
         self._run = module.run_program
 
     def run(self) -> None:
@@ -91,12 +94,12 @@ class NativeKernels(Kernels):
         if tensor is None:
             return 0
         if self._program is not None:
-            self._program.tensors.append(tensor)
+            self._program.holds.append(tensor)
         return tensor.data_ptr()
 
     def _draws_address(self, draws: Draws) -> int:
         if self._program is not None:
-            self._program.tensors.append(draws)
+            self._program.holds.append(draws)
         return draws.ctypes.data
 
     def _rows_words(self, rows: Rows) -> tuple[int, ...]:
@@ -118,11 +121,17 @@ class NativeKernels(Kernels):
         )
 
     def _ranks_words(self, ranks: RankMemory) -> tuple[int, ...]:
-        return self._address(ranks.storage), ranks.rank, ranks.size, ranks.slot_bytes
+        words = self._address(ranks.storage), ranks.rank, ranks.size, ranks.slot_bytes
+        relay = ranks.relay
+        if relay is None:
+            return *words, 0, ranks.size, 0
+        if self._program is not None:
+            self._program.holds.append(relay)
+        return *words, relay.here.start, relay.here.stop, relay.address
 
     def _cache_words(self, cache: LayerCache) -> tuple[int, ...]:
         parts = (cache.keys, cache.values, cache.key_scales, cache.value_scales)
-        sizes = (cache.num_blocks, cache.num_kv_heads, cache.head_size)
+        sizes = (cache.num_blocks, cache.num_kv_heads, cache.head_size, cache.value_size)
         dtype = CACHE_DTYPES.index(cache.keys.dtype)
         return *(self._address(part) for part in parts), dtype, *sizes
 
@@ -233,6 +242,19 @@ class NativeKernels(Kernels):
             accumulate,
         )
 
+    def _linear_blocks(
+        self, rows: Rows, x: Tensor, weights: Sequence[PackedWeight], out: Tensor
+    ) -> None:
+        self._call(
+            "linear_blocks",
+            *self._rows_words(rows),
+            self._address(x),
+            x.shape[1] // len(weights),
+            self._address(out),
+            len(weights),
+            *(word for weight in weights for word in self._weight_words(weight)),
+        )
+
     def _linear_gate(
         self, rows: Rows, x: Activation, weight: PackedWeight, kind: GateKind, out: Activation
     ) -> None:
@@ -250,7 +272,7 @@ class NativeKernels(Kernels):
         kind_index = GATE_KINDS.index(kind)
         self._call("gate", *words, self._address(x), kind_index, *self._activation_words(out))
 
-    def _activate(self, rows: Rows, x: Tensor, kind: GateKind, out: Activation) -> None:
+    def _activate(self, rows: Rows, x: Tensor, kind: ActivationKind, out: Activation) -> None:
         words = self._rows_words(rows)
         kind_index = GATE_KINDS.index(kind)
         self._call("activate", *words, self._address(x), kind_index, *self._activation_words(out))
@@ -296,7 +318,16 @@ class NativeKernels(Kernels):
         weighs_inputs: bool,
         accumulate: bool,
     ) -> None:
-        weights = [part for expert in experts for part in (expert.gate_up, expert.down)]
+        words = [
+            word
+            for expert in experts
+            for word in (
+                *self._weight_words(expert.gate_up),
+                *self._weight_words(expert.down),
+                self._address(expert.gate_up_bias),
+                self._address(expert.down_bias),
+            )
+        ]
         self._call(
             "experts",
             *self._rows_words(rows),
@@ -313,7 +344,7 @@ class NativeKernels(Kernels):
             self._address(out),
             accumulate,
             len(experts),
-            *(word for weight in weights for word in self._weight_words(weight)),
+            *words,
         )
 
     def _soft_cap(self, rows: Rows, x: Tensor, cap: float) -> None:
@@ -369,32 +400,51 @@ class NativeKernels(Kernels):
     def _rope_write(
         self,
         rows: Rows,
-        qkv: Tensor,
+        states: tuple[Tensor, Tensor | None],
         positions: Tensor,
         slot_mapping: Tensor,
         cache: LayerCache,
         num_heads: int,
-        rotary: Rotary | None,
-        norms: tuple[Tensor | None, Tensor | None, float],
+        options: HeadOptions,
     ) -> None:
-        query_norm, key_norm, eps = norms
-        rotary_words = (0, 0, 0, 0)
-        if rotary is not None:
-            tables = self._address(rotary.cos), self._address(rotary.sin)
-            rotary_words = (*tables, rotary.cos.shape[0], 2 * rotary.cos.shape[1])
+        rotary, norms, clip, temperature = options
         self._call(
             "rope_write",
             *self._rows_words(rows),
-            self._address(qkv),
+            *self._head_words(*states, cache, num_heads),
             num_heads,
             self._address(positions),
             self._address(slot_mapping),
-            *rotary_words,
-            self._address(query_norm),
-            self._address(key_norm),
-            eps,
+            *self._rotary_words(rotary),
+            *self._norms_words(norms),
+            clip or 0.0,
+            *(temperature or (0.0, 0.0)),
             *self._cache_words(cache),
         )
+
+    def _head_words(
+        self, qkv: Tensor, key: Tensor | None, cache: LayerCache, num_heads: int
+    ) -> tuple[int, ...]:
+        address, width = self._address(qkv), qkv.shape[1]
+        if key is not None:
+            return address, width, self._address(key), key.shape[1], 0
+        vector = cache.head_size * qkv.element_size()
+        keys = address + num_heads * vector
+        return address, width, keys, width, keys + cache.num_kv_heads * vector
+
+    def _rotary_words(self, rotary: Rotary | None) -> tuple[int, ...]:
+        if rotary is None:
+            return 0, 0, 0, 0, 0, 0
+        positions, half = rotary.cos.shape
+        tables = self._address(rotary.cos), self._address(rotary.sin)
+        return *tables, positions, 2 * half, rotary.first, rotary.is_interleaved
+
+    def _norms_words(self, norms: HeadNorms | None) -> tuple[int | float, ...]:
+        if norms is None:
+            return 0, 0, 0, 0, False, 0.0
+        weights = (norms.query, norms.key)
+        strides = (0 if w is None or w.dim() == 1 else w.shape[1] for w in weights)
+        return *map(self._address, weights), *strides, norms.kind == "layer", norms.epsilon
 
     def _attention(
         self,
@@ -403,10 +453,9 @@ class NativeKernels(Kernels):
         cache: LayerCache,
         batch: tuple[Tensor, Tensor, Tensor],
         num_heads: int,
-        options: tuple[float, int | None, float | None, Tensor | None],
+        options: AttentionOptions,
         out: Tensor,
     ) -> None:
-        scale, window, soft_cap, alibi_slopes = options
         self._call(
             "attention",
             *self._rows_words(rows),
@@ -417,10 +466,12 @@ class NativeKernels(Kernels):
             *(self._address(part) for part in batch),
             batch[2].shape[1],
             out.shape[0],
-            scale,
-            window or 0,
-            soft_cap or 0.0,
-            self._address(alibi_slopes),
+            options.scale,
+            options.window or 0,
+            options.soft_cap or 0.0,
+            self._address(options.alibi_slopes),
+            self._address(options.sinks),
+            options.chunk or 0,
             self._address(out),
         )
 

@@ -19,7 +19,8 @@ BLOCK_SIZE = 32
 WeightKind = Literal[
     "int4", "int8", "nf4", "fp4", "mxfp4", "float8", "float16", "bfloat16", "float32"
 ]  # fmt: skip
-GateKind = Literal["silu", "gelu", "gelu_tanh", "relu"]
+ActivationKind = Literal["silu", "gelu", "gelu_tanh", "relu"]
+GateKind = Literal["silu", "gelu", "gelu_tanh", "relu", "clamped_swiglu"]
 NormKind = Literal["rms", "layer"]
 
 WEIGHT_KINDS: tuple[WeightKind, ...] = (
@@ -28,7 +29,9 @@ WEIGHT_KINDS: tuple[WeightKind, ...] = (
 """In the order of `Kind` in csrc/layout.h. The first six are in groups that share a scale; nf4,
 fp4, mxfp4 (E2M1) and float8 (E4M3) are codes of a codebook."""
 NIBBLE_KINDS: tuple[WeightKind, ...] = ("int4", "nf4", "fp4", "mxfp4")
-GATE_KINDS: tuple[GateKind, ...] = ("silu", "gelu", "gelu_tanh", "relu")
+ACTIVATION_KINDS: tuple[ActivationKind, ...] = ("silu", "gelu", "gelu_tanh", "relu")
+GATE_KINDS: tuple[GateKind, ...] = (*ACTIVATION_KINDS, "clamped_swiglu")
+"""In the order of `Gate` in csrc/math.h. The last is a function of gate and up both (GPT-OSS)."""
 NORM_KINDS: tuple[NormKind, ...] = ("rms", "layer")
 FLOAT_DTYPES: dict[WeightKind, torch.dtype] = {
     "float16": torch.float16,
@@ -132,10 +135,12 @@ class Routing:
 
 @dataclass(frozen=True, slots=True)
 class ExpertWeights:
-    """One gated MLP of a mixture: [2F, H] and [H, F]."""
+    """One gated MLP of a mixture: [2F, H] and [H, F], with biases [2F] and [H]."""
 
     gate_up: PackedWeight
     down: PackedWeight
+    gate_up_bias: Tensor | None = None
+    down_bias: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,13 +159,16 @@ class ExpertBuffers:
 class LayerCache:
     """One layer's paged KV cache; a block holds 32 tokens.
 
-    keys [blocks, kv heads, head size, 32], values [blocks, kv heads, 32, head size]; for int8
-    also scales [blocks, kv heads, 32] float32. Must start zeroed. (With AMX a block's bfloat16
-    elements lie in another order: csrc/cache.h.)
+    keys [blocks, kv heads, head size, 32], values [blocks, kv heads, 32, value size], both sizes
+    padded to a multiple of 16; for int8 also scales [blocks, kv heads, 32] float32. Must start
+    zeroed. (With AMX a block's bfloat16 elements lie in another order: csrc/cache.h.) Values
+    smaller than keys are their first elements (multi-head latent attention).
     """
 
     keys: Tensor
     values: Tensor
+    head_size: int
+    value_size: int
     key_scales: Tensor | None = None
     value_scales: Tensor | None = None
 
@@ -173,49 +181,46 @@ class LayerCache:
         return self.keys.shape[1]
 
     @property
-    def head_size(self) -> int:
-        return self.keys.shape[2]
+    def has_own_values(self) -> bool:
+        return self.value_size == self.head_size
 
 
 @dataclass(frozen=True, slots=True)
 class Rotary:
-    """cos and sin [positions, width / 2] float32; only the first `width` features are rotated."""
+    """cos and sin [positions, width / 2] float32; only `width` features from `first` on rotate."""
 
     cos: Tensor
     sin: Tensor
+    first: int = 0
+    is_interleaved: bool = False
+    """Neighbouring features rotate together, and come out as two halves; else the halves do."""
 
 
 @dataclass(frozen=True, slots=True)
-class RankMemory:
-    """What the processes that share one model use for collectives: the same memory, mapped by each.
+class HeadNorms:
+    """Norms of each query and key head, with weights [head size], or one row for each head."""
 
-    A line of 64 bytes for every rank, then two slots for each; zero before the first collective.
-    """
-
-    rank: int
-    size: int
-    storage: Tensor
-    """uint8."""
-
-    @staticmethod
-    def num_bytes(size: int, slot_floats: int) -> int:
-        """Of a memory of `size` ranks that contribute up to `slot_floats` values each."""
-        return size * (RANK_LINE_BYTES + 2 * _slot_bytes(slot_floats))
-
-    @property
-    def slot_bytes(self) -> int:
-        return (self.storage.nbytes // self.size - RANK_LINE_BYTES) // 2
-
-    def columns(self, total: int) -> tuple[int, int]:
-        """First and behind the last of this rank's share of a matrix's columns."""
-        return total * self.rank // self.size, total * (self.rank + 1) // self.size
+    query: Tensor | None
+    key: Tensor | None
+    epsilon: float
+    kind: NormKind = "rms"
 
 
-RANK_LINE_BYTES = 64
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionOptions:
+    """What one layer's attention asks for."""
 
-
-def _slot_bytes(floats: int) -> int:
-    return -(-floats * 4 // 64) * 64
+    scale: float
+    window: int | None = None
+    """Each token sees at most so many tokens, itself included; None: all."""
+    soft_cap: float | None = None
+    """Scores become soft_cap * tanh(score / soft_cap)."""
+    alibi_slopes: Tensor | None = None
+    """[num_heads] float32: scores fall by so much per token of distance (Press et al. 2021)."""
+    sinks: Tensor | None = None
+    """[num_heads] float32: the score of one more key, whose value is zero (Xiao et al. 2023)."""
+    chunk: int | None = None
+    """Each token sees only tokens of its own chunk of so many positions (Llama 4)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,13 +8,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from headrace.kernels.base import Kernels
+from headrace.kernels.base import HeadOptions, Kernels
 from headrace.kernels.block_formats import decode
 from headrace.kernels.codebooks import CODEBOOKS, ROUNDED
+from headrace.kernels.ranks import RANK_LINE_BYTES, RankMemory
 from headrace.kernels.routing import RoutingRule
 from headrace.kernels.routing import choose as choose_experts
 from headrace.kernels.sampling.choice import choose
@@ -24,29 +27,38 @@ from headrace.kernels.tensors import (
     BLOCK_SIZE,
     FLOAT_DTYPES,
     GROUP_SIZE,
-    RANK_LINE_BYTES,
     Activation,
+    ActivationKind,
+    AttentionOptions,
     Draws,
     ExpertBuffers,
     ExpertWeights,
     GateKind,
+    HeadNorms,
     LayerCache,
     NormKind,
     PackedWeight,
     QuantizedActivation,
-    RankMemory,
     Rotary,
     Routing,
     Rows,
     WeightKind,
 )
 
-GATES: dict[GateKind, Callable[[Tensor], Tensor]] = {
+ACTIVATIONS: dict[ActivationKind, Callable[[Tensor], Tensor]] = {
     "silu": functional.silu,
     "gelu": functional.gelu,
     "gelu_tanh": lambda x: functional.gelu(x, approximate="tanh"),
     "relu": functional.relu,
 }
+
+
+def gated(kind: GateKind, gate: Tensor, up: Tensor) -> Tensor:
+    """activation(gate) * up; GPT-OSS has a function of both instead."""
+    if kind == "clamped_swiglu":
+        gate, up = gate.clamp(max=7.0), up.clamp(-7.0, 7.0)
+        return gate * torch.sigmoid(1.702 * gate) * (up + 1)
+    return ACTIVATIONS[kind](gate) * up
 
 
 class TorchProgram:
@@ -116,12 +128,39 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * weight
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """x [T, heads, D]; cos, sin [T, width / 2]."""
-    half = cos.shape[1]
-    a, b, rest = x.split([half, half, x.shape[-1] - 2 * half], -1)
-    cos, sin = cos[:, None], sin[:, None]
-    return torch.cat([a * cos - b * sin, b * cos + a * sin, rest], -1)
+def norm_heads(x: Tensor, weight: Tensor, norms: HeadNorms) -> Tensor:
+    """x [T, heads, D], weight [D] or [heads, D]."""
+    if norms.kind == "layer":
+        x = x - x.mean(-1, keepdim=True)
+    return rms_norm(x, weight, norms.epsilon)
+
+
+def rotate(x: Tensor, rotary: Rotary, positions: Tensor) -> Tensor:
+    """x [T, heads, D]."""
+    half = rotary.cos.shape[1]
+    cos, sin = rotary.cos[positions, None], rotary.sin[positions, None]
+    before, middle, behind = x.split(
+        [rotary.first, 2 * half, x.shape[-1] - rotary.first - 2 * half], -1
+    )
+    if rotary.is_interleaved:
+        a, b = middle[..., ::2], middle[..., 1::2]
+    else:
+        a, b = middle.chunk(2, -1)
+    return torch.cat([before, a * cos - b * sin, b * cos + a * sin, behind], -1)
+
+
+def split_heads(
+    states: tuple[Tensor, Tensor | None], count: int, cache: LayerCache, num_heads: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The first `count` queries, keys and values [T, heads, D] of `rope_write`, as views."""
+    qkv, key = states
+    heads = qkv[:count].unflatten(1, (-1, cache.head_size))
+    if key is not None:
+        keys = key[:count].unflatten(1, (-1, cache.head_size))
+        return heads, keys, keys[..., : cache.value_size]
+    kv_heads = cache.num_kv_heads
+    query, keys, values = heads.split([num_heads, kv_heads, kv_heads], 1)
+    return query, keys, values
 
 
 def check_range(index: Tensor, size: int, message: str) -> None:
@@ -135,15 +174,24 @@ def exchange(ranks: RankMemory, x: Tensor, widths: list[int] | None = None) -> l
         return [x] * ranks.size
     lines = ranks.storage[: RANK_LINE_BYTES * ranks.size].view(torch.int32).numpy()
     arrived = lines[:: RANK_LINE_BYTES // 4]
-    slots = ranks.storage[RANK_LINE_BYTES * ranks.size :].view(torch.float32)
     mine = int(arrived[ranks.rank]) + 1
-    current = slots.view(ranks.size, 2, -1)[:, mine % 2]
+    current = ranks.slots[:, mine % 2]
     current[ranks.rank, : x.numel()] = x.flatten()
     arrived[ranks.rank] = mine
-    while (arrived - mine < 0).any():
-        time.sleep(0)
     sizes = [len(x) * width for width in widths or [x.shape[1]] * ranks.size]
+    if ranks.relay is not None:
+        here = ranks.relay.here
+        _wait_for(arrived[here.start : here.stop], mine)
+        if ranks.relay(mine, max(sizes)) != 0:
+            raise ValueError("the ranks of another host cannot be reached")
+        arrived[: here.start] = arrived[here.stop :] = mine
+    _wait_for(arrived, mine)
     return [slot[:size].view(len(x), -1) for slot, size in zip(current, sizes, strict=True)]
+
+
+def _wait_for(arrived: npt.NDArray[np.int32], collective: int) -> None:
+    while (arrived - collective < 0).any():
+        time.sleep(0)
 
 
 class TorchKernels(Kernels):
@@ -277,24 +325,39 @@ class TorchKernels(Kernels):
 
         self._do(op)
 
+    def _linear_blocks(
+        self, rows: Rows, x: Tensor, weights: Sequence[PackedWeight], out: Tensor
+    ) -> None:
+        def op() -> None:
+            count, depth = rows.count(), weights[0].in_features
+            blocks = x[:count].unflatten(1, (len(weights), -1))
+            parts = zip(blocks.unbind(1), weights, strict=True)
+            products = [
+                torch.cat((functional.linear(block[:, :depth], values_of(w)), block[:, depth:]), 1)
+                for block, w in parts
+            ]
+            out[:count] = torch.cat(products, dim=1)
+
+        self._do(op)
+
     def _linear_gate(
         self, rows: Rows, x: Activation, weight: PackedWeight, kind: GateKind, out: Activation
     ) -> None:
         def op() -> None:
             gate, up = product(x, weight, rows.count()).chunk(2, -1)
-            put(GATES[kind](gate) * up, out)
+            put(gated(kind, gate, up), out)
 
         self._do(op)
 
     def _gate(self, rows: Rows, x: Tensor, kind: GateKind, out: Activation) -> None:
         def op() -> None:
             gate, up = x[: rows.count()].chunk(2, -1)
-            put(GATES[kind](gate) * up, out)
+            put(gated(kind, gate, up), out)
 
         self._do(op)
 
-    def _activate(self, rows: Rows, x: Tensor, kind: GateKind, out: Activation) -> None:
-        self._do(lambda: put(GATES[kind](x[: rows.count()]), out))
+    def _activate(self, rows: Rows, x: Tensor, kind: ActivationKind, out: Activation) -> None:
+        self._do(lambda: put(ACTIVATIONS[kind](x[: rows.count()]), out))
 
     def _route(
         self,
@@ -340,11 +403,11 @@ class TorchKernels(Kernels):
                 index, place = torch.where(routing.experts[:count] == number)
                 weights = routing.weights[index, place, None]
                 inputs = rounded(x[index] * weights if weighs_inputs else x[index], buffers.inputs)
-                gate, up = functional.linear(
-                    inputs, values_of(expert.gate_up, codebooks=books)
-                ).chunk(2, -1)
-                inner = rounded(GATES[kind](gate) * up, buffers.inner)
-                result = functional.linear(inner, values_of(expert.down, codebooks=books))
+                weight = values_of(expert.gate_up, codebooks=books)
+                gate, up = functional.linear(inputs, weight, expert.gate_up_bias).chunk(2, -1)
+                inner = rounded(gated(kind, gate, up), buffers.inner)
+                weight = values_of(expert.down, codebooks=books)
+                result = functional.linear(inner, weight, expert.down_bias)
                 total.index_add_(0, index, result if weighs_inputs else result * weights)
             out[:count] = out[:count] + total if accumulate else total
 
@@ -407,49 +470,57 @@ class TorchKernels(Kernels):
     def _rope_write(
         self,
         rows: Rows,
-        qkv: Tensor,
+        states: tuple[Tensor, Tensor | None],
         positions: Tensor,
         slot_mapping: Tensor,
         cache: LayerCache,
         num_heads: int,
-        rotary: Rotary | None,
-        norms: tuple[Tensor | None, Tensor | None, float],
+        options: HeadOptions,
     ) -> None:
+        rotary, norms, clip, temperature = options
+
         def op() -> None:
             count = rows.count()
             slots, at = slot_mapping[:count], positions[:count].long()
             check_range(slots, cache.num_blocks * BLOCK_SIZE, "a slot is outside the cache")
-            heads = qkv[:count].unflatten(1, (-1, cache.head_size))
-            sizes = [num_heads, cache.num_kv_heads, cache.num_kv_heads]
-            query, key, value = heads.split(sizes, 1)
-            for part, norm in ((query, norms[0]), (key, norms[1])):
-                if norm is not None:
-                    part.copy_(rms_norm(part, norm, norms[2]))
-                if rotary is not None:
-                    limit = rotary.cos.shape[0]
-                    check_range(at, limit, "a position is outside the rotary table")
-                    part.copy_(rotate(part, rotary.cos[at], rotary.sin[at]))
+            query, key, value = split_heads(states, count, cache, num_heads)
+            if clip is not None:
+                for part in (query, key, value):
+                    part.clamp_(-clip, clip)
+            if norms is not None:
+                for part, weight in ((query, norms.query), (key, norms.key)):
+                    if weight is not None:
+                        part.copy_(norm_heads(part, weight, norms))
+            if rotary is not None:
+                check_range(at, rotary.cos.shape[0], "a position is outside the rotary table")
+                for part in (query, key):
+                    part.copy_(rotate(part, rotary, at))
+            if temperature is not None:
+                steps = ((at + 1).float() / temperature[0]).floor()
+                query.mul_((steps.log1p() * temperature[1] + 1).view(-1, 1, 1))
             self._write(cache, slots, key, value)
 
         self._do(op)
 
     @staticmethod
     def _write(cache: LayerCache, slots: Tensor, key: Tensor, value: Tensor) -> None:
-        """Put key and value [T, kv heads, D] at their slots."""
+        """Put key [T, kv heads, D] and value at their slots."""
         block, offset = slots // BLOCK_SIZE, slots % BLOCK_SIZE
         if cache.key_scales is not None and cache.value_scales is not None:
             key, key_scales = round_to_int8(key)
             value, value_scales = round_to_int8(value)
             cache.key_scales[block, :, offset] = key_scales[..., 0]
             cache.value_scales[block, :, offset] = value_scales[..., 0]
-        cache.keys[block, :, :, offset] = key.to(cache.keys.dtype)
-        cache.values[block, :, offset] = value.to(cache.values.dtype)
+        keys = cache.keys[:, :, : cache.head_size]
+        keys[block, :, :, offset] = key.to(keys.dtype)
+        values = cache.values[..., : cache.value_size]
+        values[block, :, offset] = value.to(values.dtype)
 
     @staticmethod
     def _read(cache: LayerCache, blocks: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values [kv heads, tokens, D] of these blocks, as float32."""
-        keys = cache.keys[blocks].float().transpose(2, 3)
-        values = cache.values[blocks].float()
+        keys = cache.keys[blocks, :, : cache.head_size].float().transpose(2, 3)
+        values = cache.values[blocks][..., : cache.value_size].float()
         if cache.key_scales is not None and cache.value_scales is not None:
             keys = keys * cache.key_scales[blocks][..., None]
             values = values * cache.value_scales[blocks][..., None]
@@ -462,7 +533,7 @@ class TorchKernels(Kernels):
         cache: LayerCache,
         batch: tuple[Tensor, Tensor, Tensor],
         num_heads: int,
-        options: tuple[float, int | None, float | None, Tensor | None],
+        options: AttentionOptions,
         out: Tensor,
     ) -> None:
         query_start, context_lens, block_table = batch
@@ -513,23 +584,26 @@ def check_batch(starts: list[int], contexts: list[int], num_tokens: int, width: 
             )
 
 
-def attend(
-    query: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    options: tuple[float, int | None, float | None, Tensor | None],
-) -> Tensor:
-    """query [heads, T, D], keys and values [kv heads, context, D]; returns [heads, T, D]."""
-    scale, window, soft_cap, alibi_slopes = options
+def attend(query: Tensor, keys: Tensor, values: Tensor, options: AttentionOptions) -> Tensor:
+    """query [heads, T, D], keys and values [kv heads, context, D or value size], the result too."""
     group = query.shape[0] // keys.shape[0]
     keys, values = keys.repeat_interleave(group, 0), values.repeat_interleave(group, 0)
-    scores = query @ keys.transpose(1, 2) * scale
-    if soft_cap is not None:
-        scores = soft_cap * torch.tanh(scores / soft_cap)
+    scores = query @ keys.transpose(1, 2) * options.scale
+    if options.soft_cap is not None:
+        scores = options.soft_cap * torch.tanh(scores / options.soft_cap)
     num_tokens, context = scores.shape[1:]
-    positions = torch.arange(context - num_tokens, context)[:, None]
-    distance = positions - torch.arange(context)
-    if alibi_slopes is not None:
-        scores = scores - alibi_slopes.view(-1, 1, 1) * distance
-    hidden = (distance < 0) if window is None else (distance < 0) | (distance >= window)
-    return scores.masked_fill(hidden, -torch.inf).softmax(-1) @ values
+    others = torch.arange(context)
+    positions = others[context - num_tokens :, None]
+    distance = positions - others
+    if options.alibi_slopes is not None:
+        scores = scores - options.alibi_slopes.view(-1, 1, 1) * distance
+    hidden = distance < 0
+    if options.window is not None:
+        hidden = hidden | (distance >= options.window)
+    if options.chunk is not None:
+        hidden = hidden | (others // options.chunk != positions // options.chunk)
+    scores = scores.masked_fill(hidden, -torch.inf)
+    if options.sinks is not None:
+        sinks = options.sinks.view(-1, 1, 1).expand(-1, num_tokens, 1)
+        scores = torch.cat((scores, sinks), dim=-1)
+    return scores.softmax(-1)[..., :context] @ values

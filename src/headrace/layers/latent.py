@@ -2,22 +2,19 @@
 
 In the absorbed form: what would turn latents into keys of each head is applied to the queries, and
 what would turn them into values to the result. So all heads share one key, the latent beside a
-rotated part, and its first elements are the value. In plain torch only, see
-`layers.native.unsupported`.
+rotated part, and its first elements are the value.
 """
 
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from headrace.attention.base import AttentionBatch, AttentionOptions
 from headrace.layers.attention import AttentionSpec
 from headrace.layers.linear import Linear
 from headrace.layers.norm import NormSpec, load_norm
-from headrace.layers.operations import Angles, TorchOperations, normalize
+from headrace.layers.operations import Activation, Angles, AttentionLayout, LatentHeads
 from headrace.layers.parameters import ParameterLoader
-from headrace.layers.rope import rotate
 from headrace.quantization import LinearWeight
 
 
@@ -44,13 +41,11 @@ class LatentAttention:
     def __init__(
         self, load: ParameterLoader, prefix: str, layer: int, spec: LatentAttentionSpec
     ) -> None:
-        assert isinstance(load.operations, TorchOperations)
         assert spec.value_size is not None
-        self.spec, self.layer, self.operations = spec, layer, load.operations
-        self.heads = load.shard.slice(spec.num_heads)
-        """Of this rank; all have the latents."""
+        self.spec, self.operations = spec, load.operations
+        self.share = load.shard.slice(spec.num_heads)
+        """Of the heads, this rank's; all ranks have the latents."""
         self.latent_size: int = spec.value_size
-        self.rotary_size = spec.head_size - spec.value_size
         self._load_queries(load, prefix)
         self.latent = Linear(
             load,
@@ -59,18 +54,23 @@ class LatentAttention:
             [spec.head_size],
             bias=spec.qkv_bias,
         )
-        latent_norm = f"{prefix}.kv_a_layernorm"
-        self.latent_norm = load_norm(load, latent_norm, (self.latent_size,), spec.norm)
-        self.key_up, self.value_up = self._load_heads(load, f"{prefix}.kv_b_proj")
+        self.heads = self._load_heads(load, prefix)
         self.output = Linear(
             load,
             [f"{prefix}.o_proj"],
             spec.num_heads * spec.head_value_size,
             [spec.hidden_size],
             bias=spec.output_bias,
-            inputs=self.heads,
+            inputs=self.share,
         )
-        self.options = AttentionOptions(scale=spec.scale)
+        self.layout = AttentionLayout(
+            layer=layer,
+            num_heads=len(self.share),
+            num_kv_heads=1,
+            head_size=spec.head_size,
+            value_size=spec.value_size,
+            options=AttentionOptions(scale=spec.scale),
+        )
 
     def _load_queries(self, load: ParameterLoader, prefix: str) -> None:
         spec = self.spec
@@ -82,46 +82,33 @@ class LatentAttention:
             )
             name, size = "q_b_proj", spec.query_rank
             self.query_norm = load_norm(load, f"{prefix}.q_a_layernorm", (size,), spec.norm)
-        width = spec.num_heads * (spec.plain_size + self.rotary_size)
-        self.query = Linear(load, [f"{prefix}.{name}"], size, [width], outputs=[self.heads])
+        width = spec.num_heads * (spec.plain_size + spec.head_size - self.latent_size)
+        self.query = Linear(load, [f"{prefix}.{name}"], size, [width], outputs=[self.share])
 
-    def _load_heads(self, load: ParameterLoader, name: str) -> tuple[Tensor, Tensor]:
-        """From latents to each head's keys [heads, plain_size, latent] and values."""
-        spec = self.spec
+    def _load_heads(self, load: ParameterLoader, prefix: str) -> LatentHeads:
+        spec, operations = self.spec, self.operations
+        norm = load_norm(load, f"{prefix}.kv_a_layernorm", (self.latent_size,), spec.norm)
         sizes = [spec.plain_size, spec.head_value_size]
         width = spec.num_heads * sum(sizes)
-        weight = load.linear([name], self.latent_size, [width], outputs=[self.heads])
+        names, outputs = [f"{prefix}.kv_b_proj"], [self.share]
+        weight = load.linear(names, self.latent_size, [width], outputs=outputs)
         rows = weight.lookup(torch.arange(weight.out_features, device=load.device))
-        load.nbytes += rows.nbytes - weight.nbytes
-        key_up, value_up = rows.view(len(self.heads), -1, self.latent_size).split(sizes, dim=1)
-        return key_up, value_up
+        keys, values = rows.view(len(self.share), -1, self.latent_size).split(sizes, dim=1)
+        key, key_bytes = operations.block_weight(keys.transpose(1, 2).contiguous(), weight)
+        value, value_bytes = operations.block_weight(values.contiguous(), weight)
+        load.nbytes += key_bytes + value_bytes - weight.nbytes
+        return LatentHeads(norm, key, value, spec.is_interleaved)
 
     @property
     def input_weight(self) -> LinearWeight:
         """A weight that reads the layer's input."""
         return self.latent.weight
 
-    def __call__(self, x: Tensor, angles: Angles, batch: AttentionBatch) -> Tensor:
+    def __call__(self, x: Activation, angles: Angles, batch: AttentionBatch) -> Activation:
         """The result is `output`'s input."""
-        latents, key = self.latent(x).split([self.latent_size, self.rotary_size], dim=1)
-        latents = normalize(latents, self.latent_norm)
-        key = torch.cat((latents.unsqueeze(1), self._rotate(key.unsqueeze(1), angles)), dim=-1)
-        query, value = self._queries(x, angles), latents.unsqueeze(1)
-        backend = self.operations.backend
-        attended = backend.forward(self.layer, query, key, value, batch, self.options)
-        attended = attended.view(len(x), -1, self.latent_size)
-        return torch.einsum("thl,hvl->thv", attended, self.value_up).flatten(1)
-
-    def _queries(self, x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
-        """Queries that meet latents, [T, heads, head_size]."""
+        latents = self.latent(x, is_kept=True)
         if self.query_down is not None:
-            x = normalize(self.query_down(x), self.query_norm)
-        queries = self.query(x).view(len(x), len(self.heads), -1)
-        plain, rotary = queries.split([self.spec.plain_size, self.rotary_size], dim=-1)
-        absorbed = torch.einsum("thp,hpl->thl", plain, self.key_up)
-        return torch.cat((absorbed, self._rotate(rotary, angles)), dim=-1)
-
-    def _rotate(self, x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
-        if self.spec.is_interleaved:
-            x = x.unflatten(-1, (-1, 2)).transpose(-1, -2).flatten(-2)
-        return rotate(x, *angles)
+            x = self.operations.norm(self.query_down(x), self.query_norm, self.query.weight)
+        return self.operations.attend_latents(
+            self.query(x), latents, angles, batch, self.layout, self.heads, self.output.weight
+        )

@@ -41,9 +41,11 @@ class Linear:
                 [load.tensor(f"{name}.bias", (size,), share=share) for name, size, share in sizes]
             )
 
-    def __call__(self, x: Activation, residual: Tensor | None = None) -> Tensor:
+    def __call__(
+        self, x: Activation, residual: Tensor | None = None, *, is_kept: bool = False
+    ) -> Tensor:
         """With `residual` [T, out] the result is added to it, in its memory."""
         if not self.is_partial:
-            return self.operations.linear(x, self.weight, self.bias, residual)
+            return self.operations.linear(x, self.weight, self.bias, residual, is_kept=is_kept)
         partial = self.operations.linear(x, self.weight, self.bias, is_partial=True)
         return self.operations.all_reduce(partial, residual)

@@ -6,7 +6,7 @@ A result is valid until the same operation makes another one of the same width.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -14,25 +14,42 @@ from torch import Tensor
 from headrace.attention.base import AttentionBatch
 from headrace.attention.native import NativeBackend
 from headrace.errors import StartupError
-from headrace.kernels import Activation, Kernels, QuantizedActivation, RankMemory, Rotary
+from headrace.kernels import (
+    Activation,
+    HeadNorms,
+    Kernels,
+    PackedWeight,
+    QuantizedActivation,
+    RankMemory,
+    Rotary,
+)
 from headrace.kernels.tensors import (
     GROUP_SIZE,
+    ActivationKind,
     ExpertBuffers,
     ExpertWeights,
     GateKind,
     Routing,
+    WeightKind,
 )
-from headrace.layers.attention import AttentionSpec
+from headrace.layers.activation import CLAMPED_SWIGLU
+from headrace.layers.attention import AttentionSpec, HeadNormSpec
 from headrace.layers.mlp import MLPSpec
 from headrace.layers.moe import MoESpec
-from headrace.layers.operations import AttentionLayout, Expert, HeadNorm, NormParameters
+from headrace.layers.operations import (
+    AttentionLayout,
+    Expert,
+    HeadNorm,
+    LatentHeads,
+    NormParameters,
+)
 from headrace.layers.rope import RotaryEmbedding
 from headrace.layers.routing import Router
 from headrace.quantization import LinearWeight
 from headrace.quantization.packed import PackedLinear, pack_floats
 from headrace.weights import Slice
 
-GATES: dict[str, GateKind] = {
+ACTIVATIONS: dict[str, ActivationKind] = {
     "silu": "silu",
     "gelu": "gelu",
     "gelu_pytorch_tanh": "gelu_tanh",
@@ -40,6 +57,7 @@ GATES: dict[str, GateKind] = {
     "gelu_fast": "gelu_tanh",
     "relu": "relu",
 }
+GATES: dict[str, GateKind] = {**ACTIVATIONS, CLAMPED_SWIGLU: "clamped_swiglu"}
 
 
 def unsupported(hidden_size: int, attention: AttentionSpec, mlp: MLPSpec | MoESpec) -> str | None:
@@ -52,20 +70,16 @@ def unsupported(hidden_size: int, attention: AttentionSpec, mlp: MLPSpec | MoESp
     for name, size in (("hidden", hidden_size), ("intermediate", mlp.intermediate_size)):
         if size % GROUP_SIZE:
             return f"{name} size {size} is no multiple of {GROUP_SIZE}"
-    if attention.clip is not None:
-        return "clamped queries, keys and values"
-    if attention.temperature is not None:
-        return "a temperature of attention"
-    if head_norm := attention.head_norm:
-        spec = head_norm.norm
-        if head_norm.has_weight_per_head or (spec.kind == "layer" and not head_norm.is_joint):
-            return "norms of each query and key head other than RMS norms that share their weight"
-    return None
+    return _unsupported_norm(attention.head_norm, attention.clip) if attention.head_norm else None
+
+
+def _unsupported_norm(norm: HeadNormSpec, clip: float | None) -> str | None:
+    if norm.is_joint:
+        return None if clip is None else "a norm over all heads, clamped before"
+    return "norms of each query and key head with biases" if norm.norm.has_bias else None
 
 
 def _unsupported_experts(mixture: MoESpec) -> str | None:
-    if mixture.expert.bias:
-        return "experts with biases"
     if mixture.shared is not None and mixture.shared.intermediate_size % GROUP_SIZE:
         size = mixture.shared.intermediate_size
         return f"intermediate size {size} of a shared expert is no multiple of {GROUP_SIZE}"
@@ -209,11 +223,13 @@ class NativeOperations:
         residual: Tensor | None = None,
         *,
         is_partial: bool = False,
+        is_kept: bool = False,
     ) -> Tensor:
         assert isinstance(weight, PackedLinear)
         out = residual
         if out is None:  # the residual stream itself may be a linear's result
-            out = self._floats("partial" if is_partial else "linear", weight.out_features)
+            use = "partial" if is_partial else "kept" if is_kept else "linear"
+            out = self._floats(use, weight.out_features)
         self.kernels.linear(
             x,
             weight.packed,
@@ -262,7 +278,8 @@ class NativeOperations:
         consumer: LinearWeight,
     ) -> Activation:
         out, rows = self._input_of(consumer, "gated"), self._counts.tokens
-        self.kernels.activate(self.linear(x, up, bias), out, kind=GATES[activation], rows=rows)
+        kind = ACTIVATIONS[activation]
+        self.kernels.activate(self.linear(x, up, bias), out, kind=kind, rows=rows)
         return self._ordered(out, consumer, "gated")
 
     def soft_cap(self, x: Tensor, cap: float) -> Tensor:
@@ -324,7 +341,8 @@ class NativeOperations:
     def angles(self, rotary: RotaryEmbedding, positions: Tensor) -> Rotary:
         """Tables for all positions; the kernel looks each token's up."""
         tables = rotary(torch.arange(self._max_positions, dtype=torch.int32))
-        return Rotary(*(table.contiguous() for table in tables))
+        cos, sin = (table.contiguous() for table in tables)
+        return Rotary(cos, sin)
 
     def attend(
         self,
@@ -334,7 +352,7 @@ class NativeOperations:
         layout: AttentionLayout,
         consumer: LinearWeight,
     ) -> Activation:
-        cache, norm, counts = self._backend.caches[layout.layer], layout.head_norm, self._counts
+        norm, rule = layout.head_norm, layout.temperature
         if norm is not None and norm.is_joint:
             self._normalize_jointly(qkv, norm, layout)
             norm = None
@@ -342,42 +360,97 @@ class NativeOperations:
             qkv,
             batch.positions,
             batch.slot_mapping,
-            cache,
+            self._backend.caches[layout.layer],
             num_heads=layout.num_heads,
             rotary=angles,
-            query_norm=norm.query.weight if norm else None,
-            key_norm=norm.key.weight if norm else None,
-            eps=norm.query.epsilon if norm else 0.0,
-            rows=counts.tokens,
+            norms=_head_norms(norm) if norm else None,
+            clip=layout.clip,
+            temperature=(rule.interval, rule.growth) if rule else None,
+            rows=self._counts.tokens,
         )
-        attended = self._floats("attended", layout.num_heads * layout.head_size)
+        return self._given(self._attended(qkv, batch, layout), consumer)
+
+    def _attended(self, queries: Tensor, batch: AttentionBatch, layout: AttentionLayout) -> Tensor:
+        """queries [T, any], the heads' first in each row."""
+        size = layout.value_size or layout.head_size
+        attended = self._floats("attended", layout.num_heads * size)
         self.kernels.attention(
-            qkv,
-            cache,
+            queries,
+            self._backend.caches[layout.layer],
             batch.query_start,
             batch.context_lens,
             batch.block_table,
             attended,
             num_heads=layout.num_heads,
-            scale=layout.options.scale,
-            window=layout.options.window,
-            soft_cap=layout.options.soft_cap,
-            alibi_slopes=layout.options.alibi_slopes,
-            rows=counts.sequences,
+            options=layout.options,
+            rows=self._counts.sequences,
         )
+        return attended
+
+    def _given(self, attended: Tensor, consumer: LinearWeight) -> Activation:
+        """In the form in which `consumer` reads it."""
         out = self._input_of(consumer, "attended")
-        if isinstance(out, QuantizedActivation):
-            self.kernels.quantize(attended, out, rows=counts.tokens)
+        if not isinstance(out, QuantizedActivation):
+            return self._ordered(attended, consumer, "attended")
+        self.kernels.quantize(attended, out, rows=self._counts.tokens)
         return self._ordered(out, consumer, "attended")
+
+    def block_weight(self, weight: Tensor, source: LinearWeight) -> tuple[list[PackedWeight], int]:
+        """In float16, unless the source is in float32: its rounding is far finer than what the
+        source has lost."""
+        assert isinstance(source, PackedLinear)
+        kind: WeightKind = "float32" if source.packed.kind == "float32" else "float16"
+        packed = []
+        for block in weight:
+            packed.append(self.kernels.empty_weight(kind, *block.shape))
+            self.kernels.pack_floats(packed[-1], 0, block)
+        return packed, sum(part.num_bytes for part in packed)
+
+    def attend_latents(
+        self,
+        query: Tensor,
+        latents: Tensor,
+        angles: Rotary,
+        batch: AttentionBatch,
+        layout: AttentionLayout,
+        heads: LatentHeads,
+        consumer: LinearWeight,
+    ) -> Activation:
+        size, tokens = layout.value_size, self._counts.tokens
+        assert size is not None
+        self._norm(latents[:, :size], heads.norm, latents[:, :size])
+        absorbed = self._floats("absorbed", layout.num_heads * layout.head_size)
+        self.kernels.linear_blocks(query, heads.keys, absorbed, rows=tokens)
+        self.kernels.rope_write(
+            absorbed,
+            batch.positions,
+            batch.slot_mapping,
+            self._backend.caches[layout.layer],
+            num_heads=layout.num_heads,
+            key=latents,
+            rotary=replace(angles, first=size, is_interleaved=heads.is_interleaved),
+            rows=tokens,
+        )
+        attended = self._attended(absorbed, batch, layout)
+        values = self._floats("values", sum(weight.out_features for weight in heads.values))
+        self.kernels.linear_blocks(attended, heads.values, values, rows=tokens)
+        return self._given(values, consumer)
+
+
+def _head_norms(norm: HeadNorm) -> HeadNorms:
+    query, key = norm.query, norm.key
+    weights = query.weight.contiguous(), key.weight.contiguous()
+    return HeadNorms(*weights, query.epsilon, query.kind)
 
 
 def _expert_weights(experts: Sequence[Expert]) -> tuple[list[ExpertWeights], bool]:
     """The packed weights, and whether they read float32 only. Raises StartupError where they
     read their inputs in an order of their own."""
-    packed = []
+    packed, biases = [], []
     for expert in experts:
         assert isinstance(expert.gate_up, PackedLinear) and isinstance(expert.down, PackedLinear)
         packed.append((expert.gate_up, expert.down))
+        biases.append((expert.gate_up_bias, expert.down_bias))
     if any(part.permutation is not None for parts in packed for part in parts):
         raise StartupError(
             "experts quantized in another order of their inputs (GPTQ's act-order, or groups that "
@@ -388,4 +461,8 @@ def _expert_weights(experts: Sequence[Expert]) -> tuple[list[ExpertWeights], boo
         for parts in packed
         for part in parts
     )
-    return [ExpertWeights(gate_up.packed, down.packed) for gate_up, down in packed], is_exact
+    weights = [
+        ExpertWeights(gate_up.packed, down.packed, *own)
+        for (gate_up, down), own in zip(packed, biases, strict=True)
+    ]
+    return weights, is_exact

@@ -24,6 +24,8 @@ Activation = Any
 """Input of a linear layer, in the form that its weight wants: for torch a Tensor [T, features]."""
 Angles = Any
 """Rotary angles in the form that `attend` wants."""
+BlockWeight = Any
+"""One matrix for each head, in the form that `attend_latents` wants."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +70,26 @@ class AttentionLayout:
     num_kv_heads: int
     head_size: int
     options: AttentionOptions
+    value_size: int | None = None
+    """See `AttentionShape`."""
     head_norm: HeadNorm | None = None
     clip: float | None = None
     """Queries, keys and values are clamped to so much either side of 0."""
     temperature: Temperature | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LatentHeads:
+    """What stands between latents and each head's keys and values."""
+
+    norm: NormParameters
+    """Of latents."""
+    keys: BlockWeight
+    """[heads, latent, plain]: makes queries that meet latents of those that meet keys."""
+    values: BlockWeight
+    """[heads, value, latent]."""
+    is_interleaved: bool
+    """Neighbouring elements rotate together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,10 +140,12 @@ class Operations(Protocol):
         residual: Tensor | None = None,
         *,
         is_partial: bool = False,
+        is_kept: bool = False,
     ) -> Tensor:
         """x W^T + bias + residual, [T, out_features]; may be in residual's memory.
 
-        `is_partial`: other ranks have the rest of the sum (see `all_reduce`).
+        `is_partial`: other ranks have the rest of the sum (see `all_reduce`). `is_kept`: the next
+        linear layers must leave the result alone; otherwise it may be in their memory.
         """
         ...
 
@@ -181,6 +201,24 @@ class Operations(Protocol):
         """Packed queries, keys, values [T, (heads + 2 kv heads) * head_size] to the attention's
         result [T, heads * head_size]; keys and values go to the cache. Without angles nothing
         rotates."""
+        ...
+
+    def block_weight(self, weight: Tensor, source: LinearWeight) -> tuple[BlockWeight, int]:
+        """Of weight [heads, out, in] float, which came from `source`; and its bytes."""
+        ...
+
+    def attend_latents(
+        self,
+        query: Tensor,
+        latents: Tensor,
+        angles: Angles,
+        batch: AttentionBatch,
+        layout: AttentionLayout,
+        heads: LatentHeads,
+        consumer: LinearWeight,
+    ) -> Activation:
+        """query [T, heads * (plain + rotated)] and the one key [T, latent + rotated] to the result
+        [T, heads * value]; the key, with its latent normalised, goes to the cache."""
         ...
 
     def soft_cap(self, x: Tensor, cap: float) -> Tensor:
@@ -241,6 +279,7 @@ class TorchOperations:
         residual: Tensor | None = None,
         *,
         is_partial: bool = False,
+        is_kept: bool = False,
     ) -> Tensor:
         return weight.apply(x, bias, residual)
 
@@ -318,6 +357,37 @@ class TorchOperations:
             factors = layout.temperature(batch.positions).view(-1, 1, 1)
             query = (query * factors).to(query.dtype)
         return self.backend.forward(layout.layer, query, key, value, batch, layout.options)
+
+    def block_weight(self, weight: Tensor, source: LinearWeight) -> tuple[Tensor, int]:
+        return weight, weight.nbytes
+
+    def attend_latents(
+        self,
+        query: Tensor,
+        latents: Tensor,
+        angles: tuple[Tensor, Tensor],
+        batch: AttentionBatch,
+        layout: AttentionLayout,
+        heads: LatentHeads,
+        consumer: LinearWeight,
+    ) -> Tensor:
+        assert layout.value_size is not None
+
+        def turned(x: Tensor) -> Tensor:
+            if heads.is_interleaved:
+                x = x.unflatten(-1, (-1, 2)).transpose(-1, -2).flatten(-2)
+            return rotate(x, *angles)
+
+        latent, key = latents.split([layout.value_size, 2 * angles[0].shape[-1]], dim=1)
+        value = normalize(latent, heads.norm).unsqueeze(1)
+        key = torch.cat((value, turned(key.unsqueeze(1))), dim=-1)
+        plain, rotary = query.view(len(query), layout.num_heads, -1).split(
+            [heads.keys.shape[2], key.shape[-1] - layout.value_size], dim=-1
+        )
+        query = torch.cat((torch.einsum("thp,hlp->thl", plain, heads.keys), turned(rotary)), dim=-1)
+        attended = self.backend.forward(layout.layer, query, key, value, batch, layout.options)
+        attended = attended.view(len(query), layout.num_heads, -1)
+        return torch.einsum("thl,hvl->thv", attended, heads.values).flatten(1)
 
     def soft_cap(self, x: Tensor, cap: float) -> Tensor:
         return x.div_(cap).tanh_().mul_(cap)

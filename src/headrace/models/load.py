@@ -119,8 +119,10 @@ def _load_decoder(
     config, ranks = checkpoint.config, options.ranks
     if options.max_total_tokens is not None:
         spec = replace(spec, max_position=min(spec.max_position, options.max_total_tokens))
-    kernels = options.kernels if _runs_on_kernels(spec, options) else None
-    shape = _attention_shape(spec, options, kernels, checkpoint.config["dtype"])
+    shape = _attention_shape(spec, options, options.kernels, config)
+    if options.kernels is not None and not _runs_on_kernels(spec, options, shape):
+        shape = _attention_shape(spec, options, None, config)
+    kernels = shape.kernels
     backend = options.backend or choose_backend(shape)
     operations: Operations = TorchOperations(backend, ranks)
     if isinstance(backend, NativeBackend):
@@ -164,13 +166,11 @@ def _loader(
 
 
 def check_num_ranks(checkpoint: Checkpoint, num_ranks: int) -> None:
-    """Raises StartupError unless the model can be split over so many ranks."""
+    """Raises StartupError unless the model can be split over so many ranks; of one that is not
+    native `models.transformers.parallel` knows when it is loaded."""
     architecture = find_architecture(checkpoint.config)
     if architecture is None or isinstance(architecture, type):
-        raise StartupError(
-            f"--num-shard {num_ranks}: only native models can be split; architectures is "
-            f"{checkpoint.config.get('architectures')}"
-        )
+        return
     attention = architecture(checkpoint.config).layers[0].attention
     allowed = allowed_sizes(attention.num_heads, attention.num_kv_heads)
     if num_ranks not in allowed:
@@ -189,24 +189,27 @@ def _slot_floats(spec: DecoderSpec, options: LoadOptions) -> int:
 
 
 def _default_kv_dtype(
-    dtype: torch.dtype, checkpoint_dtype: str | None, kernels: Kernels | None
+    config: dict[str, Any], options: LoadOptions, kernels: Kernels | None
 ) -> torch.dtype:
     """That of the arithmetic; with the kernels float16, or bfloat16 where that is quicker and the
-    checkpoint's own."""
+    weights themselves are no finer: in bfloat16 or quantized (as GGUF files are, which name no
+    dtype)."""
     if kernels is None:
-        return dtype
-    is_tiled = kernels.has_bfloat16_tiles and checkpoint_dtype == "bfloat16"
-    return torch.bfloat16 if is_tiled else torch.float16
+        return options.dtype
+    is_fine = config["dtype"] in ("float16", "float32", "float64")
+    is_quantized = config.get("quantization_config") or options.quantize or options.scheme
+    if kernels.has_bfloat16_tiles and (is_quantized or not is_fine):
+        return torch.bfloat16
+    return torch.float16
 
 
 def _attention_shape(
     spec: DecoderSpec,
     options: LoadOptions,
     kernels: Kernels | None,
-    checkpoint_dtype: str | None = None,
+    config: dict[str, Any],
 ) -> AttentionShape:
     layers, shard = [layer.attention for layer in spec.layers], options.ranks.shard
-    by_default = _default_kv_dtype(options.dtype, checkpoint_dtype, kernels)
     return AttentionShape(
         num_layers=len(layers),
         num_heads=len(shard.slice(layers[0].num_heads)),
@@ -214,7 +217,7 @@ def _attention_shape(
         head_size=layers[0].head_size,
         value_size=layers[0].value_size,
         dtype=options.dtype,
-        kv_dtype=options.kv_dtype or by_default,
+        kv_dtype=options.kv_dtype or _default_kv_dtype(config, options, kernels),
         device=options.device,
         has_soft_cap=any(layer.soft_cap is not None for layer in layers),
         has_alibi=any(layer.alibi_slopes is not None for layer in layers),
@@ -224,11 +227,8 @@ def _attention_shape(
     )
 
 
-def _runs_on_kernels(spec: DecoderSpec, options: LoadOptions) -> bool:
+def _runs_on_kernels(spec: DecoderSpec, options: LoadOptions, shape: AttentionShape) -> bool:
     """Whether the kernels have all that the model needs; the log says what they lack."""
-    if options.kernels is None:
-        return False
-    shape = _attention_shape(spec, options, options.kernels)
     reasons = [NativeBackend.unsupported(shape)]
     for layer in set(spec.layers):
         size = options.ranks.shard.size

@@ -1,27 +1,17 @@
 """Everything that /metrics shows: TGI's names, and what TGI lacked under `headrace_`.
 
-`record_finish` is the one place where a finished sequence is counted, `observe_step` the one
-where an engine step is.
+`record_finish` is the one place where a finished sequence is counted; of engine steps see `steps`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.metrics_core import Metric, SummaryMetricFamily
-from prometheus_client.registry import Collector
 
 from headrace.errors import HeadraceError
 from headrace.observability.exposition import render
-from headrace.types import EngineInfo, EngineStats, Timings
-
-
-def duration_buckets() -> list[float]:
-    """0.0001 * 1.5^k seconds, k = 1..35, by repeated multiplication as TGI computes them."""
-    bounds = [0.0001 * 1.5]
-    while len(bounds) < 35:
-        bounds.append(bounds[-1] * 1.5)
-    return bounds
+from headrace.observability.steps import StepCollector, duration_buckets
+from headrace.types import EngineInfo, EngineStats, StepCounts, Timings
 
 
 def length_buckets(most: int) -> list[float]:
@@ -32,8 +22,12 @@ def length_buckets(most: int) -> list[float]:
 class Metrics:
     """The process's instruments. One instance per server."""
 
-    def __init__(self, max_input_tokens: int, max_total_tokens: int) -> None:
+    def __init__(
+        self, max_input_tokens: int, max_total_tokens: int, steps: StepCounts | None = None
+    ) -> None:
+        """`steps`: counts that grow while the engines run."""
         self._registry = CollectorRegistry()
+        self._registry.register(StepCollector(StepCounts() if steps is None else steps))
         self._make_request_instruments(max_input_tokens, max_total_tokens)
         self._make_batch_instruments()
         self._make_engine_instruments()
@@ -79,22 +73,6 @@ class Metrics:
         self._prompt_tokens.inc(num_prompt_tokens)
         self._cached_prompt_tokens.inc(timings.num_cached_tokens)
         self._completion_tokens.inc(num_generated_tokens)
-
-    def observe_step(self, stats: EngineStats) -> None:
-        """Count one engine step. A step with any prompt tokens goes by `prefill`, else `decode`."""
-        method = "prefill" if stats.num_prefill_tokens else "decode"
-        self._batch_count.labels(method).inc()
-        outcome = self._batch_failure if stats.num_failed else self._batch_success
-        outcome.labels(method).inc()
-        self._batch_duration.labels(method).observe(stats.step_duration)
-        self._batch_forward.labels(method).observe(stats.execute_duration)
-        self._batch_decode.labels(method).observe(stats.step_duration - stats.execute_duration)
-        self._batch_next_size.observe(stats.num_running)
-        self._skipped_tokens.observe(stats.num_skipped_tokens, stats.num_sampled_rows)
-        self._batch_filter.labels(method).observe(stats.update_duration)
-        if stats.num_prefill_tokens and stats.num_decode_tokens:
-            self._batch_concat.labels("chunking").inc()
-            self._batch_concat_duration.labels("decode").observe(stats.schedule_duration)
 
     def render(self, stats: EngineStats, info: EngineInfo) -> bytes:
         """Prometheus text, with the gauges set from a snapshot."""
@@ -155,13 +133,8 @@ class Metrics:
         self._max_new_tokens = self._histogram(
             "tgi_request_max_new_tokens", "New tokens at most", length_buckets(max_total_tokens)
         )
-        self._skipped_tokens = _Sum(
-            "tgi_request_skipped_tokens", "New tokens of a request in one step beyond the first"
-        )
-        self._registry.register(self._skipped_tokens)
 
     def _make_batch_instruments(self) -> None:
-        method = ["method"]
         self._queue_size = self._gauge("tgi_queue_size", "Requests waiting")
         self._batch_size = self._gauge("tgi_batch_current_size", "Requests running")
         self._batch_tokens = self._gauge(
@@ -169,35 +142,6 @@ class Metrics:
         )
         self._batch_max_total_tokens = self._gauge(
             "tgi_batch_max_total_tokens", "Tokens that the KV cache holds"
-        )
-        sizes = [float(size) for size in range(1, 1025)]
-        self._batch_next_size = self._histogram("tgi_batch_next_size", "Requests in a step", sizes)
-        self._batch_count = self._counter("tgi_batch_inference_count", "Steps", method)
-        self._batch_success = self._counter("tgi_batch_inference_success", "Other steps", method)
-        self._batch_failure = self._counter(
-            "tgi_batch_inference_failure", "Steps in which a request failed", method
-        )
-        self._batch_duration = self._histogram(
-            "tgi_batch_inference_duration", "Seconds of a step", labels=method
-        )
-        self._batch_forward = self._histogram(
-            "tgi_batch_forward_duration", "Seconds of a step on the device", labels=method
-        )
-        self._batch_decode = self._histogram(
-            "tgi_batch_decode_duration", "Seconds of a step off the device", labels=method
-        )
-        self._batch_filter = self._histogram(
-            "tgi_batch_filter_duration",
-            "Seconds to take in a step's tokens and let ended requests go",
-            labels=method,
-        )
-        self._batch_concat = self._counter(
-            "tgi_batch_concat", "Steps that mix prompts and decodes", ["reason"]
-        )
-        self._batch_concat_duration = self._histogram(
-            "tgi_batch_concat_duration",
-            "Seconds to put prompts beside running decodes",
-            labels=method,
         )
 
     def _make_engine_instruments(self) -> None:
@@ -233,18 +177,3 @@ class Metrics:
         self._forced_tokens = self._gauge(
             "headrace_forced_tokens", "Tokens that grammars forced since start"
         )
-
-
-class _Sum(Collector):
-    """A summary that takes in many observations at once."""
-
-    def __init__(self, name: str, help: str) -> None:
-        self._name, self._help = name, help
-        self._count = self._total = 0
-
-    def observe(self, total: int, count: int) -> None:
-        self._total += total
-        self._count += count
-
-    def collect(self) -> Iterator[Metric]:
-        yield SummaryMetricFamily(self._name, self._help, self._count, self._total)

@@ -46,7 +46,7 @@ def build_executor(
     """
     checkpoint = with_rope_scaling(checkpoint, settings.rope_scaling, settings.rope_factor)
     ranks = ranks or OneRank()
-    device = devices.choose_device(settings, ranks.shard.rank)
+    device = devices.choose_device(settings, ranks.device_index)
     kernels = devices.choose_kernels(settings, device)
     threads = max(1, devices.num_threads(settings) // ranks.shard.size)
     kernels.set_num_threads(threads)
@@ -79,8 +79,8 @@ def build_executor(
         device=devices.describe(device),
         dtype=str(options.dtype).removeprefix("torch."),
         kernels=_kernels_in_use(kernels, are_used=is_recorded or not isinstance(model, Decoder)),
-        weight_bytes=model.weight_bytes + (loaded.weight_bytes if loaded else 0),
-        kv_cache_bytes=cache.num_blocks * bytes_per_block,
+        weight_bytes=ranks.total(model.weight_bytes + (loaded.weight_bytes if loaded else 0)),
+        kv_cache_bytes=ranks.total(cache.num_blocks * bytes_per_block),
         max_num_drafts=loaded.max_num_drafts if loaded else 0,
     )
     buffers = _buffers(info, device, is_fixed=is_recorded)
@@ -142,7 +142,7 @@ def _cache_size(
         CacheRequest(
             block_size=block_size,
             bytes_per_block=bytes_per_block,
-            available=available // ranks.shard.size if is_cpu else available,
+            available=available // ranks.local_size if is_cpu else available,
             share=SHARE_OF_CPU_MEMORY / settings.num_replica if is_cpu else 1.0,
             cache_memory=settings.kv_cache_memory,
             cache_tokens=settings.max_batch_total_tokens,

@@ -16,18 +16,18 @@ USABLE_SHARE_OF_CUDA = 0.9
 """Of --cuda-memory-fraction; the rest is for activations, logits and the allocator's own loss."""
 
 
-def choose_device(settings: Settings, rank: int = 0) -> torch.device:
-    """Each rank has its own GPU. Raises StartupError for `--device cuda` without one."""
+def choose_device(settings: Settings, index: int = 0) -> torch.device:
+    """The CPU, or the GPU of this number. Raises StartupError for `--device cuda` without one."""
     has_cuda = torch.cuda.is_available()
     if settings.device == "cuda" and not has_cuda:
         raise StartupError("--device cuda: no CUDA device is visible; use --device cpu or auto")
     if settings.device == "cpu" or not has_cuda:
         return torch.device("cpu")
-    if rank >= torch.cuda.device_count():
+    if index >= torch.cuda.device_count():
         raise StartupError(
-            f"--num-shard: no CUDA device for rank {rank}; {torch.cuda.device_count()} are visible"
+            f"--num-shard: no CUDA device for rank {index}; {torch.cuda.device_count()} are visible"
         )
-    return torch.device("cuda", rank)
+    return torch.device("cuda", index)
 
 
 def choose_dtype(

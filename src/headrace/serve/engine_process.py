@@ -50,9 +50,9 @@ def run(connection: socket.socket) -> int:
         channel.send(LoadProgress(stage, done, total))
 
     try:
-        checkpoint = order.open_checkpoint()
-        if order.drafter_path is not None:
-            check_drafter(order.drafter_path, checkpoint)
+        checkpoint = order.files.open_checkpoint()
+        if order.files.drafter_path is not None:
+            check_drafter(order.files.drafter_path, checkpoint)
         executor, info = build(order, checkpoint, progress)
     except StartupError as error:
         channel.send(EngineFailure(str(error)))
@@ -91,12 +91,12 @@ def build(
     order: EngineOrder, checkpoint: Checkpoint, progress: Progress
 ) -> tuple[Executor, EngineInfo]:
     """The executor of the whole model, on all the ranks it shall have. Raises StartupError."""
-    num_ranks = order.settings.num_shard or 1
+    num_ranks, drafter = order.settings.num_shard or 1, order.files.drafter_path
     if num_ranks == 1:
-        return build_executor(order.settings, checkpoint, progress, drafter=order.drafter_path)
+        return build_executor(order.settings, checkpoint, progress, drafter=drafter)
     check_num_ranks(checkpoint, num_ranks)
     ranks, sockets = start_ranks(order, end_with_rank)
-    executor, info = build_executor(order.settings, checkpoint, progress, ranks, order.drafter_path)
+    executor, info = build_executor(order.settings, checkpoint, progress, ranks, drafter)
     return BroadcastExecutor(executor, sockets), info
 
 

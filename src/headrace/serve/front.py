@@ -48,8 +48,7 @@ class Front:
         """Answer requests until SIGTERM or SIGINT; then finish those that run."""
         info = self._client.info
         limit = self._settings.prompt_limit or info.max_total_tokens - 1
-        metrics = Metrics(limit, info.max_total_tokens)
-        self._client.on_step = metrics.observe_step
+        metrics = Metrics(limit, info.max_total_tokens, self._client.steps)
         model = ServedModel(model_id=self.model_id)
         app = build_app(self._frontend, self._settings, model, metrics, tracing)
         config = uvicorn.Config(

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from headrace.config import Settings, visible_cuda_devices
 from headrace.errors import StartupError
 
@@ -48,6 +50,14 @@ def _cores_of(replica: int, count: int, cores: Sequence[int]) -> list[int]:
 def usable_cores() -> list[int]:
     """That the affinity of this process allows; [] where the system does not say."""
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+
+
+def interface_of(address: str) -> str | None:
+    """The network interface that has this IP address."""
+    for name, addresses in psutil.net_if_addrs().items():
+        if any(one.address == address for one in addresses):
+            return name
+    return None
 
 
 def cuda_devices() -> list[str]:

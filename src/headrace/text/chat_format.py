@@ -32,9 +32,15 @@ class ChatFormat:
     """The markers that are tokens of their own."""
 
     def grammar(
-        self, tool_set: ToolSet | None, answer: Grammar | None, *, in_reasoning: bool
+        self,
+        tool_set: ToolSet | None,
+        answer: Grammar | None,
+        *,
+        in_reasoning: bool,
+        reasoning_budget: int | None = None,
     ) -> Grammar | None:
-        """Constrains a reply's calls, and its text to `answer`; see `reply_grammar`."""
+        """Constrains a reply's calls, its text to `answer`, and its reasoning to so many tokens;
+        see `reply_grammar`."""
         return reply_grammar(
             self.tools,
             tool_set,
@@ -42,6 +48,7 @@ class ChatFormat:
             self.reasoning,
             self.token_ids,
             in_reasoning=in_reasoning,
+            reasoning_budget=reasoning_budget,
         )
 
     def parser(

@@ -114,13 +114,14 @@ def _byte_alphabet() -> dict[str, int]:
     return alphabet | {chr(0x100 + index): byte for index, byte in enumerate(others)}
 
 
-_BYTE_ALPHABET = _byte_alphabet()
+BYTE_ALPHABET = _byte_alphabet()
+"""A byte-level token's characters to the bytes that they stand for."""
 
 
 def _byte_level(token: str) -> bytes:
     """Added tokens may be spelled in plain text; they stand for themselves."""
     try:
-        return bytes([_BYTE_ALPHABET[character] for character in token])
+        return bytes([BYTE_ALPHABET[character] for character in token])
     except KeyError:
         return token.encode()
 

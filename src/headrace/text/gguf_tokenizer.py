@@ -6,63 +6,15 @@ original model's tokenizer normalizes or ignores merges, so does this one.
 
 from typing import Any
 
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, processors
-from tokenizers import pre_tokenizers as pre
+from tokenizers import Tokenizer, models, processors
 
 from headrace.checkpoint.gguf import GGUFFile
 from headrace.errors import CheckpointError
 from headrace.text import sentencepiece
-
-CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
-WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
-PUNCTUATION_AND_SPACES = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-
-
-def _split(digits: str) -> pre.PreTokenizer:
-    """The split of tiktoken's cl100k family; the members differ in how digits group."""
-    pattern = f"{CONTRACTIONS}|{WORDS}|{digits}|{PUNCTUATION_AND_SPACES}"
-    return pre.Sequence(
-        [
-            pre.Split(Regex(pattern), behavior="isolated"),
-            pre.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-
-
-def _gpt2() -> pre.PreTokenizer:
-    return pre.ByteLevel(add_prefix_space=False)
-
-
-def _single_digits() -> pre.PreTokenizer:
-    return pre.Sequence([pre.Digits(individual_digits=True), _gpt2()])
-
-
-def _llama3() -> pre.PreTokenizer:
-    return _split(r"\p{N}{1,3}")
-
-
-def _qwen2() -> pre.PreTokenizer:
-    return _split(r"\p{N}")
-
-
-PRE_TOKENIZERS = {
-    "default": _gpt2,
-    "gpt-2": _gpt2,
-    "smollm": _single_digits,
-    "starcoder": _single_digits,
-    "refact": _single_digits,
-    "codeshell": _single_digits,
-    "llama-bpe": _llama3,
-    "llama-v3": _llama3,
-    "llama3": _llama3,
-    "qwen2": _qwen2,
-    "deepseek-r1-qwen": _qwen2,
-}
-"""By tokenizer.ggml.pre; without that key it is "default"."""
+from headrace.text.byte_level import PRE_TOKENIZERS, byte_level
 
 BOS_BY_DEFAULT = {"llama-bpe", "llama-v3", "llama3"}
 """These begin with BOS, and prefer a whole-word token to its merges."""
-NFC = {"qwen2"}
 
 
 def build_backend(file: GGUFFile) -> Tokenizer:
@@ -105,11 +57,8 @@ def _byte_level(file: GGUFFile, tokens: list[str]) -> Tokenizer:
         )
     vocabulary = {token: token_id for token_id, token in enumerate(tokens)}
     merges = [tuple(merge.split(" ", 1)) for merge in _field(file, "merges", list)]
-    backend = Tokenizer(models.BPE(vocabulary, merges, ignore_merges=name in BOS_BY_DEFAULT))
-    if name in NFC:
-        backend.normalizer = normalizers.NFC()
-    backend.pre_tokenizer = PRE_TOKENIZERS[name]()
-    backend.decoder = decoders.ByteLevel()
+    model = models.BPE(vocabulary, merges, ignore_merges=name in BOS_BY_DEFAULT)
+    backend = byte_level(model, name)
     sentencepiece.add_tokens(backend, tokens, _field(file, "token_type", list, []))
     return backend
 

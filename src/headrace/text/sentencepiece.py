@@ -5,7 +5,7 @@ own `tokenizer.model`, a protocol buffer. Source: `sentencepiece_model.proto` of
 """
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
@@ -96,17 +96,21 @@ def _bpe(model: SentencePieceModel) -> models.BPE:
     unknown = _unknown(model)
     return models.BPE(
         vocabulary,
-        _merges_by_score(vocabulary, model.scores),
+        every_merge(vocabulary, _by_score(vocabulary, model.scores)),
         unk_token=None if unknown is None else model.pieces[unknown],
         fuse_unk=True,
         byte_fallback=True,
     )
 
 
-def _merges_by_score(vocabulary: dict[str, int], scores: Sequence[float]) -> list[tuple[str, str]]:
-    """Every way to cut a token into two tokens, best merged token first."""
+def _by_score(vocabulary: dict[str, int], scores: Sequence[float]) -> list[str]:
+    return sorted(vocabulary, key=lambda token: -scores[vocabulary[token]])
+
+
+def every_merge(vocabulary: dict[str, int], ordered: Iterable[str]) -> list[tuple[str, str]]:
+    """Every way to cut a token into two tokens, in the order of the whole ones in `ordered`."""
     merges = []
-    for token in sorted(vocabulary, key=lambda token: -scores[vocabulary[token]]):
+    for token in ordered:
         cuts = ((token[:cut], token[cut:]) for cut in range(1, len(token)))
         pairs = [pair for pair in cuts if pair[0] in vocabulary and pair[1] in vocabulary]
         merges += sorted(pairs, key=lambda pair: (vocabulary[pair[0]], vocabulary[pair[1]]))

@@ -11,6 +11,7 @@ from dataclasses import replace
 import msgspec
 
 from headrace.errors import GenerationError, ValidationError
+from headrace.text.float32 import shortest
 from headrace.text.generation import Finish, GenerationRequest, PromptInfo, TextDelta, TokenText
 from headrace.text.stop import StopMatcher
 from headrace.text.tokenizer import Tokenizer
@@ -110,7 +111,7 @@ class SequenceText:
             return TokenText(token_id, text, None, special)
         top = event.top_logprobs[position] if event.top_logprobs is not None else ()
         likeliest = self._describe_all(top)
-        return TokenText(token_id, text, event.logprobs[position], special, likeliest)
+        return TokenText(token_id, text, shortest(event.logprobs[position]), special, likeliest)
 
     def _describe_all(self, top: Iterable[tuple[int, float]]) -> tuple[TokenText, ...]:
         return tuple(self._describe(token_id, logprob) for token_id, logprob in top)
@@ -118,7 +119,8 @@ class SequenceText:
     def _describe(self, token_id: int, logprob: float | None) -> TokenText:
         """A token on its own, outside the generated text."""
         text = self._tokenizer.text_of(token_id)
-        return TokenText(token_id, text, logprob, token_id in self._special_ids)
+        value = None if logprob is None else shortest(logprob)
+        return TokenText(token_id, text, value, token_id in self._special_ids)
 
     def _tail(self) -> str:
         """What the end of the sequence still adds to the text."""

@@ -1,11 +1,20 @@
 from headrace.engine.speculation import corpus
-from headrace.engine.speculation.corpus import END, GENERATION_TOKENS, MAX_SALTS, Corpora, Corpus
-from headrace.engine.speculation.ngram_index import MAX_NEW_TOKENS
+from headrace.engine.speculation.corpus import (
+    END,
+    GENERATION_TOKENS,
+    MAX_OUTPUT_TOKENS,
+    MAX_SALTS,
+    Corpora,
+    Corpus,
+)
+from headrace.engine.speculation.ngram_index import keys
 
 
 def finds(corpus: Corpus, suffix: list[int]) -> bool:
-    matches = [generation.longest_match(suffix) for generation in corpus.generations]
-    return any(match is not None and match.level > 0 for match in matches)
+    """Its last two tokens, or more."""
+    for generation in corpus.generations:
+        generation.extend()
+    return any(generation.match(suffix, keys(suffix), 2) for generation in corpus.generations)
 
 
 def test_outputs_are_separate() -> None:
@@ -41,7 +50,6 @@ def test_the_oldest_half_is_forgotten() -> None:
 
 def test_an_endless_output_is_cut() -> None:
     shared = corpus.Corpus()
-    shared.add(list(range(3 * MAX_NEW_TOKENS)))
+    shared.add(list(range(3 * MAX_OUTPUT_TOKENS)))
     shared.add([7, 7])
-    assert len(shared.generations[0].text) == MAX_NEW_TOKENS + 3
-    assert len(shared.generations[0]._previous) == MAX_NEW_TOKENS + 3
+    assert len(shared.generations[0].text) == MAX_OUTPUT_TOKENS + 4

@@ -57,8 +57,8 @@ def test_a_match_that_goes_on_gets_longer() -> None:
         proposal = lookup.propose(request, 4)
         assert proposal is not None
         assert proposal.token_ids == text[token : token + 4]
-        kinds.append(proposal.kind)
+        kinds.append(proposal.kinds[0])
         assert request.speculation is not None
-        request.speculation.observe(proposal.token_ids, proposal.kind, len(request.token_ids))
+        request.speculation.observe(proposal.token_ids, proposal.kinds, len(request.token_ids))
         request.token_ids.append(token)
     assert kinds == sorted(kinds) and kinds[-1] == 7

@@ -2,13 +2,14 @@
 that take a known time."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 
 from headrace.engine.request import Request
 from headrace.engine.speculation.proposal import Proposal
 from headrace.engine.speculation.speculator import STEPS_BETWEEN_PROBES, Speculator
+from headrace.engine.speculation.state import MAX_PAUSE
 from headrace.types import StepPlan
 from tests.engine.oracle import make_add
 
@@ -21,13 +22,17 @@ CPU: Callable[[int], float] = lambda n: 0.003 + 0.0006 * n  # noqa: E731
 class Guesser:
     """A `Proposer`; the truth is 0 for ever, and a guess is right with probability `rate`."""
 
+    prior_rates = (0.4,)
+
     def __init__(self, rate: float) -> None:
         self.rate = rate
         self.chance = random.Random(0)
 
-    def propose(self, request: Request, num_tokens: int) -> Proposal | None:
+    def propose(
+        self, request: Request, num_tokens: int, draft_ids: Sequence[int] = ()
+    ) -> Proposal | None:
         draft = [int(self.chance.random() >= self.rate) for _ in range(num_tokens)]
-        return Proposal(draft, 3)
+        return Proposal(draft, [0] * num_tokens)
 
     def finish(self, request: Request) -> None: ...
 
@@ -95,10 +100,11 @@ def test_it_wakes_up_when_drafts_become_good() -> None:
     (request,) = requests(1)
     for num_tokens in (1, 100):
         speculator.observe(num_tokens, CPU(num_tokens))
-    for step in range(80):
+    for step in range(100):
         guesser.rate = float(step >= 60)
         speculator.draft([request], 0, 500)
-        assert bool(request.draft_ids) == (step >= 60) or step < 5 or 60 <= step < 70
+        is_learning = step < 5 or 60 <= step <= 60 + 2 * (MAX_PAUSE + 1)
+        assert bool(request.draft_ids) == (step >= 60) or is_learning
         request.token_ids.append(0)
         request.draft_ids = []
 

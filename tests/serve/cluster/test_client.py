@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from ray.exceptions import RayActorError
 
 from headrace.errors import EngineDeadError
+from headrace.observability.steps import count_step
 from headrace.serve.cluster.client import RayEngineClient
-from headrace.types import Add, FinishReason, TokenEvent
+from headrace.serve.cluster.deployment import ReplicaReport
+from headrace.types import Add, EngineStats, FinishReason, StepCounts, TokenEvent
 from tests.engine.oracle import expected, make_add
 
 VOCAB_SIZE = 1000
@@ -93,3 +95,25 @@ async def test_an_abandoned_stream_is_cancelled() -> None:
     await anext(stream)
     await stream.aclose()  # type: ignore[attr-defined]
     assert [response.is_cancelled for response in handle.responses] == [True]
+
+
+def test_steps_of_replicas_that_come_and_go_add_up() -> None:
+    client = RayEngineClient(Handle([]))  # type: ignore[arg-type]
+    decode, prefill = EngineStats(step_duration=0.5), EngineStats(num_prefill_tokens=4)
+    first, second, third = StepCounts(), StepCounts(), StepCounts()
+
+    def poll(**steps: StepCounts) -> None:
+        reports = [ReplicaReport(name, decode, counts.copy()) for name, counts in steps.items()]
+        client._count_steps(reports)
+
+    count_step(first, decode)
+    poll(a=first)
+    count_step(first, prefill)
+    count_step(second, decode)
+    poll(a=first, b=second)
+    poll(a=first, b=second)
+    count_step(third, decode)
+    poll(b=second, c=third)
+    total = first + second + third
+    assert {k: v for k, v in client.steps.items() if v} == dict(total)
+    assert total["tgi_batch_inference_count", "decode", -1] == 3

@@ -26,7 +26,7 @@ async def test_it_streams_and_says_how_it_is(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(deployment, "locate", lambda settings: Path())
     monkeypatch.setattr(deployment, "launches", lambda settings, path: [fake_launch])
     replica = deployment.EngineReplica.__new__(deployment.EngineReplica)
-    await replica.__init__(Settings())  # type: ignore[misc]
+    await replica.__init__(Settings(), {})  # type: ignore[misc]
     try:
         add = make_add(7, [1, 2, 3], 9)
         for _ in range(2):  # the same id again, as from another front end
@@ -36,7 +36,9 @@ async def test_it_streams_and_says_how_it_is(monkeypatch: pytest.MonkeyPatch) ->
             assert tokens == expected(add, fake_engine.VOCAB_SIZE)[0]
         await replica.check_health()
         assert (await replica.info()).vocab_size == fake_engine.VOCAB_SIZE
-        assert (await replica.stats()).num_running == 0
+        report = await replica.report()
+        assert report.stats.num_running == 0
+        assert report.steps["tgi_batch_inference_count", "decode", -1] > 0
     finally:
         await replica._engine.close()
     with pytest.raises(RuntimeError, match="down"):

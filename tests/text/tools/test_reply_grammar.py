@@ -181,6 +181,56 @@ def test_reasoning_before_an_answer(tokens: Any) -> None:
     assert made.try_consume_tokens(ids) == len(ids) and made.is_accepting()
 
 
+BUDGETED = [None, Grammar(kind="json", source='{"enum": [7]}')]
+
+
+@pytest.mark.parametrize("in_reasoning", [False, True])
+@pytest.mark.parametrize("with_tools", [False, True])
+@pytest.mark.parametrize("answer", BUDGETED, ids=["free", "json"])
+@pytest.mark.parametrize("special", [False, True])
+def test_reasoning_ends_when_its_budget_is_spent(
+    special: bool, answer: Grammar | None, with_tools: bool, in_reasoning: bool
+) -> None:
+    tokens = vocabulary(True, special)
+    tool_set = ToolSet(tools=TOOLS, callable=TOOLS) if with_tools else None
+    grammar = chat_format("hermes", tokens[0]).grammar(
+        tool_set, answer, in_reasoning=in_reasoning, reasoning_budget=24
+    )
+    assert grammar is not None
+    opening = "" if in_reasoning else "<think>"
+
+    def num_allowed(text: str) -> tuple[int, int]:
+        ids = tokens[0].encode(opening + text, add_special_tokens=False).ids
+        return LLMatcher(tokens[1], grammar.source).try_consume_tokens(ids), len(ids)
+
+    taken, whole = num_allowed("Short</think>\n7")
+    assert taken == whole
+    taken, whole = num_allowed("z" * 24 + "</think>\n7")
+    assert taken == whole
+    taken, whole = num_allowed("z" * 40 + "</think>\n7")
+    assert taken < whole
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_budget_counts_for_copies(seed: int) -> None:
+    """Drafts are followed on a copy: its masks are those of the matcher that comes after it."""
+    tokens = vocabulary(True, True)
+    grammar = chat_format("hermes", tokens[0]).grammar(
+        None, None, in_reasoning=True, reasoning_budget=20
+    )
+    assert grammar is not None
+    made, plain = (LLMatcher(tokens[1], grammar.source) for _ in range(2))
+    choose = random.Random(seed)
+    for _ in range(40):
+        made = made.deep_copy()
+        assert made.compute_logit_bias() == plain.compute_logit_bias()
+        mask = numpy.frombuffer(plain.compute_logit_bias(), dtype=numpy.uint8)
+        token = choose.choice(numpy.flatnonzero(mask).tolist())
+        assert made.consume_token(token) and plain.consume_token(token)
+        if plain.is_stopped():
+            break
+
+
 def sample(made: LLMatcher, tokens: Any, seed: int) -> str:
     """A random text that the grammar allows, decoded with all special tokens."""
     backend, vocab = tokens

@@ -48,7 +48,7 @@ class ToolChoiceParam(Body):
 
 
 class ThinkingParam(Body):
-    """`thinking`. The budget is the client's hope: the reply's length is what is limited."""
+    """`thinking`, of at most `budget_tokens`."""
 
     type: Literal["enabled", "adaptive", "disabled"]
     budget_tokens: Unsigned32 | None = None

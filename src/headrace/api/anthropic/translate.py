@@ -72,6 +72,14 @@ def prompt_fields(service: Service, body: CountTokensRequest) -> dict[str, Any]:
     }
 
 
+def _thinking_budget(body: MessagesRequest) -> int | None:
+    """Raises ValidationError when it leaves no room for the answer."""
+    budget = None if body.thinking is None else body.thinking.budget_tokens
+    if budget is not None and body.max_tokens <= budget:
+        raise ValidationError("`max_tokens` must be greater than `thinking.budget_tokens`")
+    return budget
+
+
 def chat_request(service: Service, body: MessagesRequest) -> ChatRequest:
     """Raises ValidationError."""
     return ChatRequest(
@@ -87,4 +95,5 @@ def chat_request(service: Service, body: MessagesRequest) -> ChatRequest:
         # Always apart: a thinking block is not part of the text.
         separate_reasoning=True,
         **prompt_fields(service, body),
+        thinking_token_budget=_thinking_budget(body),
     )

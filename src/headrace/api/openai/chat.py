@@ -43,31 +43,28 @@ def logprobs_object(tokens: Iterable[TokenText]) -> dict[str, Any]:
     return {"content": content}
 
 
-def _finish_reason(
-    conventions: Conventions, finish: Finish | None, parser: ReplyParser | None
-) -> str | None:
-    """As without tools, but for a reply that ends in complete calls."""
-    ends_in_calls = parser is not None and parser.ends_in_calls
-    if finish is not None and finish.reason is not FinishReason.LENGTH and ends_in_calls:
-        return conventions.calls_reason
-    return conventions.chat_finish_reason(finish)
+def _ends_in_calls(finish: Finish | None, parser: ReplyParser | None) -> bool:
+    is_whole = finish is not None and finish.reason is not FinishReason.LENGTH
+    return is_whole and parser is not None and parser.ends_in_calls
 
 
-def _function_call(id: str, name: str, arguments: str) -> dict[str, Any]:
+def _function_call(id: str, name: str | None, arguments: str) -> dict[str, Any]:
     return {"id": id, "type": "function", "function": {"name": name, "arguments": arguments}}
 
 
-def _message(reply: Reply) -> dict[str, Any]:
+def _message(reply: Reply, conventions: Conventions) -> dict[str, Any]:
     """The whole message; content is null when there are only calls."""
     message: dict[str, Any] = {"role": "assistant", "content": reply.content}
     if reply.reasoning:
         message["reasoning_content"] = reply.reasoning
-    if reply.calls:
-        message["content"] = reply.content or None
-        message["tool_calls"] = [
-            _function_call(call.id, call.name, call.arguments) for call in reply.calls
-        ]
-    return message
+    if not reply.calls:
+        return message
+    calls = [_function_call(call.id, call.name, call.arguments) for call in reply.calls]
+    if not conventions.call_is_spelled_out:
+        return message | {"content": reply.content or None, "tool_calls": calls}
+    for call in calls:
+        call["function"] = {"description": None, **call["function"]}
+    return {"role": "assistant", "tool_calls": calls}
 
 
 def _choice(
@@ -78,25 +75,38 @@ def _choice(
         reply = Reply(content=generation.text)
     else:
         reply = fold(parser.feed(generation.text) + parser.finish())
+    ends_in_calls = _ends_in_calls(generation.finish, parser)
+    reason = conventions.chat_finish_reason(generation.finish)
     return {
         "index": generation.index,
-        "message": _message(reply),
+        "message": _message(reply, conventions),
         "logprobs": logprobs_object(generation.tokens) if with_logprobs else None,
-        "finish_reason": _finish_reason(conventions, generation.finish, parser),
+        "finish_reason": conventions.calls_reason if ends_in_calls else reason,
     }
 
 
-def _fragment(event: ReplyEvent) -> dict[str, Any]:
-    """The `delta` of a chunk."""
-    match event:
-        case Content(text):
-            return {"content": text}
-        case Reasoning(text):
-            return {"reasoning_content": text}
-        case CallStart(index, id, name):
-            return {"tool_calls": [{"index": index, **_function_call(id, name, "")}]}
-        case CallArguments(index, text):
-            return {"tool_calls": [{"index": index, "function": {"arguments": text}}]}
+class Fragments:
+    """The `delta`s of one streamed message."""
+
+    def __init__(self, conventions: Conventions) -> None:
+        self._call_is_spelled_out = conventions.call_is_spelled_out
+        self._call_ids: list[str] = []
+
+    def of(self, event: ReplyEvent) -> dict[str, Any]:
+        """What the event adds."""
+        match event:
+            case Content(text):
+                return {"content": text}
+            case Reasoning(text):
+                return {"reasoning_content": text}
+            case CallStart(index, id, name):
+                self._call_ids.append(id)
+                call = _function_call(id, name, "")
+            case CallArguments(index, text) if self._call_is_spelled_out:
+                call = _function_call(self._call_ids[index], None, text)
+            case CallArguments(index, text):
+                call = {"function": {"arguments": text}}
+        return {"tool_calls": [{"index": index, **call}]}
 
 
 class ChatEncoder(ChunkEncoder):
@@ -113,16 +123,18 @@ class ChatEncoder(ChunkEncoder):
         self._with_logprobs = bool(body.logprobs)
         count = 1 if body.n is None else body.n
         self._parsers = [None if new_parser is None else new_parser() for _ in range(count)]
+        self._fragments = [Fragments(conventions) for _ in range(count)]
 
     def delta(self, delta: TextDelta) -> bytes:
         parser = self._parsers[delta.index]
         fragments = [{"content": delta.text}] if parser is None else self._parse(parser, delta)
         if delta.prompt is not None:
             self.usage.add_prompt(0, delta.prompt.num_tokens)
+        if self.conventions.repeats_role:
+            fragments = [{"role": "assistant"} | fragment for fragment in fragments]
+        elif delta.prompt is not None:
             opening: dict[str, Any] = {"role": "assistant", "content": None}
             fragments[:1] = [opening | (fragments[0] if fragments else {})]
-        elif self.conventions.repeats_role:
-            fragments = [{"role": "assistant"} | fragment for fragment in fragments]
         return b"".join(
             self._chunk(delta, fragment, number, is_last=number == len(fragments))
             for number, fragment in enumerate(fragments, 1)
@@ -133,11 +145,14 @@ class ChatEncoder(ChunkEncoder):
     ) -> bytes:
         """The finish goes with a delta's last fragment."""
         finish = delta.finish if is_last else None
+        reason = self.conventions.chat_finish_reason(finish)
+        if _ends_in_calls(finish, self._parsers[delta.index]):
+            reason = self.conventions.streamed_calls_reason
         choice = {
             "index": delta.index,
             "delta": fragment,
             "logprobs": self._logprobs(delta, is_first=number == 1),
-            "finish_reason": _finish_reason(self.conventions, finish, self._parsers[delta.index]),
+            "finish_reason": reason,
         }
         return self.chunk(choice, 0, finish)
 
@@ -147,7 +162,7 @@ class ChatEncoder(ChunkEncoder):
         events = parser.feed(delta.text)
         if delta.finish is not None:
             events += parser.finish()
-        fragments = list(map(_fragment, events))
+        fragments = list(map(self._fragments[delta.index].of, events))
         if delta.finish is not None or (self._with_logprobs and not fragments):
             fragments.append({})
         return fragments

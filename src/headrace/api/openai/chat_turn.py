@@ -75,16 +75,22 @@ async def render_prompt(service: Service, body: ChatRequest) -> ChatPrompt:
 def chat_turn(
     service: Service, body: ChatRequest, prompt: ChatPrompt, request: GenerationRequest
 ) -> ChatTurn:
-    """Constrain the reply, and say how it is parsed. Raises ToolError."""
+    """Constrain the reply, and say how it is parsed. Raises ToolError, ValidationError."""
     chat_format, tool_set = service.frontend.chat_format, prompt.tool_set
+    budget = _reasoning_budget(service, body, request)
     separates_reasoning = _separates_reasoning(service, body)
     with_reasoning = separates_reasoning and chat_format.reasoning is not None
     if request.grammar is not None and request.grammar.kind == "lark":
         with_reasoning = False  # there is no place for reasoning in the client's own rules
-    if tool_set is None and not with_reasoning:
+    if tool_set is None and not with_reasoning and budget is None:
         return ChatTurn(request=request, new_parser=None)
-    if _needs_grammar(service, request, tool_set):
-        grammar = chat_format.grammar(tool_set, request.grammar, in_reasoning=prompt.in_reasoning)
+    if budget is not None or _needs_grammar(service, request, tool_set):
+        grammar = chat_format.grammar(
+            tool_set,
+            request.grammar,
+            in_reasoning=prompt.in_reasoning,
+            reasoning_budget=budget,
+        )
         request = replace(request, grammar=grammar)
 
     def new_parser() -> ReplyParser:
@@ -103,6 +109,28 @@ def _separates_reasoning(service: Service, body: ChatRequest) -> bool:
     if body.separate_reasoning is None:
         return service.settings.separate_reasoning
     return body.separate_reasoning
+
+
+def _reasoning_budget(
+    service: Service, body: ChatRequest, request: GenerationRequest
+) -> int | None:
+    """Tokens that reasoning may take. Raises ValidationError where nothing would enforce it."""
+    budget = body.thinking_token_budget
+    if budget is None:
+        return None
+    chat_format = service.frontend.chat_format
+    if chat_format.reasoning is None or chat_format.reasoning.end not in chat_format.token_ids:
+        raise ValidationError(
+            "a budget of thinking tokens is not supported by this model: its chat template shows "
+            "no reasoning that ends with a token of its own"
+        )
+    if service.settings.disable_grammar_support:
+        raise ValidationError(
+            "a budget of thinking tokens needs grammars, which this server does not support"
+        )
+    if request.grammar is not None and request.grammar.kind == "lark":
+        raise ValidationError("a budget of thinking tokens cannot go with a grammar in Lark")
+    return budget
 
 
 def _needs_grammar(service: Service, request: GenerationRequest, tool_set: ToolSet | None) -> bool:

@@ -69,6 +69,8 @@ class CompletionEncoder(ChunkEncoder):
     def delta(self, delta: TextDelta) -> bytes:
         number = delta.index // self._requests[0].n
         text, tokens = delta.text, delta.tokens
+        if self.conventions.streams_special_tokens:
+            text += "".join(token.text for token in tokens if token.special)
         if delta.prompt is not None:
             self.usage.add_prompt(number, delta.prompt.num_tokens)
             if self._echo:

@@ -24,8 +24,15 @@ class Conventions:
     completion_reasons: Mapping[FinishReason, str]
     calls_reason: str
     """`finish_reason` of a chat reply that ends in tool calls."""
+    streamed_calls_reason: str | None
+    """The same at the end of a stream."""
+    call_is_spelled_out: bool
+    """A message of calls has no `content`, their functions have a `description`, and every
+    fragment of a streamed call says whose it is."""
     unfinished_completion: str | None
     """`finish_reason` of a completion's chunks before the last."""
+    streams_special_tokens: bool
+    """A completion's chunks have the text of special tokens, which the whole answer has not."""
     keeps_stop_text: bool
     """The stop string stays at the end of the text."""
     has_ids: bool
@@ -56,7 +63,10 @@ OPENAI = Conventions(
     chat_reasons=OPENAI_REASONS,
     completion_reasons=OPENAI_REASONS,
     calls_reason="tool_calls",
+    streamed_calls_reason="tool_calls",
+    call_is_spelled_out=False,
     unfinished_completion=None,
+    streams_special_tokens=False,
     keeps_stop_text=False,
     has_ids=True,
     has_usage_at_finish=False,
@@ -69,7 +79,10 @@ TGI = Conventions(
     | {FinishReason.EOS_TOKEN: "stop"},
     completion_reasons={reason: reason.value for reason in FinishReason},
     calls_reason="stop",
+    streamed_calls_reason=None,
+    call_is_spelled_out=True,
     unfinished_completion="",
+    streams_special_tokens=True,
     keeps_stop_text=True,
     has_ids=False,
     has_usage_at_finish=True,

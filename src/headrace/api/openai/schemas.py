@@ -90,6 +90,7 @@ class ChatRequest(SamplingBody):
     parallel_tool_calls: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     separate_reasoning: bool | None = None
+    thinking_token_budget: Unsigned32 | None = None
     functions: Any = None
     function_call: Any = None
     modalities: Any = None

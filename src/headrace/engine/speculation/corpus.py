@@ -7,13 +7,14 @@ is a corpus per cache salt, as there is a prefix cache.
 from collections import OrderedDict
 from typing import Final
 
-from headrace.engine.speculation.ngram_index import MAX_NEW_TOKENS, NgramIndex
+from headrace.engine.speculation.ngram_index import NgramIndex
 
 END: Final = -1
 """Between outputs."""
 GENERATION_TOKENS: Final = 1 << 15
-MAX_SALTS: Final = 16
-"""16 salts of 2 generations of 32,768 tokens: at most about 120 MB."""
+MAX_OUTPUT_TOKENS: Final = 4096
+MAX_SALTS: Final = 8
+"""8 salts of 2 generations of 32,768 tokens: at most about 130 MB."""
 
 
 class Corpus:
@@ -23,12 +24,11 @@ class Corpus:
         self.generations = [NgramIndex([]), NgramIndex([])]
 
     def add(self, token_ids: list[int]) -> None:
-        """Remember (the beginning of) an output."""
+        """Remember (the beginning of) an output. It is indexed by those who look for something."""
         if len(self.generations[0].text) > GENERATION_TOKENS:
             self.generations = [NgramIndex([]), self.generations[0]]
         young = self.generations[0]
-        young.text += [*token_ids[: MAX_NEW_TOKENS - 1], END]
-        young.extend()
+        young.text += [*token_ids[:MAX_OUTPUT_TOKENS], END]
 
 
 class Corpora:

@@ -9,6 +9,7 @@ executor (draft model, heads) is asked for `StepPlan.num_drafts` tokens and answ
 `RowOutput.draft_ids`; `EngineInfo.max_num_drafts` says that there is one.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from headrace.engine.request import Request
@@ -16,17 +17,24 @@ from headrace.engine.speculation.acceptance import Kind
 
 
 class Proposal(NamedTuple):
-    """A draft, and what is known about how good such drafts are."""
+    """A draft, and what is known about how good its tokens are."""
 
     token_ids: list[int]
-    kind: Kind
+    kinds: list[Kind]
+    """By token, below the proposer's `num_kinds`."""
 
 
 class Proposer(Protocol):
     """Drafts on the host."""
 
-    def propose(self, request: Request, num_tokens: int) -> Proposal | None:
-        """Guess at most `num_tokens` that follow the request's tokens; None: no idea."""
+    prior_rates: tuple[float, ...]
+    """By kind, how often its tokens are right, until that is measured."""
+
+    def propose(
+        self, request: Request, num_tokens: int, draft_ids: Sequence[int] = ()
+    ) -> Proposal | None:
+        """Guess at most `num_tokens` that follow the request's tokens and then `draft_ids`; None:
+        no idea. With `draft_ids`, other threads call it too."""
         ...
 
     def finish(self, request: Request) -> None:

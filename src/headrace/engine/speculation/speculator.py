@@ -5,9 +5,8 @@ and no plan. Whatever it decides changes when tokens come, never which.
 """
 
 from collections import Counter
-from itertools import accumulate, repeat
+from collections.abc import Callable, Mapping
 from math import log
-from operator import mul
 from typing import Final, NamedTuple
 
 from headrace.engine.request import Request
@@ -19,9 +18,6 @@ from headrace.engine.speculation.state import SpeculationState
 from headrace.engine.speculation.step_cost import MAX_TOKENS, StepCost
 from headrace.types import StepPlan
 
-PRIOR_RATES: Final = (0.15, 0.25, 0.3, 0.4, 0.55, 0.65, 0.75, 0.85)
-"""By level of the match, until measured."""
-EXECUTOR: Final[Kind] = len(PRIOR_RATES)
 EXECUTOR_PRIOR_RATE: Final = 0.6
 LEAST_PROBABILITY: Final = 0.1
 LEAST_GAIN: Final = 1.03
@@ -29,6 +25,8 @@ LEAST_GAIN: Final = 1.03
 LEAST_EXECUTOR_GAIN: Final = 1.2
 """More is asked of drafts that take time of their own: they are lost if wrong, and the largest of
 several measured gains is likely to be measured too large."""
+NUM_PRICED: Final = 16
+"""Tokens beyond those of a step, over which their cost is averaged."""
 MAX_REQUESTS: Final = 64
 """Drafted for in one step, so that drafting takes a fraction of a millisecond."""
 STEPS_BETWEEN_PROBES: Final = 64
@@ -38,12 +36,13 @@ class Offer(NamedTuple):
     """A draft for one request."""
 
     token_ids: list[int]
-    kind: Kind
-    rate: float
-    """Probability that a token is right, given that those before it are."""
+    kinds: list[Kind]
+    """Of the tokens."""
+    probabilities: list[float]
+    """That a token and all before it are right, as far as that is worth considering."""
 
 
-NO_OFFER: Final = Offer([], 0, 0.0)
+NO_OFFER: Final = Offer([], [], [])
 
 
 class Speculator:
@@ -59,9 +58,12 @@ class Speculator:
         self._proposer = proposer
         self._max_num_drafts = max_num_drafts
         self._max_executor_drafts = min(max_num_drafts, max_executor_drafts)
-        self._acceptance = Acceptance((*PRIOR_RATES, EXECUTOR_PRIOR_RATE))
+        self._executor_kind: Kind = len(proposer.prior_rates)
+        self._acceptance = Acceptance((*proposer.prior_rates, EXECUTOR_PRIOR_RATE))
         self._cost = StepCost()
         self._draft_cost = DraftCost()
+        self._least_probability = 1.0
+        """Of a token that is worth its time in the next step."""
         self._num_refusals = 0
         """Steps since the executor was asked for drafts."""
 
@@ -93,19 +95,37 @@ class Speculator:
         most = min(room - num_prompt_tokens, MAX_TOKENS - num_base)
         if not requests or not self._may_gain(num_base, most):
             return
-        offers = [self._offer(request) for request in requests[:MAX_REQUESTS]]
-        for index, count in self._allot(offers, num_base, most).items():
-            requests[index].draft_ids = offers[index].token_ids[:count]
+        self._least_probability = self._price(num_base)
+        offers = {
+            index: offer
+            for index, request in enumerate(requests[:MAX_REQUESTS])
+            if (offer := self._offer(request)).token_ids
+        }
+        counts = self._allot(offers, num_base, most) if offers else {}
+        for index, offer in offers.items():
+            request, count = requests[index], counts.get(index, 0)
+            request.draft_ids = offer.token_ids[:count]
+            assert request.speculation is not None
+            request.speculation.settle(count, offer.probabilities[count - 1] if count else 1.0)
 
     def _may_gain(self, num_base: int, most: int) -> bool:
         """Whether even drafts that are all right would pay."""
         if most <= 0 or not self._cost.is_known:
             return False
-        least = LEAST_GAIN * num_base / self._cost[num_base]
+        curve = self._cost.curve
+        least = LEAST_GAIN * num_base / curve[num_base]
         return any(
-            (num_base + count) / self._cost[num_base + count] > least
-            for count in {min(most, 1 << power) for power in range(9)}
+            (num_base + count) / curve[num_base + count] > least
+            for count in (most, 1, 2, 4, 8, 16, 32, 64)
+            if count <= most
         )
+
+    def _price(self, num_base: int) -> float:
+        """How many tokens could be had in the time that one more takes in a step of so many."""
+        curve = self._cost.curve
+        end = min(num_base + NUM_PRICED, MAX_TOKENS)
+        slope = (curve[end] - curve[num_base]) / NUM_PRICED
+        return LEAST_GAIN * slope * num_base / curve[num_base]
 
     def _offer(self, request: Request) -> Offer:
         """The best draft for a request, and how far it can be trusted."""
@@ -113,35 +133,59 @@ class Speculator:
         if state is None:
             state = SpeculationState(NgramIndex(request.token_ids), Acceptance(self._acceptance))
             request.speculation = state
+        if state.pause and not request.executor_draft_ids:
+            state.pause -= 1
+            return NO_OFFER
         state.judge(request.token_ids)
         most = min(self._max_num_drafts, request.max_length - len(request.token_ids) - 1)
         proposal = self._proposer.propose(request, most) if most > 0 else None
-        offer = Offer(*proposal, state.acceptance[proposal.kind]) if proposal else NO_OFFER
+        rates = state.acceptance.rates
+        offer = Offer(*proposal, probabilities(proposal.kinds, rates)) if proposal else NO_OFFER
         if request.executor_draft_ids:
             drafts, request.executor_draft_ids = request.executor_draft_ids[:most], []
-            offer = max(offer, Offer(drafts, EXECUTOR, state.acceptance[EXECUTOR]), key=expected)
-        state.observe(offer.token_ids, offer.kind, len(request.token_ids))
+            kinds = [self._executor_kind] * len(drafts)
+            other = Offer(drafts, kinds, probabilities(kinds, rates))
+            offer = max(offer, other, key=expected)
+        state.observe(offer.token_ids, offer.kinds, len(request.token_ids))
         return offer
 
-    def _allot(self, offers: list[Offer], num_base: int, most: int) -> Counter[int]:
+    def _allot(self, offers: dict[int, Offer], num_base: int, most: int) -> Mapping[int, int]:
         """By index, how much of each draft to verify beside `num_base` tokens, so that the step
         yields the most tokens per second. A drafted token counts with its probability."""
         candidates = sorted(
             (
                 (probability, index)
-                for index, offer in enumerate(offers)
-                for probability in probabilities(offer)
+                for index, offer in offers.items()
+                for probability in offer.probabilities
             ),
             reverse=True,
         )[:most]
+        curve = self._cost.curve
         num_taken, num_expected = 0, float(num_base)
-        best = LEAST_GAIN * num_base / self._cost[num_base]
+        best = LEAST_GAIN * num_base / curve[num_base]
         for count, (probability, _) in enumerate(candidates, 1):
             num_expected += probability
-            rate = num_expected / self._cost[num_base + count]
-            if rate > best:
-                num_taken, best = count, rate
+            pace = num_expected / curve[num_base + count]
+            if pace > best:
+                num_taken, best = count, pace
         return Counter(index for _, index in candidates[:num_taken])
+
+    def continuation(self, request: Request) -> Callable[[list[int]], list[int]]:
+        """Guesses for a grammar what comes behind the request's tokens, its `draft_ids` and tokens
+        that the grammar forces, as far as it is worth its time. For any thread."""
+
+        def propose(draft_ids: list[int]) -> list[int]:
+            state = request.speculation
+            if state is None:
+                return []
+            proposal = self._proposer.propose(request, self._max_num_drafts, draft_ids)
+            if proposal is None:
+                return []
+            least = self._least_probability / state.confidence
+            chances = probabilities(proposal.kinds, state.acceptance.rates, least)
+            return proposal.token_ids[: len(chances)]
+
+        return propose
 
     # --- drafts that the executor makes
 
@@ -169,10 +213,10 @@ class Speculator:
         request = rows[plan.rows[index]]
         state = request.speculation if request else None
         if state is None:
-            return self._acceptance[EXECUTOR]
-        if plan.num_samples[index] > 1 and state.kind != EXECUTOR:
+            return self._acceptance.rates[self._executor_kind]
+        if plan.num_samples[index] > 1 and state.kinds[0] != self._executor_kind:
             return None
-        return state.acceptance[EXECUTOR]
+        return state.acceptance.rates[self._executor_kind]
 
     def _depth_to_ask(self, rates: list[float], num_base: int) -> int:
         """How many tokens to draft for rows of these rates, so that drafting, and verifying them
@@ -195,12 +239,20 @@ def reach(rate: float, depth: int) -> int:
     return min(depth, int(log(LEAST_PROBABILITY) / log(rate)))
 
 
-def probabilities(offer: Offer) -> list[float]:
-    """That each token of the draft is right, as far as it is worth considering."""
-    values = list(accumulate(repeat(offer.rate, len(offer.token_ids)), mul))
-    return [value for value in values if value > LEAST_PROBABILITY]
+def probabilities(
+    kinds: list[Kind], rates: list[float], least: float = LEAST_PROBABILITY
+) -> list[float]:
+    """See `Offer`."""
+    values = []
+    probability = 1.0
+    for kind in kinds:
+        probability *= rates[kind]
+        if probability < least:
+            break
+        values.append(probability)
+    return values
 
 
 def expected(offer: Offer) -> float:
     """How many tokens of the draft are right, on average."""
-    return sum(probabilities(offer))
+    return sum(offer.probabilities)

@@ -3,6 +3,9 @@
 from headrace.engine.speculation.acceptance import Acceptance, Kind
 from headrace.engine.speculation.ngram_index import NgramIndex
 
+MAX_PAUSE = 8
+REFUSALS_PER_DOUBLING = 8
+
 
 class SpeculationState:
     """A request's own index, how right its drafts were, and the draft under observation.
@@ -10,30 +13,47 @@ class SpeculationState:
     Drafts are judged whether they were verified or not: the tokens that came tell.
     """
 
-    __slots__ = ("acceptance", "draft_ids", "index", "kind", "match", "num_known")
+    __slots__ = (
+        "_num_refusals", "acceptance", "confidence", "draft_ids", "index", "kinds", "num_known",
+        "pause",
+    )  # fmt: skip
 
     def __init__(self, index: NgramIndex, acceptance: Acceptance) -> None:
         self.index = index
         self.acceptance = acceptance
         self.draft_ids: list[int] = []
         """Proposed behind the first `num_known` tokens."""
-        self.kind: Kind = 0
+        self.kinds: list[Kind] = []
+        """Of each."""
         self.num_known = 0
-        self.match: tuple[NgramIndex, int] | None = None
-        """Where the draft came from."""
+        self.confidence = 1.0
+        """Probability that all of the draft that will be verified is right."""
+        self.pause = 0
+        """Steps to go before anything is proposed again."""
+        self._num_refusals = 0
+        """Proposals in a row of which nothing was worth its time."""
 
-    def observe(self, draft_ids: list[int], kind: Kind, num_known: int) -> None:
+    def observe(self, draft_ids: list[int], kinds: list[Kind], num_known: int) -> None:
         """A new draft."""
-        self.draft_ids, self.kind, self.num_known = draft_ids, kind, num_known
+        self.draft_ids, self.kinds, self.num_known = draft_ids, kinds, num_known
 
     def judge(self, token_ids: list[int]) -> None:
         """Compare the draft with the tokens that came behind it."""
-        num_right = 0
-        is_wrong = False
-        for draft_id, token_id in zip(self.draft_ids, token_ids[self.num_known :], strict=False):
-            if draft_id != token_id:
-                is_wrong = True
-                break
-            num_right += 1
-        if num_right or is_wrong:
-            self.acceptance.observe(self.kind, num_right, is_wrong=is_wrong)
+        draft_ids = self.draft_ids
+        came_ids = token_ids[self.num_known : self.num_known + len(draft_ids)]
+        for draft_id, token_id, kind in zip(draft_ids, came_ids, self.kinds, strict=False):
+            is_right = draft_id == token_id
+            self.acceptance.observe(kind, is_right)
+            if not is_right:
+                return
+
+    def settle(self, num_drafts: int, confidence: float) -> None:
+        """So much of a draft was worth its time, and is right with this probability; after many
+        that were not, the next one waits."""
+        self.confidence = confidence
+        if num_drafts:
+            self._num_refusals = 0
+        else:
+            self._num_refusals += 1
+            doublings = self._num_refusals // REFUSALS_PER_DOUBLING
+            self.pause = min(MAX_PAUSE, (1 << doublings) - 1)

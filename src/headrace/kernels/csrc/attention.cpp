@@ -10,66 +10,134 @@ namespace headrace {
 namespace {
 
 constexpr int64_t kSplit = 256;
-constexpr int64_t kMaxHeadSize = 512;
-constexpr int64_t kRows = kHasTiles ? kBlockRows : kFmaRows;  // query heads x tokens of a unit
 constexpr int64_t kCellsAhead = 2;   // fetched while one is read
 constexpr int64_t kApartUnits = 8;   // with so few units, splits are shared out as well
+constexpr int64_t kApartRows = 16;   // if none of them is larger
+// Query heads x tokens of a unit. With tiles it is large, because a processor needs half a
+// microsecond to get from other arithmetic to tile products.
+constexpr int64_t kTiledRows = 4 * kBlockRows;
+constexpr int64_t kMostRows = kHasTiles ? kTiledRows : kFmaRows;
 constexpr float kNone = -std::numeric_limits<float>::infinity();
 
-// What one unit keeps of one or more splits: sums [rows][head size], maxima [rows], totals [rows].
-int64_t part_floats(int64_t head_size) { return kRows * (head_size + 2); }
-float* maxima(float* part, int64_t head_size) { return part + kRows * head_size; }
-float* totals(float* part, int64_t head_size) { return part + kRows * (head_size + 1); }
+// What a unit keeps of one or more splits: for each row its sums [width of values], maximum and
+// total.
+int64_t part_stride(int64_t width) { return width + kLanes; }
+
+// Memory for that, in whole lines: what straddles two takes tiles thrice the time.
+class PartMemory {
+   public:
+    PartMemory(int64_t rows, int64_t width)
+        : lines_(static_cast<size_t>(rows * part_stride(width) / kLanes)) {}
+    float* data() { return lines_[0].values; }
+
+   private:
+    struct alignas(64) Line {
+        float values[kLanes];
+    };
+    std::vector<Line> lines_;
+};
+float& maximum_of(float* row, int64_t width) { return row[width]; }
+float& total_of(float* row, int64_t width) { return row[width + 1]; }
 
 // Adds a later split to `sum`: both are weighted by e to their maximum.
-void merge(const float* part, int64_t rows, int64_t head_size, float* sum) {
-    float* part_maxima = maxima(const_cast<float*>(part), head_size);
-    float* part_totals = totals(const_cast<float*>(part), head_size);
-    for (int64_t r = 0; r < rows; ++r) {
-        if (part_maxima[r] == kNone) continue;
-        float& maximum = maxima(sum, head_size)[r];
-        float& total = totals(sum, head_size)[r];
-        const bool first = maximum == kNone;
-        const float largest = std::max(maximum, part_maxima[r]);
-        const float old_weight = first ? 0.0f : exp(maximum - largest);
-        const float new_weight = exp(part_maxima[r] - largest);
-        for (int64_t i = r * head_size; i < (r + 1) * head_size; i += kLanes) {
+void merge(float* part, int64_t rows, int64_t width, float* sum) {
+    const int64_t stride = part_stride(width);
+    for (int64_t r = 0; r < rows; ++r, part += stride, sum += stride) {
+        const float part_maximum = maximum_of(part, width);
+        if (part_maximum == kNone) continue;
+        float& maximum = maximum_of(sum, width);
+        float& total = total_of(sum, width);
+        const float largest = std::max(maximum, part_maximum);
+        const float old_weight = maximum == kNone ? 0.0f : exp(maximum - largest);
+        const float new_weight = exp(part_maximum - largest);
+        for (int64_t i = 0; i < width; i += kLanes) {
             const F32x16 old = F32x16::load(sum + i) * F32x16::broadcast(old_weight);
             fma(F32x16::load(part + i), F32x16::broadcast(new_weight), old).store(sum + i);
         }
-        total = std::fma(part_totals[r], new_weight, total * old_weight);
+        total = std::fma(total_of(part, width), new_weight, total * old_weight);
         maximum = largest;
     }
 }
 
-void clear(float* part, int64_t head_size) {
-    std::fill(part, part + kRows * head_size, 0.0f);
-    std::fill_n(maxima(part, head_size), kRows, kNone);
-    std::fill_n(totals(part, head_size), kRows, 0.0f);
+void clear(float* part, int64_t rows, int64_t width) {
+    std::fill_n(part, rows * part_stride(width), 0.0f);
+    for (int64_t r = 0; r < rows; ++r) maximum_of(part + r * part_stride(width), width) = kNone;
 }
 
-// Turns `count` scores into weights in place, zero outside first..last; returns maximum and total.
-void softmax(float* scores, int64_t count, int64_t first, int64_t last, float& maximum,
-             float& total) {
-    const F32x16 none = F32x16::broadcast(kNone);
-    const auto keep = [&](F32x16 value, F32x16 otherwise, int64_t i) {
-        if (i >= first && i + kLanes <= last) return value;
+// The scores first..last of a row that one split's tokens see.
+struct Seen {
+    int64_t first, last;
+
+    bool is_empty() const { return last <= 0 || first >= kSplit; }
+    bool has_none(int64_t i) const { return i >= last || i + kBlockTokens <= first; }
+    bool has_all(int64_t i) const { return i >= first && i + kBlockTokens <= last; }
+    F32x16 keep(F32x16 value, F32x16 otherwise, int64_t i) const {
         return select(value, otherwise, static_cast<int>(first - i), static_cast<int>(last - i));
-    };
-    F32x16 largest = none, sum = F32x16::zero();
-    for (int64_t i = 0; i < count; i += kLanes) {
-        largest = max(largest, keep(F32x16::load(scores + i), none, i));
     }
-    maximum = reduce_max(largest);
-    const F32x16 shift = F32x16::broadcast(maximum);
-    for (int64_t i = 0; i < count; i += kLanes) {
-        const F32x16 weight = exp(F32x16::load(scores + i) - shift);
-        const F32x16 kept = keep(weight, F32x16::zero(), i);
-        kept.store(scores + i);
-        sum = sum + kept;
+};
+
+// Their maximum; `count` is a multiple of 32.
+float largest_of(const float* scores, int64_t count, Seen seen) {
+    const F32x16 none = F32x16::broadcast(kNone);
+    F32x16 largest[2] = {none, none};
+    for (int64_t i = 0; i < count; i += kBlockTokens) {
+        F32x16 a = F32x16::load(scores + i), b = F32x16::load(scores + i + kLanes);
+        if (!seen.has_all(i)) a = seen.keep(a, none, i), b = seen.keep(b, none, i + kLanes);
+        largest[0] = max(largest[0], a);
+        largest[1] = max(largest[1], b);
     }
-    total = reduce_add(sum);
+    return reduce_max(max(largest[0], largest[1]));
 }
+
+// Calls emit(i, a, b) with the weights of scores i..i + 16 and i + 16..i + 32, zero for those that
+// are not seen; returns their sum.
+template <typename Emit>
+float weigh_row(const float* scores, int64_t count, Seen seen, float maximum, Emit emit) {
+    const F32x16 shift = F32x16::broadcast(maximum), zero = F32x16::zero();
+    F32x16 sum = zero;
+    for (int64_t i = 0; i < count; i += kBlockTokens) {
+        if (seen.has_none(i)) {
+            emit(i, zero, zero);
+            continue;
+        }
+        F32x16 a = exp(F32x16::load(scores + i) - shift);
+        F32x16 b = exp(F32x16::load(scores + i + kLanes) - shift);
+        if (!seen.has_all(i)) a = seen.keep(a, zero, i), b = seen.keep(b, zero, i + kLanes);
+        sum = sum + a + b;
+        emit(i, a, b);
+    }
+    return reduce_add(sum);
+}
+
+// Where the blocks of one split lie, in the order they are read: keys, values, then what the next
+// key head begins with.
+template <typename Element>
+class Cells {
+   public:
+    Cells(const Cache& cache, const int32_t* table, int64_t kv_head, int64_t blocks)
+        : cache_(cache), table_(table), kv_head_(kv_head), blocks_(blocks) {}
+
+    int64_t number(int64_t block) const { return cache_.cell(table_[block], kv_head_); }
+    const Element* operator[](int64_t i) const {
+        if (i < blocks_) return key(i);
+        if (i < 2 * blocks_) return value(i - blocks_);
+        return key(std::min(i - 2 * blocks_, blocks_ - 1)) + cache_.key_width() * kBlockTokens;
+    }
+
+   private:
+    const Element* key(int64_t block) const {
+        return static_cast<const Element*>(cache_.keys) +
+               number(block) * cache_.key_width() * kBlockTokens;
+    }
+    const Element* value(int64_t block) const {
+        return static_cast<const Element*>(cache_.values) +
+               number(block) * cache_.value_width() * kBlockTokens;
+    }
+
+    const Cache& cache_;
+    const int32_t* table_;
+    int64_t kv_head_, blocks_;
+};
 
 }  // namespace
 
@@ -83,15 +151,39 @@ struct AttentionOp::Unit {
     int64_t last_position() const { return position + queries - 1; }
 };
 
+// What a unit reads of one split: whole blocks from position `start`, of which `tokens` count.
+struct AttentionOp::Span {
+    int64_t start, blocks, tokens;
+    const int32_t* table;
+
+    int64_t end() const { return blocks * kBlockTokens; }
+    int64_t last_used() const { return tokens - (blocks - 1) * kBlockTokens; }
+};
+
+AttentionOp::Span AttentionOp::span(const Unit& unit, int64_t split) const {
+    const int64_t oldest = options_.oldest(unit.position) / kBlockTokens * kBlockTokens;
+    const int64_t start = std::max(split * kSplit, oldest);
+    const int64_t end = std::min((split + 1) * kSplit, unit.last_position() + 1);
+    const int32_t* table = batch_.block_table + unit.sequence * batch_.table_width;
+    return {start, (end - start + kBlockTokens - 1) / kBlockTokens, end - start,
+            table + start / kBlockTokens};
+}
+
 AttentionOp::AttentionOp(Rows rows, const float* q, int64_t q_stride, int64_t heads, Cache cache,
                          Batch batch, AttentionOptions options, float* out)
     : Op(rows), q_(q), q_stride_(q_stride), heads_(heads), cache_(cache), batch_(batch),
       options_(options), out_(out), group_(heads / cache.heads),
-      unit_heads_(std::min(group_, kRows)), unit_queries_(kRows / unit_heads_) {}
+      unit_heads_(std::min<int64_t>(group_, cache.is_tiled() ? kBlockRows : kFmaRows)),
+      unit_queries_((cache.is_tiled() ? kTiledRows : kFmaRows) / unit_heads_) {}
 
 int64_t AttentionOp::scratch_floats() const {
     const int64_t splits = (batch_.table_width * kBlockTokens + kSplit - 1) / kSplit;
-    return kApartUnits * splits * part_floats(cache_.head_size);
+    return kApartUnits * splits * apart_floats();
+}
+
+// Of one split of one unit in the scratch.
+int64_t AttentionOp::apart_floats() const {
+    return kApartRows * part_stride(cache_.value_width());
 }
 
 int64_t AttentionOp::count_units() const {
@@ -103,6 +195,15 @@ int64_t AttentionOp::count_units() const {
     return query_blocks * cache_.heads * ((group_ + unit_heads_ - 1) / unit_heads_);
 }
 
+// Of one unit.
+int64_t AttentionOp::most_rows() const {
+    int64_t queries = 1;
+    for (int32_t s = 0; s < rows_.count(); ++s) {
+        queries = std::max<int64_t>(queries, batch_.query_start[s + 1] - batch_.query_start[s]);
+    }
+    return std::min(queries, unit_queries_) * unit_heads_;
+}
+
 int64_t AttentionOp::count_splits() const {
     int64_t longest = 0;
     for (int32_t s = 0; s < rows_.count(); ++s) {
@@ -112,7 +213,7 @@ int64_t AttentionOp::count_splits() const {
 }
 
 bool AttentionOp::splits_apart() const {
-    return count_units() <= kApartUnits && count_splits() > 1;
+    return most_rows() <= kApartRows && count_units() <= kApartUnits && count_splits() > 1;
 }
 
 // Calls function(unit, its number, part) for parts 0..parts of all units, shared by the team.
@@ -157,10 +258,12 @@ void AttentionOp::add_distances(const Unit& unit, int64_t start, int64_t end,
     }
 }
 
-// Turns scores [rows][split], of positions from `start`, into weights, and notes maxima and totals.
-void AttentionOp::weigh(const Unit& unit, int64_t start, int64_t end, float* scores,
-                        float* part) const {
-    const int64_t size = cache_.head_size, rows = unit.rows();
+// Makes weights of scores [rows][split], of positions from `start`, and notes maxima and totals.
+// Calls emit(row, i, a, b) with 32 weights from i.
+template <typename Emit>
+void AttentionOp::weigh(const Unit& unit, int64_t start, int64_t end, float* scores, float* part,
+                        Emit emit) const {
+    const int64_t width = cache_.value_width(), rows = unit.rows();
     if (options_.soft_cap > 0) {
         const F32x16 cap = F32x16::broadcast(options_.soft_cap);
         const F32x16 inverse = F32x16::broadcast(1.0f / options_.soft_cap);
@@ -170,67 +273,92 @@ void AttentionOp::weigh(const Unit& unit, int64_t start, int64_t end, float* sco
         }
     }
     if (options_.alibi_slopes) add_distances(unit, start, end, scores);
-    clear(part, size);
+    const auto seen_by = [&](int64_t r) {
+        const int64_t position = unit.position + r / unit.heads;
+        return Seen{options_.oldest(position) - start, position + 1 - start};
+    };
+    const int64_t stride = part_stride(width);
     for (int64_t r = 0; r < rows; ++r) {
-        const int64_t position = unit.position + r / unit.heads - start;
-        const int64_t first = options_.window ? position + 1 - options_.window : 0;
-        if (position < 0 || first >= kSplit) {
-            std::fill_n(scores + r * kSplit, end, 0.0f);
-            continue;
-        }
-        softmax(scores + r * kSplit, end, first, position + 1, maxima(part, size)[r],
-                totals(part, size)[r]);
+        const Seen seen = seen_by(r);
+        maximum_of(part + r * stride, width) =
+            seen.is_empty() ? kNone : largest_of(scores + r * kSplit, end, seen);
+    }
+    for (int64_t r = 0; r < rows; ++r) {
+        float* row = part + r * stride;
+        total_of(row, width) =
+            weigh_row(scores + r * kSplit, end, seen_by(r), maximum_of(row, width),
+                      [&](int64_t i, F32x16 a, F32x16 b) { emit(r, i, a, b); });
     }
 }
 
 #if defined(__AMX_BF16__)
-// The same for a cache in tiles.
-void AttentionOp::attend_tiles(const Unit& unit, int64_t split, const float* q, float* part) const {
-    const int64_t size = cache_.head_size, rows = unit.rows(), start = split * kSplit;
-    const int64_t tokens = std::min(kSplit, unit.last_position() + 1 - start);
-    const int64_t oldest = options_.window ? unit.position + 1 - options_.window : 0;
-    const int64_t from = std::max<int64_t>(0, oldest - start) / kBlockTokens;
-    const int64_t blocks = (tokens + kBlockTokens - 1) / kBlockTokens;
-    const int32_t* table = batch_.block_table + unit.sequence * batch_.table_width +
-                           start / kBlockTokens;
-    const auto cell_of = [&](const void* cells, int64_t block) {
-        return static_cast<const uint16_t*>(cells) +
-               cache_.cell(table[block], unit.kv_head) * size * kBlockTokens;
-    };
+// scores[rows][split] = queries times the keys of a split.
+static void score_tiles(const SplitTile (*queries)[kMaxHeadSize / kGroup], int64_t row_blocks,
+                        int64_t width, const Cells<uint16_t>& cells, int64_t blocks,
+                        float* scores) {
+    for (int64_t i = 0; i < blocks; i += 2) {
+        const int64_t second = std::min(i + 1, blocks - 1);
+        const uint16_t* keys[] = {cells[i], cells[second]};
+        const uint16_t* next[] = {cells[i + kCellsAhead], cells[second + kCellsAhead]};
+        with_constant<2>(static_cast<int>(second - i + 1), [&](auto n) {
+            for (int64_t b = 0; b < row_blocks; ++b) {
+                float* to = scores + b * kBlockRows * kSplit + i * kBlockTokens;
+                score_blocks<n.value>(queries[b], width, keys, b ? keys : next, to, kSplit);
+            }
+        });
+    }
+}
 
-    SplitTile queries[kMaxHeadSize / kGroup];
-    for (int64_t i = 0; i < size; i += kGroup) {
-        for (int64_t r = 0; r < rows; ++r) split_row(q + r * size + i, queries[i / kGroup], r);
-    }
-    alignas(64) float scores[kRows * kSplit];
-    for (int64_t r = 0; r < rows; ++r) std::fill_n(scores + r * kSplit, from * kBlockTokens, 0.0f);
-    for (int64_t i = from; i < blocks; ++i) {
-        score_block(queries, size, cell_of(cache_.keys, i), scores + i * kBlockTokens, kSplit);
-    }
-    weigh(unit, start, blocks * kBlockTokens, scores, part);
-    SplitTile weights[kSplit / kBlockTokens];
-    for (int64_t i = from; i < blocks; ++i) {
-        for (int64_t r = 0; r < rows; ++r) {
-            split_row(scores + r * kSplit + i * kBlockTokens, weights[i], r);
-        }
-    }
+// sums[rows][stride] = weights times the values of a split, of whose last block `used` tokens count.
+static void sum_tiles(const SplitTile (*weights)[kSplit / kBlockTokens], int64_t row_blocks,
+                      int64_t width, const Cells<uint16_t>& cells, int64_t blocks, int64_t used,
+                      float* sums, int64_t stride) {
     // Behind the context may lie what another sequence left, even NaN, which no weight of zero
     // would silence.
-    alignas(64) uint16_t last[4 * Cache::kTile];
-    const int64_t used = tokens - (blocks - 1) * kBlockTokens;
-    for (int64_t d = 0; d < size; d += 4 * kLanes) {
-        const int tiles = static_cast<int>(std::min<int64_t>(4, (size - d) / kLanes));
-        const auto value_tiles = [&](int64_t i) -> const uint16_t* {
-            const uint16_t* values = cell_of(cache_.values, from + i) + d * kBlockTokens;
-            if (from + i < blocks - 1 || used == kBlockTokens) return values;
-            for (int64_t k = 0; k < tiles * Cache::kTile; ++k) {
-                const int64_t token = k % Cache::kTile / (2 * kLanes) * 2 + k % 2;
-                last[k] = token < used ? values[k] : 0;
-            }
-            return last;
-        };
-        sum_blocks(weights + from, blocks - from, value_tiles, tiles, part + d, size);
+    alignas(64) uint16_t end[4 * Cache::kTile];
+    for (int64_t d = 0; d < width; d += 4 * kLanes) {
+        const int tiles = static_cast<int>(std::min<int64_t>(4, (width - d) / kLanes));
+        const uint16_t *values[kSplit / kBlockTokens], *next[kSplit / kBlockTokens];
+        for (int64_t i = 0; i < blocks; ++i) {
+            values[i] = cells[blocks + i] + d * kBlockTokens;
+            next[i] = cells[blocks + i + kCellsAhead] + d * kBlockTokens;
+        }
+        if (used < kBlockTokens) {
+            copy_tokens(values[blocks - 1], tiles, used, end);
+            values[blocks - 1] = end;
+        }
+        for (int64_t b = 0; b < row_blocks; ++b) {
+            float* to = sums + b * kBlockRows * stride + d;
+            sum_blocks(weights[b], blocks, values, b ? values : next, tiles, to, stride);
+        }
     }
+}
+
+// The same as attend_split for a cache in tiles.
+void AttentionOp::attend_tiles(const Unit& unit, int64_t split, const float* q, float* part) const {
+    constexpr int64_t kRowBlocks = kTiledRows / kBlockRows;
+    const int64_t key_width = cache_.key_width(), value_width = cache_.value_width();
+    const int64_t rows = unit.rows(), row_blocks = (rows + kBlockRows - 1) / kBlockRows;
+    const Span span = this->span(unit, split);
+    const Cells<uint16_t> cells(cache_, span.table, unit.kv_head, span.blocks);
+
+    SplitTile queries[kRowBlocks][kMaxHeadSize / kGroup];
+    for (int64_t r = 0; r < rows; ++r) {
+        for (int64_t i = 0; i < key_width; i += kGroup) {
+            const float* row = q + r * key_width + i;
+            split_row(F32x16::load(row), F32x16::load(row + kLanes),
+                      queries[r / kBlockRows][i / kGroup], r % kBlockRows);
+        }
+    }
+    alignas(64) float scores[kTiledRows * kSplit];
+    score_tiles(queries, row_blocks, key_width, cells, span.blocks, scores);
+    SplitTile weights[kRowBlocks][kSplit / kBlockTokens];
+    weigh(unit, span.start, span.end(), scores, part,
+          [&](int64_t row, int64_t i, F32x16 a, F32x16 b) {
+              split_row(a, b, weights[row / kBlockRows][i / kBlockTokens], row % kBlockRows);
+          });
+    sum_tiles(weights, row_blocks, value_width, cells, span.blocks, span.last_used(), part,
+              part_stride(value_width));
 }
 #else
 void AttentionOp::attend_tiles(const Unit&, int64_t, const float*, float*) const {}
@@ -239,60 +367,46 @@ void AttentionOp::attend_tiles(const Unit&, int64_t, const float*, float*) const
 // Scores, weights and weighted sum of one split.
 template <typename Type>
 void AttentionOp::attend_split(const Unit& unit, int64_t split, const float* q, float* part) const {
-    const int64_t size = cache_.head_size, rows = unit.rows(), start = split * kSplit;
-    const int64_t tokens = std::min(kSplit, unit.last_position() + 1 - start);
-    const int64_t oldest = options_.window ? unit.position + 1 - options_.window : 0;
-    const int64_t from = std::max<int64_t>(0, oldest - start) / kBlockTokens * kBlockTokens;
-    const int64_t blocks = (tokens - from + kBlockTokens - 1) / kBlockTokens;
-    const int64_t end = from + blocks * kBlockTokens;
-    const int32_t* table = batch_.block_table + unit.sequence * batch_.table_width;
-    const auto* keys = static_cast<const typename Type::Element*>(cache_.keys);
-    const auto* values = static_cast<const typename Type::Element*>(cache_.values);
-    const auto cell = [&](int64_t token) {
-        return cache_.cell(table[(start + token) / kBlockTokens], unit.kv_head);
-    };
-    const auto key_cell = [&](int64_t token) { return keys + cell(token) * size * kBlockTokens; };
-    const auto value_cell = [&](int64_t token) {
-        return values + cell(token) * size * kBlockTokens;
-    };
-    // Cells in the order they are read: keys, values, then what the next key head begins with.
-    const auto nth_cell = [&](int64_t i) {
-        if (i < blocks) return key_cell(from + i * kBlockTokens);
-        if (i < 2 * blocks) return value_cell(from + (i - blocks) * kBlockTokens);
-        const int64_t block = std::min(i - 2 * blocks, blocks - 1);
-        return key_cell(from + block * kBlockTokens) + size * kBlockTokens;
-    };
-    const auto scale_columns = [&](float* scores, const float* scales, int64_t token) {
+    const int64_t key_width = cache_.key_width(), width = cache_.value_width();
+    const int64_t rows = unit.rows();
+    const Span span = this->span(unit, split);
+    const Cells<typename Type::Element> cells(cache_, span.table, unit.kv_head, span.blocks);
+    const auto scale_columns = [&](float* scores, const float* scales) {
         for (int64_t i = 0; i < rows * kBlockTokens; i += kLanes) {
-            float* to = scores + i / kBlockTokens * kSplit + token + i % kBlockTokens;
+            float* to = scores + i / kBlockTokens * kSplit + i % kBlockTokens;
             (F32x16::load(to) * F32x16::load(scales + i % kBlockTokens)).store(to);
         }
     };
 
-    alignas(64) float scores[kRows * kSplit];
-    for (int64_t r = 0; r < rows; ++r) std::fill_n(scores + r * kSplit, end, 0.0f);
-    for (int64_t i = 0; i < blocks; ++i) {
-        const int64_t token = from + i * kBlockTokens;
-        const Lanes<Type> lanes{nth_cell(i), kBlockTokens, kLanes, nth_cell(i + kCellsAhead)};
-        multiply(q, size, rows, lanes, 2, size, scores + token, kSplit);
+    alignas(64) float scores[kFmaRows * kSplit];
+    for (int64_t r = 0; r < rows; ++r) std::fill_n(scores + r * kSplit, span.end(), 0.0f);
+    for (int64_t i = 0; i < span.blocks; ++i) {
+        float* to = scores + i * kBlockTokens;
+        const Lanes<Type> lanes{cells[i], kBlockTokens, kLanes, cells[i + kCellsAhead]};
+        multiply(q, key_width, rows, lanes, 2, cache_.head_size, to, kSplit);
         if constexpr (std::is_same_v<Type, Int8>) {
-            scale_columns(scores, cache_.key_scales + cell(token) * kBlockTokens, token);
+            scale_columns(to, cache_.key_scales + cells.number(i) * kBlockTokens);
         }
     }
-    weigh(unit, start, end, scores, part);
-    for (int64_t i = 0; i < blocks; ++i) {
-        const int64_t token = from + i * kBlockTokens;
+    clear(part, rows, width);
+    weigh(unit, span.start, span.end(), scores, part,
+          [&](int64_t row, int64_t i, F32x16 a, F32x16 b) {
+              a.store(scores + row * kSplit + i);
+              b.store(scores + row * kSplit + i + kLanes);
+          });
+    for (int64_t i = 0; i < span.blocks; ++i) {
+        float* weights = scores + i * kBlockTokens;
         // Behind the context may lie what another sequence left, even NaN, which no weight of zero
         // would silence.
-        const int64_t used = std::min<int64_t>(kBlockTokens, tokens - token);
+        const int64_t used = i + 1 < span.blocks ? kBlockTokens : span.last_used();
         if constexpr (std::is_same_v<Type, Int8>) {
-            scale_columns(scores, cache_.value_scales + cell(token) * kBlockTokens, token);
+            scale_columns(weights, cache_.value_scales + cells.number(i) * kBlockTokens);
         }
-        for (int64_t d = 0; d < size; d += 2 * kLanes) {
-            const Lanes<Type> lanes{nth_cell(blocks + i) + d, size, kLanes,
-                                    nth_cell(blocks + i + kCellsAhead) + d};
-            multiply(scores + token, kSplit, rows, lanes, d + kLanes < size ? 2 : 1, used, part + d,
-                     size);
+        for (int64_t d = 0; d < width; d += 2 * kLanes) {
+            const Lanes<Type> lanes{cells[span.blocks + i] + d, width, kLanes,
+                                    cells[span.blocks + i + kCellsAhead] + d};
+            multiply(weights, kSplit, rows, lanes, d + kLanes < width ? 2 : 1, used, part + d,
+                     part_stride(width));
         }
     }
 }
@@ -300,49 +414,59 @@ void AttentionOp::attend_split(const Unit& unit, int64_t split, const float* q, 
 // Splits first..last of a unit, merged in order into `sum`.
 void AttentionOp::attend(const Team& team, const Unit& unit, int64_t first, int64_t last,
                          float* sum) const {
-    const int64_t size = cache_.head_size;
+    const int64_t size = cache_.head_size, width = cache_.key_width();
     const int32_t* table = batch_.block_table + unit.sequence * batch_.table_width;
-    const int64_t oldest =
-        options_.window ? std::max<int64_t>(0, unit.position + 1 - options_.window) : 0;
+    const int64_t oldest = options_.oldest(unit.position);
     first = std::max(first, oldest / kSplit);
     last = std::min(last, unit.last_position() / kSplit + 1);
-    clear(sum, size);
+    if (first >= last) return clear(sum, unit.rows(), cache_.value_width());
     for (int64_t i = std::max(first * kSplit, oldest) / kBlockTokens;
          i <= unit.last_position() / kBlockTokens; ++i) {
         if (table[i] < 0 || table[i] >= cache_.blocks) {
             return team.fail("a block id is outside the cache");
         }
     }
-    alignas(64) float q[kRows * kMaxHeadSize], part[kRows * (kMaxHeadSize + 2)];
+    alignas(64) float q[kMostRows * kMaxHeadSize];
+    alignas(64) float part[kMostRows * (kMaxHeadSize + kLanes)];
     const F32x16 scale = F32x16::broadcast(options_.scale);
     for (int64_t r = 0; r < unit.rows(); ++r) {
         const float* from = q_ + (unit.first_query + r / unit.heads) * q_stride_ +
                             (unit.first_head + r % unit.heads) * size;
-        for (int64_t i = 0; i < size; i += kLanes) {
-            (F32x16::load(from + i) * scale).store(q + r * size + i);
+        for (int64_t i = 0; i < width; i += kLanes) {
+            const int64_t count = std::min<int64_t>(kLanes, size - i);
+            (load_partial(from + i, count) * scale).store(q + r * width + i);
         }
     }
     for (int64_t split = first; split < last; ++split) {
+        float* to = split == first ? sum : part;
         if (cache_.is_tiled()) {
-            attend_tiles(unit, split, q, part);
+            attend_tiles(unit, split, q, to);
         } else {
             with_cache_type(cache_.type, [&](auto type) {
-                attend_split<decltype(type)>(unit, split, q, part);
+                attend_split<decltype(type)>(unit, split, q, to);
             });
         }
-        merge(part, unit.rows(), size, sum);
+        if (split > first) merge(part, unit.rows(), cache_.value_width(), sum);
     }
 }
 
-void AttentionOp::store(const Unit& unit, const float* sum) const {
-    const int64_t size = cache_.head_size;
-    const float* total = totals(const_cast<float*>(sum), size);
-    for (int64_t r = 0; r < unit.rows(); ++r) {
-        float* to = out_ + ((unit.first_query + r / unit.heads) * heads_ + unit.first_head +
-                            r % unit.heads) * size;
-        const F32x16 inverse = F32x16::broadcast(1.0f / total[r]);
+// Divides the sums by the total weight, that of the sink included.
+void AttentionOp::store(const Unit& unit, float* sum) const {
+    const int64_t size = cache_.value_size, width = cache_.value_width();
+    for (int64_t r = 0; r < unit.rows(); ++r, sum += part_stride(width)) {
+        const int64_t head = unit.first_head + r % unit.heads;
+        float total = total_of(sum, width), weight = 1.0f;
+        if (options_.sinks) {
+            const float maximum = maximum_of(sum, width);
+            const float largest = std::max(maximum, options_.sinks[head]);
+            weight = exp(maximum - largest);
+            total = std::fma(total, weight, exp(options_.sinks[head] - largest));
+        }
+        float* to = out_ + ((unit.first_query + r / unit.heads) * heads_ + head) * size;
+        const F32x16 share = F32x16::broadcast(weight / total);
         for (int64_t i = 0; i < size; i += kLanes) {
-            (F32x16::load(sum + r * size + i) * inverse).store(to + i);
+            const int64_t count = std::min<int64_t>(kLanes, size - i);
+            store_partial(F32x16::load(sum + i) * share, to + i, count);
         }
     }
 }
@@ -362,16 +486,18 @@ bool AttentionOp::valid(const Team& team) const {
 
 void AttentionOp::run(Team& team) const {
     if (!valid(team)) return;
-    const TileRegisters registers(cache_.is_tiled() ? Format::kBFloat16 : Format::kFloat32, kRows);
-    const int64_t size = cache_.head_size, splits = count_splits();
+    const TileRegisters registers(cache_.is_tiled() ? Format::kBFloat16 : Format::kFloat32,
+                                  most_rows());
+    const int64_t splits = count_splits();
     if (splits_apart()) {
         for_each_unit(team, splits, [&](const Unit& unit, int64_t index, int64_t split) {
-            float* part = scratch() + (index * splits + split) * part_floats(size);
+            float* part = scratch() + (index * splits + split) * apart_floats();
             attend(team, unit, split, split + 1, part);
         });
         return;
     }
-    std::vector<float> sum(static_cast<size_t>(part_floats(size)));
+    const int64_t row_blocks = (most_rows() + kBlockRows - 1) / kBlockRows;
+    PartMemory sum(row_blocks * kBlockRows, cache_.value_width());
     for_each_unit(team, 1, [&](const Unit& unit, int64_t, int64_t) {
         attend(team, unit, 0, splits, sum.data());
         store(unit, sum.data());
@@ -380,12 +506,12 @@ void AttentionOp::run(Team& team) const {
 
 void AttentionMergeOp::run(Team& team) const {
     if (!first_.valid(team) || !first_.splits_apart()) return;
-    const int64_t size = first_.cache_.head_size, splits = first_.count_splits();
-    std::vector<float> sum(static_cast<size_t>(part_floats(size)));
+    const int64_t width = first_.cache_.value_width(), splits = first_.count_splits();
+    PartMemory sum(kApartRows, width);
     first_.for_each_unit(team, 1, [&](const AttentionOp::Unit& unit, int64_t index, int64_t) {
-        clear(sum.data(), size);
+        clear(sum.data(), unit.rows(), width);
         for (int64_t split = 0; split < splits; ++split) {
-            merge(scratch() + (index * splits + split) * part_floats(size), unit.rows(), size,
+            merge(scratch() + (index * splits + split) * first_.apart_floats(), unit.rows(), width,
                   sum.data());
         }
         first_.store(unit, sum.data());

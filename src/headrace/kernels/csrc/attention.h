@@ -23,9 +23,18 @@ struct AttentionOptions {
     int64_t window;  // 0: none
     float soft_cap;  // 0: none
     const float* alibi_slopes;  // [heads], or null
+    const float* sinks;         // [heads]: the score of one more key, whose value is zero; or null
+    int64_t chunk;              // a token sees its own chunk of so many positions; 0: none
+
+    // The first position that a token sees. It never falls as the token's position grows.
+    int64_t oldest(int64_t position) const {
+        const int64_t in_window = window ? position + 1 - window : 0;
+        const int64_t in_chunk = chunk ? position / chunk * chunk : 0;
+        return std::max<int64_t>({0, in_window, in_chunk});
+    }
 };
 
-// out [T, heads * head size] from q [T, q_stride], the queries first in each row. `rows` counts
+// out [T, heads * value size] from q [T, q_stride], the queries first in each row. `rows` counts
 // sequences.
 class AttentionOp : public Op {
    public:
@@ -39,19 +48,25 @@ class AttentionOp : public Op {
    private:
     friend class AttentionMergeOp;
     struct Unit;
+    struct Span;
+    Span span(const Unit& unit, int64_t split) const;
     template <typename Function>
     void for_each_unit(Team& team, int64_t parts, Function function) const;
     bool valid(const Team& team) const;
     int64_t count_units() const;
     int64_t count_splits() const;
+    int64_t apart_floats() const;
+    int64_t most_rows() const;
     bool splits_apart() const;
     void add_distances(const Unit& unit, int64_t start, int64_t end, float* scores) const;
     template <typename Type>
     void attend_split(const Unit& unit, int64_t split, const float* q, float* part) const;
     void attend_tiles(const Unit& unit, int64_t split, const float* q, float* part) const;
-    void weigh(const Unit& unit, int64_t start, int64_t end, float* scores, float* part) const;
+    template <typename Emit>
+    void weigh(const Unit& unit, int64_t start, int64_t end, float* scores, float* part,
+               Emit emit) const;
     void attend(const Team& team, const Unit& unit, int64_t first, int64_t last, float* part) const;
-    void store(const Unit& unit, const float* sums) const;
+    void store(const Unit& unit, float* sums) const;
 
     const float* q_;
     int64_t q_stride_, heads_;

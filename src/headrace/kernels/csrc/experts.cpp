@@ -154,11 +154,13 @@ void ExpertGateOp::run(Team& team) const {
         return gate_units(m.experts[static_cast<size_t>(e)].gate_up, m.counts()[e]);
     };
     for_each_expert_unit(team, m.count(), units, [&](int64_t e, int64_t unit) {
-        const Weight& weight = m.experts[static_cast<size_t>(e)].gate_up;
+        const ExpertWeights& expert = m.experts[static_cast<size_t>(e)];
+        const Weight& weight = expert.gate_up;
         const int64_t rows = m.counts()[e];
         const TileRegisters registers(m.inputs.format, rows);
         const Activation x = m.inputs.from(m.starts()[e], weight.in);
-        gate_unit(x, weight, kind_, m.inner.from(m.starts()[e], weight.out / 2), rows, unit);
+        gate_unit(x, weight, expert.gate_up_bias, kind_,
+                  m.inner.from(m.starts()[e], weight.out / 2), rows, unit);
     });
 }
 
@@ -168,12 +170,13 @@ void ExpertDownOp::run(Team& team) const {
         return linear_units(m.experts[static_cast<size_t>(e)].down, m.counts()[e]);
     };
     for_each_expert_unit(team, m.count(), units, [&](int64_t e, int64_t unit) {
-        const Weight& weight = m.experts[static_cast<size_t>(e)].down;
+        const ExpertWeights& expert = m.experts[static_cast<size_t>(e)];
+        const Weight& weight = expert.down;
         const int64_t rows = m.counts()[e];
         const TileRegisters registers(m.inner.format, rows);
         const Activation x = m.inner.from(m.starts()[e], weight.in);
-        linear_unit(x, weight, {nullptr, m.outputs + m.starts()[e] * weight.out, false}, rows,
-                    unit);
+        linear_unit(x, weight,
+                    {expert.down_bias, m.outputs + m.starts()[e] * weight.out, false}, rows, unit);
     });
 }
 

@@ -40,6 +40,7 @@ class RouteOp : public Op {
 
 struct ExpertWeights {
     Weight gate_up, down;
+    const float *gate_up_bias, *down_bias;  // or null
 };
 
 // What the ops of one mixture share. Rows are sorted by expert into slots, those of each expert
@@ -85,7 +86,7 @@ class GatherOp : public Op {
     const float* x_;
 };
 
-// inner = act(inputs x gate) * (inputs x up), each slot with its expert's weights.
+// inner = gated(inputs x gate, inputs x up), each slot with its expert's weights.
 class ExpertGateOp : public Op {
    public:
     ExpertGateOp(Rows rows, const Mixture& mixture, Gate kind)

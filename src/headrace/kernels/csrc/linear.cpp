@@ -155,11 +155,19 @@ void finish(const float* panel, const Weight& weight, const LinearOut& out, int6
     const int64_t column = tile * kLanes;
     const int64_t count = std::min<int64_t>(kLanes, weight.out - column);
     const F32x16 bias = out.bias ? load_partial(out.bias + column, count) : F32x16::zero();
+    const int64_t stride = out.stride ? out.stride : weight.out;
     for (int64_t r = 0; r < rows; ++r) {
         F32x16 sum = F32x16::load(panel + r * kPanelColumns);
-        float* to = out.values + (row + r) * weight.out + column;
+        float* to = out.values + (row + r) * stride + column;
         if (out.bias) sum = sum + bias;
         store_partial(out.accumulate ? load_partial(to, count) + sum : sum, to, count);
+    }
+}
+
+void add_to_rows(const float* bias, int64_t rows, Panel& panel) {
+    for (int64_t i = 0; i < rows * kPanelColumns; i += kLanes) {
+        const F32x16 sum = F32x16::load(panel.values + i) + F32x16::load(bias + i % kPanelColumns);
+        sum.store(panel.values + i);
     }
 }
 
@@ -185,12 +193,16 @@ int64_t gate_units(const Weight& weight, int64_t rows) {
     return weight.out / 2 / kGroup * row_chunks(rows);
 }
 
-void gate_unit(const Activation& x, const Weight& weight, Gate kind, const Activation& out,
-               int64_t all_rows, int64_t unit) {
+void gate_unit(const Activation& x, const Weight& weight, const float* bias, Gate kind,
+               const Activation& out, int64_t all_rows, int64_t unit) {
     with_panel(unit, all_rows, [&](int64_t pair, int64_t row, int64_t rows) {
         Panel gate, up;
         product(x, weight, pair * 2, 2, row, rows, gate);
         product(x, weight, weight.out / 2 / kLanes + pair * 2, 2, row, rows, up);
+        if (bias) {
+            add_to_rows(bias + pair * kPanelColumns, rows, gate);
+            add_to_rows(bias + weight.out / 2 + pair * kPanelColumns, rows, up);
+        }
         for (int64_t r = 0; r < rows; ++r) {
             float* values = gate.values + r * kPanelColumns;
             gate_rows(kind, values, up.values + r * kPanelColumns, kPanelColumns, values);
@@ -210,7 +222,27 @@ void LinearGateOp::run(Team& team) const {
     const int64_t rows = rows_.count();
     const TileRegisters registers(x_.format, rows);
     team.share(gate_units(weight_, rows),
-               [&](int64_t unit) { gate_unit(x_, weight_, kind_, out_, rows, unit); });
+               [&](int64_t unit) { gate_unit(x_, weight_, nullptr, kind_, out_, rows, unit); });
+}
+
+void BlockLinearOp::run(Team& team) const {
+    const Weight& shape = weights_[0];
+    const int64_t rows = rows_.count(), blocks = static_cast<int64_t>(weights_.size());
+    const int64_t units = linear_units(shape, rows);
+    const int64_t rest = x_step_ - shape.in, out_step = shape.out + rest;
+    team.share(units * blocks, [&](int64_t unit) {
+        const int64_t block = unit / units;
+        float* from = const_cast<float*>(x_) + block * x_step_;
+        float* to = out_ + block * out_step;
+        const Activation x{from, blocks * x_step_, Format::kFloat32};
+        const LinearOut out{nullptr, to, false, blocks * out_step};
+        linear_unit(x, weights_[static_cast<size_t>(block)], out, rows, unit % units);
+        if (unit % units != 0) return;
+        for (int64_t r = 0; r < rows; ++r) {
+            std::copy_n(from + r * blocks * x_step_ + shape.in, rest,
+                        to + r * blocks * out_step + shape.out);
+        }
+    });
 }
 
 }  // namespace headrace

@@ -1,6 +1,9 @@
 // Linear layers over packed weights.
 #pragma once
 
+#include <utility>
+#include <vector>
+
 #include "math.h"
 #include "pool.h"
 #include "layout.h"
@@ -11,6 +14,7 @@ struct LinearOut {
     const float* bias;  // or null
     float* values;
     bool accumulate;
+    int64_t stride = 0;  // of rows of `values`; 0: the weight's outputs
 };
 
 // The units of work of a product of `rows` rows, and one of them.
@@ -18,8 +22,9 @@ int64_t linear_units(const Weight& weight, int64_t rows);
 void linear_unit(const Activation& x, const Weight& weight, const LinearOut& out, int64_t rows,
                  int64_t unit);
 int64_t gate_units(const Weight& weight, int64_t rows);
-void gate_unit(const Activation& x, const Weight& weight, Gate kind, const Activation& out,
-               int64_t rows, int64_t unit);
+// `bias`: of gate, then of up, or null.
+void gate_unit(const Activation& x, const Weight& weight, const float* bias, Gate kind,
+               const Activation& out, int64_t rows, int64_t unit);
 
 // out[r][n] = sum_k x[r][k] * w[n][k] (+ bias[n]) (+ out[r][n] if accumulate).
 class LinearOp : public Op {
@@ -47,6 +52,22 @@ class LinearGateOp : public Op {
     Weight weight_;
     Gate kind_;
     Activation out_;
+};
+
+// out[r][b * out_step + n] = sum_k x[r][b * x_step + k] * w[b][n][k] for each block b of columns; what
+// of a block of x is not read (k past the weights' inputs) comes behind its products.
+class BlockLinearOp : public Op {
+   public:
+    BlockLinearOp(Rows rows, const float* x, int64_t x_step, std::vector<Weight> weights,
+                  float* out)
+        : Op(rows), x_(x), x_step_(x_step), weights_(std::move(weights)), out_(out) {}
+    void run(Team& team) const override;
+
+   private:
+    const float* x_;
+    int64_t x_step_;
+    std::vector<Weight> weights_;  // of one shape
+    float* out_;
 };
 
 }  // namespace headrace

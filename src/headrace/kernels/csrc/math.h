@@ -8,7 +8,7 @@
 namespace headrace {
 
 // Cody-Waite reduction to |r| <= ln(2)/2, then the Taylor polynomial; below -87 it stays at e^-87.
-inline F32x16 exp(F32x16 x) {
+__attribute__((always_inline)) inline F32x16 exp(F32x16 x) {
     const auto constant = F32x16::broadcast;
     x = max(min(x, constant(88.0f)), constant(-87.0f));
     const F32x16 n = round_even(x * constant(1.44269504f));
@@ -47,7 +47,7 @@ inline F32x16 erfc_abs(F32x16 x) {
     return sum * t * exp(F32x16::zero() - x * x);
 }
 
-enum class Gate { kSilu, kGelu, kGeluTanh, kRelu };
+enum class Gate { kSilu, kGelu, kGeluTanh, kRelu, kClampedSwiglu };
 
 inline F32x16 gelu(F32x16 x) {
     // x * (1 + erf(x / sqrt 2)) / 2, with erf from its complement on the positive side.
@@ -67,6 +67,15 @@ inline F32x16 activate(Gate kind, F32x16 x) {
         case Gate::kRelu: return max(x, F32x16::zero());
         default: return gelu_tanh(x);
     }
+}
+
+// activate(gate) * up; GPT-OSS has a function of both instead.
+inline F32x16 gated(Gate kind, F32x16 gate, F32x16 up) {
+    if (kind != Gate::kClampedSwiglu) return activate(kind, gate) * up;
+    const auto constant = F32x16::broadcast;
+    gate = min(gate, constant(7.0f));
+    up = min(max(up, constant(-7.0f)), constant(7.0f));
+    return gate * sigmoid(constant(1.702f) * gate) * (up + constant(1.0f));
 }
 
 }  // namespace headrace

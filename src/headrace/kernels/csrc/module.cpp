@@ -71,14 +71,16 @@ class Arguments {
         void *keys = address<void>(), *values = address<void>();
         float *key_scales = address<float>(), *value_scales = address<float>();
         const CacheType type = static_cast<CacheType>(size());
-        const int64_t blocks = integer(), heads = integer();
-        return {keys, values, key_scales, value_scales, type, blocks, heads, integer()};
+        const int64_t blocks = integer(), heads = integer(), head_size = integer();
+        return {keys, values, key_scales, value_scales, type, blocks, heads, head_size, integer()};
     }
 
     Ranks ranks() {
         auto* memory = address<uint8_t>();
-        const int64_t rank = integer(), size = integer();
-        return {memory, rank, size, integer()};
+        const int64_t rank = integer(), size = integer(), slot_bytes = integer();
+        const int64_t here_first = integer(), here_last = integer();
+        const auto relay = reinterpret_cast<Relay>(address<void>());
+        return {memory, rank, size, slot_bytes, here_first, here_last, relay};
     }
 
     // To be asked after the last argument.
@@ -300,8 +302,9 @@ PyObject* experts(PyObject*, PyObject* const* values, Py_ssize_t count) {
     auto* out = a.address<float>();
     const bool accumulate = a.flag();
     for (int64_t left = a.integer(); left > 0 && !PyErr_Occurred(); --left) {
-        const Weight gate_up = a.weight();
-        mixture.experts.push_back({gate_up, a.weight()});
+        const Weight gate_up = a.weight(), down = a.weight();
+        const auto* gate_up_bias = a.address<float>();
+        mixture.experts.push_back({gate_up, down, gate_up_bias, a.address<float>()});
     }
     if (!a.complete()) return nullptr;
     Program ops;
@@ -317,20 +320,33 @@ PyObject* rope_write(PyObject*, PyObject* const* values, Py_ssize_t count) {
     Arguments a(values, count);
     Program* program = a.program();
     const Rows rows = a.rows();
-    auto* qkv = a.address<float>();
+    HeadRows in;
+    in.query = a.address<float>();
+    in.query_stride = a.integer();
+    in.key = a.address<float>();
+    in.key_stride = a.integer();
+    in.value = a.address<float>();
     const int64_t heads = a.integer();
     const auto* positions = a.address<int32_t>();
     const auto* slots = a.address<int64_t>();
-    Rotary rotary;
-    rotary.cos = a.address<float>();
-    rotary.sin = a.address<float>();
-    rotary.positions = a.integer();
-    rotary.width = a.integer();
-    rotary.query_norm = a.address<float>();
-    rotary.key_norm = a.address<float>();
-    rotary.eps = a.number();
+    HeadOptions options;
+    options.rotary.cos = a.address<float>();
+    options.rotary.sin = a.address<float>();
+    options.rotary.positions = a.integer();
+    options.rotary.width = a.integer();
+    options.rotary.first = a.integer();
+    options.rotary.is_interleaved = a.flag();
+    options.norms.query = a.address<float>();
+    options.norms.key = a.address<float>();
+    options.norms.query_stride = a.integer();
+    options.norms.key_stride = a.integer();
+    options.norms.is_layer = a.flag();
+    options.norms.eps = a.number();
+    options.clip = a.number();
+    options.temperature_interval = a.number();
+    options.temperature_growth = a.number();
     return finish_one(a, program,
-                      RopeWriteOp(rows, qkv, heads, positions, slots, rotary, a.cache()));
+                      RopeWriteOp(rows, in, heads, positions, slots, options, a.cache()));
 }
 
 PyObject* attention(PyObject*, PyObject* const* values, Py_ssize_t count) {
@@ -351,6 +367,8 @@ PyObject* attention(PyObject*, PyObject* const* values, Py_ssize_t count) {
     options.window = a.integer();
     options.soft_cap = a.number();
     options.alibi_slopes = a.address<float>();
+    options.sinks = a.address<float>();
+    options.chunk = a.integer();
     auto* out = a.address<float>();
     if (!a.complete()) return nullptr;
     auto op = std::make_unique<AttentionOp>(rows, q, q_stride, heads, cache, batch, options, out);
@@ -360,6 +378,20 @@ PyObject* attention(PyObject*, PyObject* const* values, Py_ssize_t count) {
     ops.push_back(std::move(op));
     ops.push_back(std::make_unique<AttentionMergeOp>(first));
     return finish(program, std::move(ops));
+}
+
+PyObject* linear_blocks(PyObject*, PyObject* const* values, Py_ssize_t count) {
+    Arguments a(values, count);
+    Program* program = a.program();
+    const Rows rows = a.rows();
+    const auto* x = a.address<float>();
+    const int64_t x_step = a.integer();
+    auto* out = a.address<float>();
+    std::vector<Weight> weights;
+    for (int64_t left = a.integer(); left > 0 && !PyErr_Occurred(); --left) {
+        weights.push_back(a.weight());
+    }
+    return finish_one(a, program, BlockLinearOp(rows, x, x_step, std::move(weights), out));
 }
 
 PyObject* all_reduce(PyObject*, PyObject* const* values, Py_ssize_t count) {
@@ -374,6 +406,7 @@ PyObject* all_reduce(PyObject*, PyObject* const* values, Py_ssize_t count) {
     if (!a.complete()) return nullptr;
     Program ops;
     ops.push_back(std::make_unique<ContributeOp>(rows, ranks, x, features));
+    if (ranks.relay) ops.push_back(std::make_unique<RelayOp>(rows, ranks, features));
     ops.push_back(std::make_unique<SumOp>(rows, ranks, features, out, accumulate));
     return finish(program, std::move(ops));
 }
@@ -389,6 +422,8 @@ PyObject* all_gather(PyObject*, PyObject* const* values, Py_ssize_t count) {
     if (!a.complete()) return nullptr;
     Program ops;
     ops.push_back(std::make_unique<ContributeOp>(rows, ranks, x, features));
+    const int64_t widest = (columns + ranks.size - 1) / ranks.size;
+    if (ranks.relay) ops.push_back(std::make_unique<RelayOp>(rows, ranks, widest));
     ops.push_back(std::make_unique<ConcatenateOp>(rows, ranks, columns, out));
     return finish(program, std::move(ops));
 }
@@ -460,6 +495,7 @@ PyMethodDef methods[] = {
     {"embedding", fast(embedding), METH_FASTCALL, nullptr},
     {"norm", fast(norm), METH_FASTCALL, nullptr},
     {"linear", fast(linear), METH_FASTCALL, nullptr},
+    {"linear_blocks", fast(linear_blocks), METH_FASTCALL, nullptr},
     {"linear_gate", fast(linear_gate), METH_FASTCALL, nullptr},
     {"gate", fast(gate), METH_FASTCALL, nullptr},
     {"activate", fast(activate), METH_FASTCALL, nullptr},

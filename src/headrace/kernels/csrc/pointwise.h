@@ -8,10 +8,10 @@
 
 namespace headrace {
 
-// to[i] = activate(gate[i]) * up[i]; count is a multiple of 16.
+// to[i] = gated(gate[i], up[i]); count is a multiple of 16.
 inline void gate_rows(Gate kind, const float* gate, const float* up, int64_t count, float* to) {
     for (int64_t i = 0; i < count; i += kLanes) {
-        (activate(kind, F32x16::load(gate + i)) * F32x16::load(up + i)).store(to + i);
+        gated(kind, F32x16::load(gate + i), F32x16::load(up + i)).store(to + i);
     }
 }
 

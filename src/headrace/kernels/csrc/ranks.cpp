@@ -17,6 +17,7 @@ constexpr auto kSpin = std::chrono::microseconds(50);
 constexpr auto kNap = std::chrono::milliseconds(20);
 constexpr auto kPatience = std::chrono::minutes(5);
 constexpr const char* kTimeout = "a rank of the model did not arrive within five minutes";
+constexpr const char* kBroken = "the ranks of another host cannot be reached";
 
 static_assert(std::atomic<uint32_t>::is_always_lock_free && sizeof(RankLine) == 64);
 
@@ -28,7 +29,7 @@ bool has_arrived(const RankLine& line, uint32_t collective) {
 // With more threads than cores, spinning would keep the rank waited for from running.
 bool may_spin(const Ranks& ranks) {
     static const int64_t cores = std::thread::hardware_concurrency();
-    return ranks.size * num_threads() <= cores;
+    return (ranks.here_last - ranks.here_first) * num_threads() <= cores;
 }
 
 // Sleeps until `arrived` is no longer `seen`, or for a nap.
@@ -66,13 +67,17 @@ bool wait_for(RankLine& line, uint32_t collective, bool spins) {
     }
 }
 
-// Returns false if some rank does not come.
-bool wait_for_all(const Ranks& ranks, uint32_t collective) {
+// Returns false if one of the ranks first..last does not come.
+bool wait_for_ranks(const Ranks& ranks, int64_t first, int64_t last, uint32_t collective) {
     const bool spins = may_spin(ranks);
-    for (int64_t rank = 0; rank < ranks.size; ++rank) {
+    for (int64_t rank = first; rank < last; ++rank) {
         if (!wait_for(ranks.line(rank), collective, spins)) return false;
     }
     return true;
+}
+
+bool wait_for_all(const Ranks& ranks, uint32_t collective) {
+    return wait_for_ranks(ranks, 0, ranks.size, collective);
 }
 
 // The collective that this rank has contributed to last; it does not change while others read.
@@ -95,6 +100,22 @@ void ContributeOp::run(Team& team) const {
             line.copied.store(0);
             line.arrived.store(collective);
             wake(line);
+        }
+    });
+}
+
+void RelayOp::run(Team& team) const {
+    const int64_t floats = rows_.count() * features_;
+    team.share(floats ? 1 : 0, [&](int64_t) {
+        const uint32_t collective = current(ranks_);
+        if (!wait_for_ranks(ranks_, ranks_.here_first, ranks_.here_last, collective)) {
+            return team.fail(kTimeout);
+        }
+        if (ranks_.relay(collective, floats) != 0) return team.fail(kBroken);
+        for (int64_t rank = 0; rank < ranks_.size; ++rank) {
+            if (rank >= ranks_.here_first && rank < ranks_.here_last) continue;
+            ranks_.line(rank).arrived.store(collective);
+            wake(ranks_.line(rank));
         }
     });
 }

@@ -5,58 +5,107 @@
 namespace headrace {
 namespace {
 
-constexpr int64_t kMaxHeadSize = 512;
+// Calls function(first, features) for the vectors of a head; only the last may be partial.
+template <typename Function>
+inline void for_each_vector(int64_t size, Function function) {
+    for (int64_t i = 0; i < size; i += kLanes) function(i, std::min<int64_t>(kLanes, size - i));
+}
+
+// These fill whole vectors of `to`, with zeros behind `count`.
+void convert_float32(const float* from, int64_t count, float* to) {
+    for_each_vector(count, [&](int64_t i, int64_t n) { load_partial(from + i, n).store(to + i); });
+}
 
 void convert_float16(const float* from, int64_t count, uint16_t* to) {
-    for (int64_t i = 0; i < count; i += kLanes) store_f16(F32x16::load(from + i), to + i);
+    for_each_vector(count, [&](int64_t i, int64_t n) {
+        store_f16(load_partial(from + i, n), to + i);
+    });
 }
 
 void convert_bfloat16(const float* from, int64_t count, uint16_t* to) {
-    for (int64_t i = 0; i < count; i += kLanes) store_bf16(F32x16::load(from + i), to + i);
+    for_each_vector(count, [&](int64_t i, int64_t n) {
+        store_bf16(load_partial(from + i, n), to + i);
+    });
 }
 
 // Returns the scale: q = round(x / scale), scale = max|x| / 127.
 float convert_int8(const float* from, int64_t count, int8_t* to) {
     F32x16 largest_lanes = F32x16::zero();
-    for (int64_t i = 0; i < count; i += kLanes) {
-        largest_lanes = max(largest_lanes, abs(F32x16::load(from + i)));
-    }
+    for_each_vector(count, [&](int64_t i, int64_t n) {
+        largest_lanes = max(largest_lanes, abs(load_partial(from + i, n)));
+    });
     const float largest = reduce_max(largest_lanes);
     const F32x16 inverse = F32x16::broadcast(largest > 0 ? 127.0f / largest : 0.0f);
-    for (int64_t i = 0; i < count; i += kLanes) {
-        store_i8(round_even(F32x16::load(from + i) * inverse), to + i);
-    }
+    for_each_vector(count, [&](int64_t i, int64_t n) {
+        store_i8(round_even(load_partial(from + i, n) * inverse), to + i);
+    });
     return largest / 127.0f;
 }
 
 }  // namespace
 
-void RopeWriteOp::rotate(float* head, int64_t position, const float* norm) const {
-    const int64_t size = cache_.head_size, half = rotary_.width / 2;
-    if (norm) {
-        F32x16 squares = F32x16::zero();
-        for (int64_t i = 0; i < size; i += kLanes) {
-            const F32x16 value = F32x16::load(head + i);
-            squares = fma(value, value, squares);
-        }
-        const float mean = reduce_add(squares) / static_cast<float>(size);
-        const F32x16 inverse = F32x16::broadcast(1.0f / std::sqrt(mean + rotary_.eps));
-        for (int64_t i = 0; i < size; i += kLanes) {
-            (F32x16::load(head + i) * inverse * F32x16::load(norm + i)).store(head + i);
-        }
+void RopeWriteOp::clamp(float* head) const {
+    if (options_.clip == 0) return;
+    const F32x16 limit = F32x16::broadcast(options_.clip), least = F32x16::zero() - limit;
+    for_each_vector(cache_.head_size, [&](int64_t i, int64_t n) {
+        store_partial(max(min(load_partial(head + i, n), limit), least), head + i, n);
+    });
+}
+
+void RopeWriteOp::normalize(float* head, const float* weight) const {
+    const int64_t size = cache_.head_size;
+    const float count = static_cast<float>(size);
+    F32x16 mean = F32x16::zero(), squares = F32x16::zero();
+    if (options_.norms.is_layer) {
+        F32x16 sum = F32x16::zero();
+        for_each_vector(size, [&](int64_t i, int64_t n) { sum = sum + load_partial(head + i, n); });
+        mean = F32x16::broadcast(reduce_add(sum) / count);
     }
-    const float *cos = rotary_.cos + position * half, *sin = rotary_.sin + position * half;
-    for (int64_t i = 0; i < half; i += kLanes) {
-        const int64_t count = std::min<int64_t>(kLanes, half - i);
-        const F32x16 a = load_partial(head + i, count), b = load_partial(head + half + i, count);
-        const F32x16 c = load_partial(cos + i, count), s = load_partial(sin + i, count);
-        store_partial(a * c - b * s, head + i, count);
-        store_partial(b * c + a * s, head + half + i, count);
+    for_each_vector(size, [&](int64_t i, int64_t n) {
+        const F32x16 value = load_partial(head + i, n) - mean;
+        const F32x16 kept = n == kLanes ? value : select(value, F32x16::zero(), 0, static_cast<int>(n));
+        squares = fma(kept, kept, squares);
+    });
+    const float variance = reduce_add(squares) / count;
+    const F32x16 inverse = F32x16::broadcast(1.0f / std::sqrt(variance + options_.norms.eps));
+    for_each_vector(size, [&](int64_t i, int64_t n) {
+        const F32x16 value = (load_partial(head + i, n) - mean) * inverse;
+        store_partial(value * load_partial(weight + i, n), head + i, n);
+    });
+}
+
+void RopeWriteOp::rotate(float* head, int64_t position) const {
+    const Rotary& rotary = options_.rotary;
+    const int64_t half = rotary.width / 2;
+    const float *cos = rotary.cos + position * half, *sin = rotary.sin + position * half;
+    float *to = head + rotary.first, *from = to, apart[kMaxHeadSize];
+    if (rotary.is_interleaved) {
+        for (int64_t i = 0; i < rotary.width; ++i) apart[i % 2 * half + i / 2] = to[i];
+        from = apart;
     }
+    for_each_vector(half, [&](int64_t i, int64_t n) {
+        const F32x16 a = load_partial(from + i, n), b = load_partial(from + half + i, n);
+        const F32x16 c = load_partial(cos + i, n), s = load_partial(sin + i, n);
+        store_partial(a * c - b * s, to + i, n);
+        store_partial(b * c + a * s, to + half + i, n);
+    });
+}
+
+void RopeWriteOp::temper(float* head, int64_t position) const {
+    if (options_.temperature_interval == 0) return;
+    const float steps =
+        std::floor(static_cast<float>(position + 1) / options_.temperature_interval);
+    const F32x16 factor =
+        F32x16::broadcast(std::log1p(steps) * options_.temperature_growth + 1.0f);
+    for_each_vector(cache_.head_size, [&](int64_t i, int64_t n) {
+        store_partial(load_partial(head + i, n) * factor, head + i, n);
+    });
 }
 
 void RopeWriteOp::write(const float* head, int64_t slot, int64_t kv_head, bool is_key) const {
-    const int64_t size = cache_.head_size, token = slot % kBlockTokens;
+    const int64_t size = is_key ? cache_.head_size : cache_.value_size;
+    const int64_t width = is_key ? cache_.key_width() : cache_.value_width();
+    const int64_t token = slot % kBlockTokens;
     const int64_t cell = cache_.cell(slot / kBlockTokens, kv_head);
     with_cache_type(cache_.type, [&](auto type) {
         using Element = typename decltype(type)::Element;
@@ -65,41 +114,63 @@ void RopeWriteOp::write(const float* head, int64_t slot, int64_t kv_head, bool i
             float* scales = is_key ? cache_.key_scales : cache_.value_scales;
             scales[cell * kBlockTokens + token] = convert_int8(head, size, converted);
         } else if constexpr (std::is_same_v<Element, float>) {
-            std::memcpy(converted, head, static_cast<size_t>(size) * sizeof(float));
+            convert_float32(head, size, converted);
         } else if (cache_.type == CacheType::kFloat16) {
             convert_float16(head, size, converted);
         } else {
             convert_bfloat16(head, size, converted);
         }
         auto* base = static_cast<Element*>(is_key ? cache_.keys : cache_.values) +
-                     cell * size * kBlockTokens;
+                     cell * width * kBlockTokens;
         if (!is_key && !cache_.is_tiled()) {
-            std::memcpy(base + token * size, converted, static_cast<size_t>(size) * sizeof(Element));
-            return;
-        }
-        for (int64_t i = 0; i < size; ++i) {
-            base[is_key ? cache_.key_element(i, token) : cache_.value_element(token, i)] =
-                converted[i];
+            std::memcpy(base + token * width, converted,
+                        static_cast<size_t>(width) * sizeof(Element));
+        } else if (!is_key) {
+            for (int64_t i = 0; i < width; i += kLanes) {
+                Element* lanes = base + cache_.value_element(token, i);
+                for (int64_t lane = 0; lane < kLanes; ++lane) lanes[2 * lane] = converted[i + lane];
+            }
+        } else if (cache_.is_tiled()) {  // pairs of features are neighbours
+            for (int64_t i = 0; i < width; i += 2) {
+                std::memcpy(base + cache_.key_element(i, token), converted + i, 2 * sizeof(Element));
+            }
+        } else {
+            for (int64_t i = 0; i < width; ++i) base[i * kBlockTokens + token] = converted[i];
         }
     });
 }
 
 void RopeWriteOp::run(Team& team) const {
-    const int64_t kv_heads = cache_.heads, all_heads = heads_ + 2 * kv_heads;
-    team.share(rows_.count() * all_heads, [&](int64_t unit) {
-        const int64_t row = unit / all_heads, head = unit % all_heads;
+    const int64_t kv_heads = cache_.heads, group = heads_ / kv_heads, size = cache_.head_size;
+    const HeadNorms& norms = options_.norms;
+    team.share(rows_.count() * kv_heads, [&](int64_t unit) {
+        const int64_t row = unit / kv_heads, kv_head = unit % kv_heads;
         const int64_t position = positions_[row], slot = slots_[row];
-        if (rotary_.width && (position < 0 || position >= rotary_.positions)) {
+        if (options_.rotary.width && (position < 0 || position >= options_.rotary.positions)) {
             return team.fail("a position is outside the rotary table");
         }
         if (slot < 0 || slot >= cache_.blocks * kBlockTokens) {
             return team.fail("a slot is outside the cache");
         }
-        float* values = qkv_ + unit * cache_.head_size;
-        if (head < heads_) return rotate(values, position, rotary_.query_norm);
-        const bool is_key = head < heads_ + kv_heads;
-        if (is_key) rotate(values, position, rotary_.key_norm);
-        write(values, slot, (head - heads_) % kv_heads, is_key);
+        const auto prepare = [&](float* head, const float* norm) {
+            clamp(head);
+            if (norm) normalize(head, norm);
+            rotate(head, position);
+        };
+        for (int64_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
+            float* query = in_.query + row * in_.query_stride + head * size;
+            prepare(query, norms.query ? norms.query + head * norms.query_stride : nullptr);
+            temper(query, position);
+        }
+        float* key = in_.key + row * in_.key_stride + kv_head * size;
+        prepare(key, norms.key ? norms.key + kv_head * norms.key_stride : nullptr);
+        write(key, slot, kv_head, true);
+        float* value = key;
+        if (cache_.has_own_values()) {
+            value = in_.value + row * in_.key_stride + kv_head * size;
+            clamp(value);
+        }
+        write(value, slot, kv_head, false);
     });
 }
 

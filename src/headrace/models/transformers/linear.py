@@ -4,6 +4,8 @@ This is where any model gets the CPU kernels, and where quantization on load tak
 """
 
 import math
+from collections.abc import Mapping
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -65,24 +67,38 @@ class ModuleWeights:
         return None
 
 
-def adopt_linears(model: nn.Module, scheme: Scheme) -> None:
+class Cut(Protocol):
+    """What of a linear layer a rank has; see `parallel.Cut`."""
+
+    def part(self, layer: nn.Linear) -> Part: ...
+
+    def layer(self, weight: LinearWeight, old: nn.Linear) -> nn.Module: ...
+
+
+def adopt_linears(model: nn.Module, scheme: Scheme, cuts: Mapping[str, Cut] | None = None) -> None:
     """Replace each plain linear layer and embedding, one weight after another, so that no more
-    than one is held twice. Subclasses have a forward of their own and stay as they are."""
+    than one is held twice. Subclasses have a forward of their own and stay as they are.
+
+    `cuts`: of layers by name; one that shares its weight with another is kept whole.
+    """
     users: dict[int, list[str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         if type(module) in (nn.Linear, nn.Embedding):
             users.setdefault(id(module.weight), []).append(name)
     for names in users.values():
-        weight = scheme.load(ModuleWeights(model), names[:1], [Part.whole()])
+        cut = cuts.get(names[0]) if cuts and len(names) == 1 else None
+        old = model.get_submodule(names[0])
+        part = cut.part(old) if cut and isinstance(old, nn.Linear) else Part.whole()
+        weight = scheme.load(ModuleWeights(model), names[:1], [part])
         for name in names:
-            _replace(model, name, weight)
+            _replace(model, name, weight, cut)
 
 
-def _replace(model: nn.Module, name: str, weight: LinearWeight) -> None:
+def _replace(model: nn.Module, name: str, weight: LinearWeight, cut: Cut | None) -> None:
     old = model.get_submodule(name)
     new: nn.Module = SchemeEmbedding(weight)
     if isinstance(old, nn.Linear):
-        new = SchemeLinear(weight, old.bias)
+        new = cut.layer(weight, old) if cut else SchemeLinear(weight, old.bias)
     model.set_submodule(name, new)
 
 

@@ -23,6 +23,7 @@ from headrace.models.transformers.checkpoint import (
 )
 from headrace.models.transformers.linear import adopt_linears, num_bytes
 from headrace.models.transformers.model import TransformersModel
+from headrace.models.transformers.parallel import plan_cuts
 from headrace.models.transformers.positions import longest_context, override_rope
 from headrace.models.transformers.survey import check_uniform, check_windows, take_survey
 from headrace.models.transformers.trial import NUM_BLOCKS, check_against_itself
@@ -100,20 +101,22 @@ def _load_model(
     with torch.device("meta"):
         empty = build(config, model_class, trust_remote_code=trust)
     refuse_unservable(empty, checkpoint.config.get("architectures") or [])
+    cuts = plan_cuts(empty, options.ranks)
     dtype: Any = options.dtype if options.kernels is None else options.weight_dtype or "auto"
     if options.load_format == "dummy":
         stored = config.dtype or torch.float32
         dtype = stored if dtype == "auto" else dtype
+        torch.manual_seed(0)  # every rank makes the same weights
         model = build(config, type(empty), trust_remote_code=trust, dtype=dtype)
     else:
         model = load_parameters(type(empty), config, checkpoint, dtype)
     model.eval()
     if options.kernels is None:
         model.to(device=options.device)  # type: ignore[call-arg]
-        if options.quantize is not None:
-            adopt_linears(model, _scheme(options))
+        if options.quantize is not None or cuts:
+            adopt_linears(model, _scheme(options), cuts)
         return model
-    adopt_linears(model, _scheme(options))
+    adopt_linears(model, _scheme(options), cuts)
     # The kernels' arithmetic; what they have packed keeps its width.
     return model.float()
 

@@ -6,7 +6,7 @@ Knows what each live request has emitted; which replica gets it is `routing`'s b
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any, Final
 
 import msgspec
@@ -17,7 +17,8 @@ from ray.serve.handle import DeploymentHandle
 from headrace.engine.client import MAX_DEATHS
 from headrace.engine.totals import total_info, total_stats
 from headrace.errors import EngineDeadError, StartupError
-from headrace.types import Add, EngineInfo, EngineStats, TokenEvent
+from headrace.serve.cluster.deployment import ReplicaReport
+from headrace.types import Add, EngineInfo, EngineStats, StepCounts, TokenEvent
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +40,9 @@ class RayEngineClient:
         self._last_answer = 0.0
         self._num_replicas = 0
         self._poll: asyncio.Task[None] | None = None
-        self.on_step: Callable[[EngineStats], None] = lambda stats: None
-        """Never called: replicas tell where they stand now and then, not every step of theirs."""
+        self.steps = StepCounts()
+        self._counted: dict[str, StepCounts] = {}
+        """By replica, what of `steps` are its own; the last heard of at the end."""
 
     async def start(self) -> None:
         """Wait for the first answer of the replicas. Raises StartupError."""
@@ -72,7 +74,20 @@ class RayEngineClient:
         while True:
             await asyncio.sleep(POLL_SECONDS + POLL_SECONDS_PER_REPLICA * self._num_replicas)
             with contextlib.suppress(EngineDeadError, RayError, RayServeException, TimeoutError):
-                self._stats = total_stats(await self._ask("stats"))
+                reports = await self._ask("report")
+                self._stats = total_stats([report.stats for report in reports])
+                self._count_steps(reports)
+
+    def _count_steps(self, reports: list[ReplicaReport]) -> None:
+        """Replicas count from their start; one that is gone leaves its counts behind."""
+        for report in reports:
+            new = report.steps.copy()
+            new.subtract(self._counted.pop(report.name, {}))
+            self.steps.update(new)
+            self._counted[report.name] = report.steps
+        # One may miss an answer and come again.
+        for name in list(self._counted)[: -2 * len(reports)]:
+            del self._counted[name]
 
     # --- types.EngineClient
 

@@ -5,6 +5,7 @@ replaces the replicas one by one, letting each finish what it has. The last that
 """
 
 import logging
+import re
 import socket
 import uuid
 from dataclasses import replace
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 CONNECT_SECONDS = 5
 FRONT_END = "headrace-front-end-"
 APPLICATION = "headrace"
+DEPLOYMENT = "engine"
 ROUTER = "headrace.serve.cluster.routing.PrefixRouter"
 
 
@@ -47,7 +49,7 @@ class Cluster:
         try:
             handle = deploy(self._settings)
         except RuntimeError as error:
-            raise StartupError(f"Ray Serve cannot start a replica: {error}") from None
+            raise StartupError(f"Ray Serve cannot start a replica: {reason() or error}") from None
         presence: Any = Presence
         self._presence = presence.options(name=f"{FRONT_END}{uuid.uuid4()}").remote()
         return RayEngineClient(handle)
@@ -73,12 +75,23 @@ def connect() -> None:
         ) from None
 
 
+def reason() -> str:
+    """Why the replicas do not start: the last line of the last one's traceback, if there is one."""
+    application = serve.status().applications.get(APPLICATION)
+    deployment = application.deployments.get(DEPLOYMENT) if application else None
+    lines = deployment.message.strip().splitlines() if deployment else []
+    return re.sub(r"^[\w.]+Error: ", "", lines[-1]) if lines else ""
+
+
 def deploy(settings: Settings) -> DeploymentHandle:
     """Start the replicas, or replace those of an earlier version one by one."""
     serve.start(http_options={"location": "NoServer"})  # the endpoint is ours
+    of_rank = resources(settings)
+    warn_of_no_room(settings, of_rank)
     deployment = serve.deployment(
-        name="engine",
-        ray_actor_options=resources(settings),
+        name=DEPLOYMENT,
+        ray_actor_options=of_rank,
+        **placement(settings, of_rank),
         num_replicas=None if settings.max_replica else settings.num_replica,
         autoscaling_config=autoscaling(settings),
         max_ongoing_requests=settings.max_concurrent_requests,
@@ -87,24 +100,47 @@ def deploy(settings: Settings) -> DeploymentHandle:
         health_check_period_s=5,
     )(EngineReplica)
     return serve.run(
-        deployment.bind(settings_of_replica(settings)),
+        deployment.bind(settings_of_replica(settings, of_rank), of_rank),
         name=APPLICATION,
         route_prefix=None,
         blocking=False,
     )
 
 
-def settings_of_replica(settings: Settings) -> Settings:
+def warn_of_no_room(settings: Settings, of_rank: dict[str, float]) -> None:
+    """Nodes may still come, so the deployment waits for them."""
+    num_ranks = settings.num_replica * (settings.num_shard or 1)
+    for option, resource in (("num_cpus", "CPU"), ("num_gpus", "GPU")):
+        needed = num_ranks * of_rank.get(option, 0)
+        has = ray.cluster_resources().get(resource, 0)
+        if needed > has:
+            log.warning(
+                "waiting for nodes: %g %ss needed, the cluster has %g", needed, resource, has
+            )
+
+
+def settings_of_replica(settings: Settings, of_rank: dict[str, float]) -> Settings:
     """What the replica's own launcher gets to see."""
-    threads = None if has_cuda(settings) else settings.cpu_threads or smallest_node("CPU")
+    threads = int(of_rank["num_cpus"]) * (settings.num_shard or 1) or None
     return replace(settings, num_replica=1, max_replica=None, ray=False, cpu_threads=threads)
 
 
 def resources(settings: Settings) -> dict[str, float]:
-    """What one replica takes of a node: its shards' GPUs, or else its compute threads' cores."""
+    """What one rank takes of a node: a GPU, or its share of the compute threads' cores."""
     if has_cuda(settings):
-        return {"num_cpus": 0, "num_gpus": settings.num_shard or 1}
-    return {"num_cpus": settings.cpu_threads or smallest_node("CPU")}
+        return {"num_cpus": 0, "num_gpus": 1}
+    cores = settings.cpu_threads or smallest_node("CPU")
+    return {"num_cpus": max(1, cores // (settings.num_shard or 1))}
+
+
+def placement(settings: Settings, of_rank: dict[str, float]) -> dict[str, Any]:
+    """Of the ranks of a replica: on one node if it has room, else on as few as possible."""
+    num_ranks = settings.num_shard or 1
+    if num_ranks == 1:
+        return {}
+    bundle = {"CPU": of_rank["num_cpus"], "GPU": of_rank.get("num_gpus", 0)}
+    bundles = [{name: amount for name, amount in bundle.items() if amount}] * num_ranks
+    return {"placement_group_bundles": bundles, "placement_group_strategy": "PACK"}
 
 
 def has_cuda(settings: Settings) -> bool:

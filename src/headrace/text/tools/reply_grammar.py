@@ -30,34 +30,52 @@ def reply_grammar(
     token_ids: Mapping[str, int],
     *,
     in_reasoning: bool,
+    reasoning_budget: int | None,
 ) -> Grammar | None:
     """The grammar of a reply in which every call is valid, and text is an `answer`, if given.
 
     Required calls come at once, others in place of the answer, or wherever their marker stands in
-    free text. All may be preceded by reasoning. None when the format gives free text and calls the
-    same beginning. `token_ids`: of the markers that are tokens of the model. Raises ToolError for
-    an answer in Lark, whose rules cannot be mixed with others.
+    free text. All may be preceded by reasoning, of at most `reasoning_budget` tokens, which needs a
+    token that ends it. None when there is nothing to constrain, as where the format gives free text
+    and calls the same beginning. `token_ids`: of the markers that are tokens of the model. Raises
+    ToolError for an answer in Lark, whose rules cannot be mixed with others.
     """
     lark = _Lark(format, token_ids)
-    rules = [TEXT, SPACE]
-    calls = f"{lark.literal(format.marker)} calls"
-    if tool_set is not None:
-        rules += lark.call_rules(tool_set)
-    if tool_set is not None and tool_set.is_required:
-        rules.append(f"reply: {'calls' if format.is_bare else calls}")
-    elif answer is not None:
-        rules.append(f"answer: {_answer(answer)}")
-        rules.append("reply: answer" if tool_set is None else f"reply: answer | {calls}")
-    elif not format.is_bare:
-        rules += [*lark.until("opened", format.marker), "reply: TEXT | opened calls"]
-    else:
+    text, rules = "TEXT", [TEXT, SPACE]
+    if reasoning_budget is not None and reasoning is not None and not in_reasoning:
+        text = "UNOPENED"  # else reasoning without end would pass for an answer
+        rules.append(rf"UNOPENED: TEXT & ~/[ \n]*{_regex(reasoning.start)}(.|\n)*/")
+    reply = _reply_rules(lark, format, tool_set, answer, text)
+    if reply is None and reasoning_budget is None:
         return None
+    rules += reply or [f"reply: {text}"]
     start = "reply"
     if reasoning is not None:
-        rules += lark.until("thoughts", reasoning.end)
+        rules += lark.thoughts(reasoning.end, reasoning_budget)
         opening = "" if in_reasoning else lark.literal(reasoning.start)
         start = f"({opening} thoughts SPACE){'' if in_reasoning else '?'} reply"
     return Grammar(kind="lark", source="\n".join([f"start: {start}", *rules, ""]))
+
+
+def _reply_rules(
+    lark: "_Lark", format: ToolFormat, tool_set: ToolSet | None, answer: Grammar | None, text: str
+) -> list[str] | None:
+    """The rule `reply`, without reasoning, and those it needs; None for any `text`."""
+    calls = f"{lark.literal(format.marker)} calls"
+    call_rules = [] if tool_set is None else lark.call_rules(tool_set)
+    if tool_set is not None and tool_set.is_required:
+        return [*call_rules, f"reply: {'calls' if format.is_bare else calls}"]
+    if answer is not None:
+        form = f"answer: {_answer(answer)}"
+        return [
+            *call_rules,
+            form,
+            "reply: answer" if tool_set is None else f"reply: answer | {calls}",
+        ]
+    if tool_set is not None and not format.is_bare:
+        opened = lark.until("opened", format.marker, text)
+        return [*call_rules, *opened, f"reply: {text} | opened calls"]
+    return None
 
 
 def _answer(grammar: Grammar) -> str:
@@ -72,6 +90,11 @@ def _answer(grammar: Grammar) -> str:
 
 def _escape(match: re.Match[str]) -> str:
     return {"/": r"\/", "\n": r"\n"}.get(match[0], match[0])
+
+
+def _regex(text: str) -> str:
+    """Exactly this text, between slashes."""
+    return _ESCAPED_OR_SLASH.sub(_escape, re.escape(text))
 
 
 class _Lark:
@@ -93,13 +116,23 @@ class _Lark:
         spelled = json.dumps(text)
         return spelled if token_id is None else f"(<[{token_id}]> | {spelled})"
 
-    def until(self, rule: str, marker: str) -> list[str]:
-        """Rules for any text up to the first marker, and the marker."""
+    def until(self, rule: str, marker: str, text: str = "TEXT") -> list[str]:
+        """Rules for any `text` up to the first marker, and the marker."""
         token_id = self._token_ids.get(marker)
-        token = "" if token_id is None else f" | TEXT <[{token_id}]>"
+        token = "" if token_id is None else f" | {text} <[{token_id}]>"
         return [
             f"{rule}: {rule}_text{token}",
-            f"{rule}_text[lazy]: TEXT {json.dumps(marker)}",
+            f"{rule}_text[lazy]: {text} {json.dumps(marker)}",
+        ]
+
+    def thoughts(self, end: str, max_tokens: int | None) -> list[str]:
+        """The rule `thoughts`, up to the marker of their end, and those it needs."""
+        if max_tokens is None:
+            return self.until("thoughts", end)
+        return [
+            f"thoughts: thoughts_text <[{self._token_ids[end]}]>",
+            f"thoughts_text[max_tokens={max_tokens}]: UNCLOSED",
+            rf"UNCLOSED: TEXT & ~/(.|\n)*{_regex(end)}(.|\n)*/",
         ]
 
     def call_rules(self, tool_set: ToolSet) -> list[str]:
