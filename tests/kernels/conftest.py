@@ -12,6 +12,8 @@ from headrace.kernels.twins import TorchKernels
 
 NATIVE: list[Kernels] = [NativeKernels(module, "test") for module in native_modules()]
 TWINS: Kernels = TorchKernels("test")
+TILED_TWINS: Kernels = TorchKernels("test")
+TILED_TWINS.has_bfloat16_tiles = True
 
 
 @pytest.fixture(params=NATIVE or [None], ids=lambda kernels: kernels.name if kernels else "none")
@@ -36,3 +38,14 @@ def kernels(request: pytest.FixtureRequest) -> Kernels:
 @pytest.fixture
 def twins() -> Kernels:
     return TWINS
+
+
+@pytest.fixture(
+    params=[*(kernels for kernels in NATIVE if kernels.has_bfloat16_tiles), TILED_TWINS],
+    ids=lambda kernels: kernels.name,
+)
+def tiled(request: pytest.FixtureRequest) -> Kernels:
+    """Those that take bfloat16 activations, and the twins as if they were such."""
+    torch.manual_seed(0)
+    result: Kernels = request.param
+    return result

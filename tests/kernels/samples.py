@@ -3,12 +3,15 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
+from gguf import GGMLQuantizationType, dequantize
 from torch import Tensor
 
 from headrace.kernels.base import Kernels
 from headrace.kernels.codebooks import CODEBOOKS
 from headrace.kernels.tensors import (
+    BLOCK_FORMATS,
     BLOCK_SIZE,
     FLOAT_DTYPES,
     NIBBLE_KINDS,
@@ -17,8 +20,20 @@ from headrace.kernels.tensors import (
     LayerCache,
     PackedWeight,
     Rotary,
+    Scaling,
     WeightKind,
 )
+
+SUPER_BLOCKS: dict[WeightKind, str] = {"int4": "Q4_K", "int8": "Q5_K"}
+HALVES = {  # where a block's float16 numbers are
+    "Q2_K": (80, 82),
+    "Q3_K": (108,),
+    "Q6_K": (208,),
+    "Q4_K": (0, 2),
+    "Q5_K": (0, 2),
+    "Q4_1": (0, 2),
+    "Q5_1": (0, 2),
+}
 
 
 @dataclass(frozen=True)
@@ -27,6 +42,7 @@ class Dense:
 
     kind: WeightKind
     group_size: int
+    scaling: Scaling
     parts: tuple[Tensor, ...]
     values: Tensor
 
@@ -36,17 +52,19 @@ class Dense:
             weight = kernels.empty_weight(self.kind, out, in_)
             kernels.pack_floats(weight, 0, self.parts[0])
             return weight
-        has_minimum = len(self.parts) == 3
         weight = kernels.empty_weight(
-            self.kind, out, in_, group_size=self.group_size, has_minimum=has_minimum
+            self.kind, out, in_, group_size=self.group_size, scaling=self.scaling
         )
-        kernels.pack_groups(weight, 0, *self.parts)
+        if self.scaling == "super_block":
+            kernels.pack_blocks(weight, 0, SUPER_BLOCKS[self.kind], self.parts[0])
+        else:
+            kernels.pack_groups(weight, 0, *self.parts)
         return weight
 
 
 def dense(kind: WeightKind, out: int, in_: int) -> Dense:
     values = (torch.randn(out, in_) / in_**0.5).to(FLOAT_DTYPES[kind])
-    return Dense(kind, 0, (values,), values.double())
+    return Dense(kind, 0, "symmetric", (values,), values.double())
 
 
 def rounded(weight: Dense) -> Dense:
@@ -58,23 +76,51 @@ def rounded(weight: Dense) -> Dense:
     return replace(weight, values=values.flatten(1))
 
 
-def grouped(kind: WeightKind, out: int, in_: int, group_size: int, has_minimum: bool) -> Dense:
-    """Scales and zero points that float16 holds exactly, so that `values` is exact."""
+def random_blocks(name: str, rows: int, features: int, largest: float = 0.02) -> np.ndarray:
+    """Rows of GGUF blocks [rows, bytes]: random quants, float16 numbers up to `largest`."""
+    form = BLOCK_FORMATS[name]
+    random = np.random.default_rng(0)
+    shape = (rows, features // form.block_weights, form.block_bytes)
+    blocks = random.integers(0, 256, shape, dtype=np.uint8)
+    for at in HALVES.get(name, (0,)):
+        halves = random.uniform(largest / 20, largest, (*shape[:2], 1)).astype(np.float16)
+        blocks[..., at : at + 2] = halves.view(np.uint8)
+    return blocks.reshape(rows, -1)
+
+
+def super_blocks(kind: WeightKind, out: int, in_: int, group_size: int) -> Dense:
+    name = SUPER_BLOCKS[kind]
+    blocks = random_blocks(name, out, -(-in_ // 256) * 256, largest=0.0005)
+    values = dequantize(blocks, GGMLQuantizationType[name])[:, :in_]
+    parts = (torch.from_numpy(blocks),)
+    return Dense(kind, group_size, "super_block", parts, torch.from_numpy(values).double())
+
+
+def grouped(
+    kind: WeightKind, out: int, in_: int, group_size: int, scaling: Scaling = "symmetric"
+) -> Dense:
+    """Scales and minima that float16 holds exactly, so that `values` is exact."""
+    if scaling == "super_block":
+        return super_blocks(kind, out, in_, group_size)
     levels, middle = (16, 8) if kind in NIBBLE_KINDS else (256, 128)
     quants = torch.randint(0, levels, (out, in_), dtype=torch.uint8)
     scales = (torch.rand(out, in_ // group_size) / levels + 0.01).half().float()
     if kind in CODEBOOKS:
         quants[quants == 127] = quants[quants == 255] = 1  # E4M3's NaN
         values = CODEBOOKS[kind][quants.int()].double().unflatten(1, (-1, group_size))
-        return Dense(kind, group_size, (quants, scales), (values * scales[..., None]).flatten(1))
+        values = (values * scales[..., None]).flatten(1)
+        return Dense(kind, group_size, scaling, (quants, scales), values)
     zeros = torch.full_like(scales, middle)
-    if has_minimum:
+    if scaling == "minimum":
         zeros = torch.randint(middle - 4, middle + 4, scales.shape).float()
         scales = (scales * 512).round() / 512
+    elif scaling == "zero_point":
+        zeros = torch.randint(0, 256, scales.shape) * (levels / 256)
     shifted = quants.double().unflatten(1, (-1, group_size)) - zeros[..., None]
     values = (shifted * scales.double()[..., None]).flatten(1)
-    parts = (quants, scales, -zeros * scales) if has_minimum else (quants, scales)
-    return Dense(kind, group_size, parts, values)
+    offsets = {"minimum": -zeros * scales, "zero_point": zeros}
+    parts = (quants, scales, offsets[scaling]) if scaling in offsets else (quants, scales)
+    return Dense(kind, group_size, scaling, parts, values)
 
 
 def quantized(kernels: Kernels, x: Tensor, dtype: torch.dtype = torch.int8) -> Activation:

@@ -17,7 +17,7 @@ def ints(*values: int) -> torch.Tensor:
 
 
 def test_a_program_runs_on_as_many_rows_as_the_control_says(kernels: Kernels) -> None:
-    weight = grouped("int4", 48, 64, 32, True).pack(kernels)
+    weight = grouped("int4", 48, 64, 32, "minimum").pack(kernels)
     ids, rows = torch.zeros(20, dtype=torch.int32), ints(0)
     x, out = torch.zeros(20, 64), torch.zeros(20, 48)
     table = dense("float32", 100, 64).pack(kernels)

@@ -1,5 +1,7 @@
 """Mixtures of experts: the choice, and the products of the chosen."""
 
+from itertools import cycle
+
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 from headrace.kernels.base import Kernels
 from headrace.kernels.native import NativeKernels
 from headrace.kernels.routing import RoutingRule, choose
-from headrace.kernels.tensors import ExpertWeights, GateKind, Routing, WeightKind
+from headrace.kernels.tensors import SCALINGS, ExpertWeights, GateKind, Routing, WeightKind
 from headrace.kernels.twins import TorchKernels
 from tests.kernels.samples import Dense, dense, grouped
 
@@ -58,8 +60,8 @@ def expert_weights(kind: WeightKind, sizes: list[int]) -> list[tuple[Dense, Dens
     if kind != "int4":
         return [(dense(kind, 2 * size, HIDDEN), dense(kind, HIDDEN, size)) for size in sizes]
     return [
-        (grouped("int4", 2 * size, HIDDEN, 32, True), grouped("int4", HIDDEN, size, 32, True))
-        for size in sizes
+        (grouped("int4", 2 * size, HIDDEN, 32, scaling), grouped("int4", HIDDEN, size, 32, scaling))
+        for size, scaling in zip(sizes, cycle(SCALINGS), strict=False)
     ]
 
 

@@ -1,12 +1,14 @@
 """Products with packed weights, against float64 and against the twins."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from headrace.kernels.base import Kernels
 from headrace.kernels.dispatch import native_modules
 from headrace.kernels.native import NativeKernels
-from headrace.kernels.tensors import WeightKind
+from headrace.kernels.tensors import Scaling, WeightKind
 from tests.kernels.conftest import NATIVE
 from tests.kernels.samples import (
     Dense,
@@ -20,14 +22,20 @@ from tests.kernels.samples import (
 )
 
 INTEGER_WEIGHTS = [
-    ("int4", 32, True),
-    ("int4", 32, False),
-    ("int4", 64, True),
-    ("int4", 128, True),
-    ("int4", 128, False),
-    ("int8", 32, False),
-    ("int8", 32, True),
-    ("int8", 128, True),
+    ("int4", 32, "minimum"),
+    ("int4", 32, "symmetric"),
+    ("int4", 64, "minimum"),
+    ("int4", 128, "minimum"),
+    ("int4", 128, "symmetric"),
+    ("int8", 32, "symmetric"),
+    ("int8", 32, "minimum"),
+    ("int8", 128, "minimum"),
+    ("int4", 32, "zero_point"),
+    ("int4", 128, "zero_point"),
+    ("int8", 32, "zero_point"),
+    ("int4", 128, "super_block"),
+    ("int4", 32, "super_block"),
+    ("int8", 128, "super_block"),
 ]
 ROWS = [1, 2, 3, 7, 8, 9, 17, 64, 70]
 
@@ -44,12 +52,12 @@ def error(
     return float(((got.double() - wanted).abs() / size).max())
 
 
-@pytest.mark.parametrize(("kind", "group_size", "has_minimum"), INTEGER_WEIGHTS)
+@pytest.mark.parametrize(("kind", "group_size", "scaling"), INTEGER_WEIGHTS)
 @pytest.mark.parametrize("out", [1, 16, 50, 96])
 def test_integer_weights(
-    kernels: Kernels, kind: WeightKind, group_size: int, has_minimum: bool, out: int
+    kernels: Kernels, kind: WeightKind, group_size: int, scaling: Scaling, out: int
 ) -> None:
-    weight = grouped(kind, out, 640, group_size, has_minimum)
+    weight = grouped(kind, out, 640, group_size, scaling)
     packed = weight.pack(kernels)
     for rows in ROWS:
         x = activations(rows, 640)
@@ -65,7 +73,7 @@ def test_integer_weights(
 )
 @pytest.mark.parametrize("out", [1, 50])
 def test_codebook_weights(kernels: Kernels, kind: WeightKind, group_size: int, out: int) -> None:
-    weight = grouped(kind, out, 640, group_size, False)
+    weight = grouped(kind, out, 640, group_size, "symmetric")
     packed = weight.pack(kernels)
     for rows in ROWS:
         x, result = activations(rows, 640), torch.empty(rows, out)
@@ -79,9 +87,10 @@ def test_codebook_weights(kernels: Kernels, kind: WeightKind, group_size: int, o
                 kernels.linear(quantized(kernels, x), packed, result)
 
 
-def test_codebooks_have_no_minimum(kernels: Kernels) -> None:
-    with pytest.raises(ValueError, match="nf4 weight has no minimum"):
-        kernels.empty_weight("nf4", 16, 64, has_minimum=True)
+@pytest.mark.parametrize("scaling", ["minimum", "zero_point", "super_block"])
+def test_codebooks_are_symmetric(kernels: Kernels, scaling: Scaling) -> None:
+    with pytest.raises(ValueError, match="nf4 weight is symmetric"):
+        kernels.empty_weight("nf4", 16, 64, scaling=scaling)
 
 
 @pytest.mark.parametrize("kind", ["float16", "bfloat16", "float32"])
@@ -97,16 +106,32 @@ def test_float_weights(kernels: Kernels, kind: WeightKind, out: int, in_: int) -
 
 
 @pytest.mark.parametrize(("out", "in_"), [(1, 32), (50, 96), (96, 640)])
-def test_bfloat16_activations(kernels: Kernels, out: int, in_: int) -> None:
+def test_bfloat16_activations(tiled: Kernels, out: int, in_: int) -> None:
     weight = dense("bfloat16", out, in_)
-    packed = weight.pack(kernels)
-    if kernels.input_dtype(packed) != torch.bfloat16:
-        pytest.skip("these kernels read float32")
+    packed = weight.pack(tiled)
+    assert tiled.input_dtypes(packed) == (torch.bfloat16, torch.float32)
     for rows in ROWS:
-        x = torch.randn(rows, in_)
-        result = torch.empty(rows, out)
-        kernels.linear(quantized(kernels, x, torch.bfloat16), packed, result)
+        x, result = torch.randn(rows, in_), torch.empty(rows, out)
+        tiled.linear(quantized(tiled, x, torch.bfloat16), packed, result)
         assert error(result, x.bfloat16(), weight) < TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("kind", "group_size", "scaling"),
+    [*INTEGER_WEIGHTS, ("nf4", 64, "symmetric"), ("fp4", 32, "symmetric")],
+)
+@pytest.mark.parametrize("out", [1, 50])
+def test_weights_in_groups_are_rounded_for_bfloat16_activations(
+    tiled: Kernels, kind: WeightKind, group_size: int, scaling: Scaling, out: int
+) -> None:
+    weight = grouped(kind, out, 640, group_size, scaling)
+    packed = weight.pack(tiled)
+    assert tiled.input_dtypes(packed) == (torch.int8, torch.bfloat16, torch.float32)
+    values = replace(weight, values=weight.values.float().bfloat16().double())
+    for rows in ROWS:
+        x, result = torch.randn(rows, 640), torch.empty(rows, out)
+        tiled.linear(quantized(tiled, x, torch.bfloat16), packed, result)
+        assert error(result, x.bfloat16(), values) < TOLERANCE
 
 
 def test_bfloat16_sums_have_two_chains_for_32_inputs() -> None:
@@ -133,7 +158,7 @@ def test_bfloat16_sums_have_two_chains_for_32_inputs() -> None:
 
 @pytest.mark.parametrize("exact", [False, True])
 def test_bias_and_residual(kernels: Kernels, exact: bool) -> None:
-    weight = grouped("int4", 50, 64, 32, True)
+    weight = grouped("int4", 50, 64, 32, "minimum")
     x, bias, residual = activations(9, 64), torch.randn(50), torch.randn(9, 50)
     result = residual.clone()
     activation = x if exact else quantized(kernels, x)
@@ -166,36 +191,52 @@ def test_blocks_of_columns(kernels: Kernels, kind: WeightKind, rows: int) -> Non
 def test_fused_gate_is_gate_after_linear(
     kernels: Kernels, kind: str, exact_out: bool, rows: int
 ) -> None:
-    weight = grouped("int4", 192, 64, 32, True).pack(kernels)
-    x = quantized(kernels, torch.randn(rows, 64))
+    dtype = torch.float32 if exact_out else torch.int8
+    check_fused_gate(kernels, kind, rows, torch.int8, dtype)
+
+
+@pytest.mark.parametrize("rows", [1, 13, 70, 700])
+def test_fused_gate_with_bfloat16_activations(tiled: Kernels, rows: int) -> None:
+    check_fused_gate(tiled, "silu", rows, torch.bfloat16, torch.bfloat16)
+
+
+def check_fused_gate(
+    kernels: Kernels, kind: str, rows: int, dtype: torch.dtype, out_dtype: torch.dtype
+) -> None:
+    weight = grouped("int4", 192, 64, 32, "minimum").pack(kernels)
+    x = quantized(kernels, torch.randn(rows, 64), dtype)
     product = torch.empty(rows, 192)
     kernels.linear(x, weight, product)
-    dtype = torch.float32 if exact_out else torch.int8
-    fused, apart = kernels.activation(rows, 96, dtype), kernels.activation(rows, 96, dtype)
+    fused, apart = (kernels.activation(rows, 96, out_dtype) for _ in range(2))
     kernels.linear_gate(x, weight, fused, kind=kind)  # type: ignore[arg-type]
     kernels.gate(product, apart, kind=kind)  # type: ignore[arg-type]
     assert torch.equal(exact_values(kernels, fused), exact_values(kernels, apart))
 
 
-@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bfloat16, torch.float32])
 @pytest.mark.parametrize(
     "weight_of",
     [
-        lambda: grouped("int4", 70, 1280, 32, True),
-        lambda: grouped("int4", 70, 1280, 128, False),
-        lambda: grouped("int8", 70, 1280, 32, False),
-        lambda: grouped("nf4", 70, 1280, 64, False),
-        lambda: grouped("float8", 70, 1280, 128, False),
+        lambda: grouped("int4", 70, 1280, 32, "minimum"),
+        lambda: grouped("int4", 70, 1280, 128, "symmetric"),
+        lambda: grouped("int8", 70, 1280, 32, "symmetric"),
+        lambda: grouped("int4", 70, 1280, 32, "zero_point"),
+        lambda: grouped("int8", 70, 1280, 64, "zero_point"),
+        lambda: grouped("int4", 70, 1280, 256, "super_block"),
+        lambda: grouped("int8", 70, 1280, 64, "super_block"),
+        lambda: grouped("nf4", 70, 1280, 64, "symmetric"),
+        lambda: grouped("float8", 70, 1280, 128, "symmetric"),
         lambda: dense("bfloat16", 70, 1280),
         lambda: dense("float16", 70, 1280),
         lambda: dense("float32", 70, 1280),
     ],
 )
 def test_rows_do_not_depend_on_batch_or_threads(
-    native: Kernels, weight_of: type[Dense], exact: bool
+    native: Kernels, weight_of: type[Dense], dtype: torch.dtype
 ) -> None:
     weight = weight_of().pack(native)
-    dtype = torch.float32 if exact else native.input_dtype(weight)
+    if dtype not in native.input_dtypes(weight):
+        pytest.skip("not read")
     x = torch.randn(150, 1280)
 
     def product(rows: torch.Tensor) -> torch.Tensor:
@@ -214,15 +255,22 @@ def test_rows_do_not_depend_on_batch_or_threads(
 
 
 @pytest.mark.parametrize(
-    ("kind", "has_minimum"), [("int4", True), ("nf4", False), ("mxfp4", False)]
+    ("kind", "scaling"),
+    [
+        ("int4", "minimum"),
+        ("int4", "zero_point"),
+        ("int8", "super_block"),
+        ("nf4", "symmetric"),
+        ("mxfp4", "symmetric"),
+    ],
 )
 def test_modules_with_and_without_tiles_agree_to_the_bit(
-    kind: WeightKind, has_minimum: bool
+    kind: WeightKind, scaling: Scaling
 ) -> None:
     modules = {module.isa: NativeKernels(module, "test") for module in native_modules()}
     if not {"amx", "avx512_vnni"} <= modules.keys():
         pytest.skip("needs AMX")
-    x, weight = torch.randn(60, 1280), grouped(kind, 70, 1280, 32, has_minimum)
+    x, weight = torch.randn(60, 1280), grouped(kind, 70, 1280, 32, scaling)
     results = []
     for name in ("amx", "avx512_vnni"):
         kernels, out = modules[name], torch.empty(60, 70)

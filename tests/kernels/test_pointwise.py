@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional
 
 from headrace.kernels.base import Kernels
-from headrace.kernels.tensors import GateKind, NormKind, WeightKind
+from headrace.kernels.tensors import GateKind, NormKind, Scaling, WeightKind
 from tests.kernels.samples import dense, exact_values, fake_quantized, grouped
 
 FUNCTIONS = {
@@ -21,22 +21,26 @@ def close(got: torch.Tensor, wanted: torch.Tensor, tolerance: float = 2e-6) -> b
 
 
 @pytest.mark.parametrize(
-    ("kind", "group_size", "has_minimum"),
+    ("kind", "group_size", "scaling"),
     [
-        ("int4", 32, True),
-        ("int4", 64, False),
-        ("int8", 32, False),
-        ("int8", 64, True),
-        ("nf4", 64, False),
-        ("fp4", 32, False),
-        ("mxfp4", 32, False),
-        ("float8", 128, False),
+        ("int4", 32, "minimum"),
+        ("int4", 64, "symmetric"),
+        ("int8", 32, "symmetric"),
+        ("int8", 64, "minimum"),
+        ("int4", 32, "zero_point"),
+        ("int8", 64, "zero_point"),
+        ("int4", 128, "super_block"),
+        ("int8", 32, "super_block"),
+        ("nf4", 64, "symmetric"),
+        ("fp4", 32, "symmetric"),
+        ("mxfp4", 32, "symmetric"),
+        ("float8", 128, "symmetric"),
     ],  # fmt: skip
 )
 def test_embedding_of_groups(
-    kernels: Kernels, kind: WeightKind, group_size: int, has_minimum: bool
+    kernels: Kernels, kind: WeightKind, group_size: int, scaling: Scaling
 ) -> None:
-    table = grouped(kind, 50, 128, group_size, has_minimum)
+    table = grouped(kind, 50, 128, group_size, scaling)
     ids = torch.randint(0, 50, (11,), dtype=torch.int32)
     out = torch.empty(11, 128)
     kernels.embedding(ids, table.pack(kernels), out, scale=2.0)
@@ -54,7 +58,7 @@ def test_embedding_of_floats(kernels: Kernels, kind: WeightKind) -> None:
 
 @pytest.mark.parametrize("kind", ["int8", "float16"])
 def test_embedding_adds_to_its_output(kernels: Kernels, kind: WeightKind) -> None:
-    table = grouped("int8", 50, 96, 32, True) if kind == "int8" else dense(kind, 50, 96)
+    table = grouped("int8", 50, 96, 32, "minimum") if kind == "int8" else dense(kind, 50, 96)
     ids, out = torch.randint(0, 50, (11,), dtype=torch.int32), torch.randn(11, 96)
     wanted = out + table.values[ids.long()] * 3
     kernels.embedding(ids, table.pack(kernels), out, scale=3.0, accumulate=True)

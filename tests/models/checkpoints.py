@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 from headrace.models import ARCHITECTURES
 
@@ -72,6 +73,30 @@ LLAMA4 = {
     "floor_scale": 16,
     "pad_token_id": 0,
 }
+QWEN3_VL_MOE = {
+    "text_config": BASE
+    | EXPERTS
+    | {
+        "moe_intermediate_size": 48,
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 1e4,
+            "mrope_section": [2, 3, 3],
+            "mrope_interleaved": True,
+        },
+    },
+    "vision_config": {
+        "depth": 1,
+        "num_heads": 2,
+        "hidden_size": 32,
+        "out_hidden_size": 64,
+        "intermediate_size": 32,
+        "deepstack_visual_indexes": [0],
+    },
+    "image_token_id": 300,
+    "video_token_id": 301,
+    "vision_start_token_id": 302,
+}
 CASES: dict[str, dict[str, dict[str, Any]]] = {
     "LlamaForCausalLM": {
         "plain": {},
@@ -110,6 +135,7 @@ CASES: dict[str, dict[str, dict[str, Any]]] = {
         "plain": EXPERTS | {"norm_topk_prob": True},
         "window": EXPERTS | QWEN_WINDOW | {"decoder_sparse_step": 2},
     },
+    "Qwen3VLMoeForConditionalGeneration": {"hub": QWEN3_VL_MOE},
     "GraniteMoeForCausalLM": {
         "plain": LOCAL_EXPERTS | {"attention_multiplier": 0.25},
         "multipliers": LOCAL_EXPERTS
@@ -294,6 +320,7 @@ BASES: dict[str, dict[str, Any]] = {
         "vocab_size": 199, "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4,
         "max_position_embeddings": 512, "initializer_range": 0.2,
     },
+    "Qwen3VLMoeForConditionalGeneration": {},
 }  # fmt: skip
 """Of architectures whose configs have other names."""
 ALL_CASES = [
@@ -320,4 +347,15 @@ def make_checkpoint(
             if name.endswith("e_score_correction_bias"):
                 buffer.add_(torch.randn_like(buffer) * 0.2)
     model.save_pretrained(folder, **save)
+    if architecture == "Qwen3VLMoeForConditionalGeneration":
+        transpose_experts(folder / "model.safetensors")
     return model
+
+
+def transpose_experts(path: Path) -> None:
+    """As the hub has them: transformers reads both orders, and writes its own."""
+    tensors = load_file(path)
+    for name in tensors:
+        if ".experts." in name:
+            tensors[name] = tensors[name].mT.contiguous()
+    save_file(tensors, path, {"format": "pt"})

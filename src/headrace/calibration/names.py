@@ -23,7 +23,7 @@ class StoredNames:
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         """Raises StartupError for a model that is not native."""
-        self._naming = spec_of(checkpoint.config).naming
+        self._naming = spec_of(checkpoint.config).naming.within(checkpoint.text_part)
         self._weights = open_weights(checkpoint)
 
     @property

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from headrace.checkpoint import gguf_config
 from headrace.checkpoint.gguf import GGUFFile
 from headrace.checkpoint.model_config import normalize
+from headrace.checkpoint.multimodal import TextPart, find_text_part, text_config
 from headrace.checkpoint.peft import LoraAdapter, open_adapter
 from headrace.checkpoint.quantization_config import find_quantization
 from headrace.checkpoint.safetensors import read_json
@@ -34,6 +35,10 @@ class Checkpoint:
     gguf: GGUFFile | None = None
     rope_override: dict[str, Any] | None = None
     """The rope_scaling that flags have put into `config`."""
+    wrapper: str | None = None
+    """The multimodal architecture whose text model `config` describes."""
+    text_part: TextPart | None = None
+    """Where the tensors of such a text model lie, if not under their usual names."""
     adapter: LoraAdapter | None = None
     """Changes the weights, and may bring a tokenizer and a chat template of its own."""
 
@@ -89,9 +94,13 @@ def _open_model(path: Path) -> Checkpoint:
 
 
 def _open_folder(folder: Path, kind: WeightKind, files: tuple[Path, ...]) -> Checkpoint:
-    source = folder / "config.json"
-    has_output_head = bool(OUTPUT_HEADS & tensor_names(files)) or not files
-    config = normalize(read_json(source), str(source), has_output_head)
+    source, names = folder / "config.json", tensor_names(files)
+    whole = read_json(source)
+    text = text_config(whole)
+    is_wrapped = text is not whole
+    part = find_text_part(names) if is_wrapped else None
+    heads = {f"{part.head}.weight"} if part else OUTPUT_HEADS
+    config = normalize(text, str(source), bool(heads & names) or not files)
     config["quantization_config"] = find_quantization(config, folder)
     generation_path = folder / "generation_config.json"
     generation = read_json(generation_path) if generation_path.exists() else {}
@@ -103,6 +112,8 @@ def _open_folder(folder: Path, kind: WeightKind, files: tuple[Path, ...]) -> Che
         generation_config=generation,
         eos_token_ids=_ids(config.get("eos_token_id") if eos is None else eos, folder),
         weight_files=files,
+        wrapper=whole["architectures"][0] if is_wrapped else None,
+        text_part=part,
     )
 
 

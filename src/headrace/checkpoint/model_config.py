@@ -29,6 +29,9 @@ ALIASES = {
 """Normal name to older families' names; tried in order where the normal one is missing."""
 REQUIRED = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 DEFAULT_ROPE_THETA = 10_000.0
+ROPE_TYPE_NAMES = {"su": "longrope", "mrope": "default"}
+"""Older names of rotary embeddings; and Qwen-VL's turns text by its positions as others do."""
+MULTIMODAL_ROPE = ("mrope_section", "mrope_interleaved")
 FULL, SLIDING = "full_attention", "sliding_attention"
 
 
@@ -82,10 +85,11 @@ def _normalize_rope(config: dict[str, Any], source: str) -> None:
     theta = scaling.pop("rope_theta", None) or config.get("rope_theta") or DEFAULT_ROPE_THETA
     if (factor := scaling.pop("partial_rotary_factor", None)) is not None:
         config["partial_rotary_factor"] = factor
-    kind = scaling.pop("type", None)
-    kind = scaling.setdefault("rope_type", kind or "default")
-    if kind == "su":
-        scaling["rope_type"] = "longrope"
+    for name in MULTIMODAL_ROPE:
+        scaling.pop(name, None)
+    older = scaling.pop("type", None)
+    kind = scaling.get("rope_type") or older or "default"
+    scaling["rope_type"] = kind = ROPE_TYPE_NAMES.get(kind, kind)
     config["rope_theta"] = float(theta)
     config["rope_scaling"] = None if kind == "default" else scaling
 

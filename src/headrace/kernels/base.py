@@ -27,6 +27,7 @@ from headrace.kernels.tensors import (
     GROUP_SIZE,
     NIBBLE_KINDS,
     NORM_KINDS,
+    SCALINGS,
     WEIGHT_KINDS,
     Activation,
     ActivationKind,
@@ -43,11 +44,14 @@ from headrace.kernels.tensors import (
     Rotary,
     Routing,
     Rows,
+    Scaling,
     WeightKind,
+    are_zero_points,
     check,
     check_activation,
     check_choice,
     check_equal,
+    check_half_range,
     check_multiple,
     check_rows,
     check_strided,
@@ -84,7 +88,7 @@ class Kernels(ABC):
     reason: str
     """For people: what is in use, and why."""
     has_bfloat16_tiles = False
-    """Whether products with bfloat16 weights take bfloat16 activations."""
+    """Whether there are products of bfloat16 activations: see `input_dtypes`."""
     samples_anywhere = False
     """Whether the ops on logits take those of other devices too."""
 
@@ -101,15 +105,23 @@ class Kernels(ABC):
 
     # Storage
 
-    def input_dtype(self, weight: PackedWeight) -> torch.dtype:
-        """The narrowest dtype in which a linear reads its input; all read float32 too."""
-        if weight.is_integer:
-            return torch.int8
+    def input_dtypes(self, weight: PackedWeight) -> tuple[torch.dtype, ...]:
+        """The dtypes in which a linear reads its input, the narrowest first; all read float32.
+
+        For bfloat16 inputs a weight of integers or codes is rounded to bfloat16 too.
+        """
+        dtypes = [torch.int8] if weight.is_integer else []
         is_tiled = weight.kind == "bfloat16" and weight.in_features % GROUP_SIZE == 0
-        return torch.bfloat16 if self.has_bfloat16_tiles and is_tiled else torch.float32
+        if self.has_bfloat16_tiles and (weight.is_integer or is_tiled):
+            dtypes.append(torch.bfloat16)
+        return (*dtypes, torch.float32)
+
+    def input_dtype(self, weight: PackedWeight) -> torch.dtype:
+        """The narrowest of `input_dtypes`."""
+        return self.input_dtypes(weight)[0]
 
     def activation(self, rows: int, features: int, dtype: torch.dtype = torch.int8) -> Activation:
-        """A buffer for a linear's input, in a dtype that `input_dtype` gives or float32."""
+        """A buffer for a linear's input, in a dtype that `input_dtypes` gives."""
         if dtype == torch.float32:
             return torch.zeros(rows, features)
         check_multiple("features", features, GROUP_SIZE)
@@ -173,45 +185,43 @@ class Kernels(ABC):
         in_features: int,
         *,
         group_size: int = GROUP_SIZE,
-        has_minimum: bool = False,
+        scaling: Scaling = "symmetric",
     ) -> PackedWeight:
         """Room for a weight, to be filled with the pack methods; unfilled rows are zero.
 
-        Kinds in groups need in_features and group_size in multiples of 32; only integers can have
-        a minimum.
+        Kinds in groups need in_features and group_size in multiples of 32; only integers can be
+        scaled in other ways than symmetrically.
         """
         check_choice(kind, "weight kind", WEIGHT_KINDS)
         check_multiple("out_features", out_features, 1)
         check_multiple("in_features", in_features, 1)
         if kind in FLOAT_DTYPES:
-            return self._empty_weight(kind, out_features, in_features, 0, False)
+            return self._empty_weight(kind, out_features, in_features, 0, "symmetric")
         check_multiple("group_size", group_size, GROUP_SIZE)
         check_multiple("in_features", in_features, group_size)
-        if has_minimum and kind not in ("int4", "int8"):
-            raise ValueError(f"a {kind} weight has no minimum")
-        return self._empty_weight(kind, out_features, in_features, group_size, has_minimum)
+        check_choice(scaling, "scaling", SCALINGS)
+        if scaling != "symmetric" and kind not in ("int4", "int8"):
+            raise ValueError(f"a {kind} weight is symmetric")
+        return self._empty_weight(kind, out_features, in_features, group_size, scaling)
 
     def pack_blocks(
-        self, weight: PackedWeight, row: int, block_format: str, blocks: Tensor
+        self, weight: PackedWeight, row: int, block_format: str, blocks: Tensor, *, first: int = 0
     ) -> None:
         """Fill rows from `row` with GGUF blocks [rows, bytes] uint8 (rows may be strided).
 
-        A weight of 8 bits with minimum takes every format, one of 4 bits those of 4 bits.
+        The weight's inputs begin within the first block, at `first`, a multiple of 32. A weight of
+        8 bits with minimum takes every format, one of 4 bits those of 4 bits, and any other those
+        that are scaled like it; a group is 32 inputs, or a part of a super-block.
         """
         check_choice(block_format, "block format", tuple(BLOCK_FORMATS))
         form = BLOCK_FORMATS[block_format]
-        if weight.group_size != GROUP_SIZE:
-            raise ValueError(f"{block_format} needs a quantized weight with groups of 32")
-        if form.kind == "int8" and weight.kind == "int4":
-            raise ValueError(f"{block_format} does not fit into 4 bits")
-        if form.has_minimum and not weight.has_minimum:
-            raise ValueError(f"{block_format} needs a weight with minimum")
+        self._check_block_format(weight, block_format, first)
         check_rows(blocks, "blocks")
-        check_multiple("in_features", weight.in_features, form.block_weights)
-        row_bytes = weight.in_features // form.block_weights * form.block_bytes
+        num_blocks = -(-(first + weight.in_features) // form.block_weights)
+        row_bytes = num_blocks * form.block_bytes
         check_equal("blocks: bytes per row", blocks.shape[1] * blocks.element_size(), row_bytes)
         self._check_row_range(weight, row, blocks.shape[0])
-        self._pack_blocks(weight, row, block_format, blocks)
+        self._pack_blocks(weight, row, block_format, blocks, first)
 
     def pack_groups(
         self,
@@ -219,13 +229,14 @@ class Kernels(ABC):
         row: int,
         quants: Tensor,
         scales: Tensor,
-        minima: Tensor | None = None,
+        offsets: Tensor | None = None,
     ) -> None:
-        """Fill rows from `row` with w = quants * scales + minima.
+        """Fill rows from `row` with quants * scales + minima, or (quants - zero points) * scales.
 
-        quants [rows, in] uint8; scales, minima [rows, in / group_size]. minima go with
-        `has_minimum`; without them quants stand for -8..7 (4 bits) or -128..127, or are codes. Kept
-        are float16 scales and the float16 value of quant 0 (4 bits) or of quant 128 (8 bits).
+        quants [rows, in] uint8; scales and offsets, which are minima or zero points as the weight's
+        scaling says, [rows, in / group_size]. Where it is symmetric quants stand for -8..7 (4 bits)
+        or -128..127, or are codes. Kept are float16 scales and the float16 value of quant 0 (4
+        bits) or 128 (8 bits); zero points must be whole (8 bits) or in sixteenths (4 bits).
         """
         if not weight.is_grouped:
             raise ValueError("groups need a weight of a kind in groups")
@@ -234,15 +245,19 @@ class Kernels(ABC):
         if weight.kind in NIBBLE_KINDS and int(quants.max()) > 15:
             raise ValueError("quants: above 15 in a weight of 4 bits")
         check(scales, "scales", torch.float32, num_rows, num_groups)
-        if (minima is not None) != weight.has_minimum:
-            raise ValueError("minima: needed if, and only if, the weight has a minimum")
-        if minima is not None:
-            check(minima, "minima", torch.float32, num_rows, num_groups)
-        for name, values in (("scales", scales), ("minima", minima)):
-            if values is not None and not bool((values.abs() <= 65504).all()):
-                raise ValueError(f"{name}: outside the range of float16")
+        check_half_range("scales", scales)
+        if weight.scaling == "super_block":
+            raise ValueError("a weight in super-blocks takes blocks only")
+        if (offsets is not None) != (weight.scaling != "symmetric"):
+            raise ValueError("offsets: needed if, and only if, the weight is not symmetric")
+        if offsets is not None:
+            check(offsets, "offsets", torch.float32, num_rows, num_groups)
+            if weight.scaling == "minimum":
+                check_half_range("minima", offsets)
+            elif not are_zero_points(offsets, weight.kind):
+                raise ValueError("zero points: not in steps that 8 bits hold")
         self._check_row_range(weight, row, num_rows)
-        self._pack_groups(weight, row, quants, scales, minima)
+        self._pack_groups(weight, row, quants, scales, offsets)
 
     def pack_floats(self, weight: PackedWeight, row: int, values: Tensor) -> None:
         """Fill rows from `row` of a float weight with values [rows, in] of any float dtype."""
@@ -323,7 +338,7 @@ class Kernels(ABC):
     ) -> None:
         """out = x @ weight.T + bias, or with `accumulate` added to out (the residual stream).
 
-        x [T, K], float32 or of the weight's `input_dtype`; out [T, N]; bias [N].
+        x [T, K] in one of the weight's `input_dtypes`; out [T, N]; bias [N].
         """
         num_rows = self._check_product(x, weight)
         check(out, "out", torch.float32, num_rows, weight.out_features)
@@ -701,6 +716,19 @@ class Kernels(ABC):
         if row < 0 or row + count > weight.out_features:
             raise ValueError(f"rows {row}..{row + count} of a weight of {weight.out_features} rows")
 
+    @staticmethod
+    def _check_block_format(weight: PackedWeight, block_format: str, first: int) -> None:
+        form, size = BLOCK_FORMATS[block_format], weight.group_size
+        if weight.kind not in (form.kind, "int8"):
+            raise ValueError(f"{block_format} does not fit into {weight.kind}")
+        if weight.scaling not in (form.scaling, "minimum"):
+            raise ValueError(f"{block_format} needs a weight scaled by {form.scaling} or minimum")
+        is_super = weight.scaling == "super_block"
+        if form.block_weights % size if is_super else size != GROUP_SIZE:
+            raise ValueError(f"{block_format} does not divide into groups of {size}")
+        if first not in range(0, form.block_weights, size):
+            raise ValueError(f"first: at {first} begins no group of the first block")
+
     def _check_product(self, x: Activation, weight: PackedWeight) -> int:
         num_rows, features = check_activation(x, "x")
         check_equal("x: features", features, weight.in_features)
@@ -708,7 +736,7 @@ class Kernels(ABC):
         return num_rows
 
     def _check_input(self, x: Activation, weight: PackedWeight) -> None:
-        if isinstance(x, QuantizedActivation) and x.dtype != self.input_dtype(weight):
+        if isinstance(x, QuantizedActivation) and x.dtype not in self.input_dtypes(weight):
             raise ValueError(f"x: this {weight.kind} weight takes no {x.dtype} activations")
 
     @staticmethod
@@ -766,15 +794,17 @@ class Kernels(ABC):
 
     @abstractmethod
     def _empty_weight(
-        self, kind: WeightKind, out: int, in_: int, group_size: int, has_minimum: bool
+        self, kind: WeightKind, out: int, in_: int, group_size: int, scaling: Scaling
     ) -> PackedWeight: ...
 
     @abstractmethod
-    def _pack_blocks(self, weight: PackedWeight, row: int, form: str, blocks: Tensor) -> None: ...
+    def _pack_blocks(
+        self, weight: PackedWeight, row: int, form: str, blocks: Tensor, first: int
+    ) -> None: ...
 
     @abstractmethod
     def _pack_groups(
-        self, weight: PackedWeight, row: int, quants: Tensor, scales: Tensor, minima: Tensor | None
+        self, weight: PackedWeight, row: int, quants: Tensor, scales: Tensor, offsets: Tensor | None
     ) -> None: ...
 
     @abstractmethod

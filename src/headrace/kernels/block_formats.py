@@ -110,9 +110,11 @@ DECODERS: dict[str, Callable[[Tensor], Groups]] = {
 }
 
 
-def decode(block_format: str, blocks: Tensor) -> Groups:
-    """Rows of blocks [N, bytes] uint8 to quants [N, K], scales and minima [N, K / 32]."""
+def decode(block_format: str, blocks: Tensor, columns: slice) -> Groups:
+    """Rows of blocks [N, bytes] uint8 to quants [N, K], scales and minima [N, K / 32] of these
+    columns, which begin and end with a group."""
     data = blocks.unflatten(1, (-1, BLOCK_FORMATS[block_format].block_bytes))
     quants, scales, minima = DECODERS[block_format](data)
     flat = quants.reshape(blocks.shape[0], -1, GROUP_SIZE)
-    return flat.flatten(1), scales.flatten(1), minima.flatten(1)
+    groups = slice(columns.start // GROUP_SIZE, columns.stop // GROUP_SIZE)
+    return flat[:, groups].flatten(1), scales.flatten(1)[:, groups], minima.flatten(1)[:, groups]

@@ -20,7 +20,9 @@ from headrace.kernels.tensors import (
     GATE_KINDS,
     GROUP_SIZE,
     NORM_KINDS,
+    SCALINGS,
     WEIGHT_KINDS,
+    ZERO_POINT_STEPS,
     Activation,
     ActivationKind,
     AttentionOptions,
@@ -36,6 +38,7 @@ from headrace.kernels.tensors import (
     Rotary,
     Routing,
     Rows,
+    Scaling,
     WeightKind,
 )
 
@@ -117,7 +120,7 @@ class NativeKernels(Kernels):
             weight.in_features,
             WEIGHT_KINDS.index(weight.kind),
             weight.group_size,
-            weight.has_minimum,
+            SCALINGS.index(weight.scaling),
         )
 
     def _ranks_words(self, ranks: RankMemory) -> tuple[int, ...]:
@@ -143,25 +146,29 @@ class NativeKernels(Kernels):
         return QuantizedActivation(rows, features, dtype, storage)
 
     def _empty_weight(
-        self, kind: WeightKind, out: int, in_: int, group_size: int, has_minimum: bool
+        self, kind: WeightKind, out: int, in_: int, group_size: int, scaling: Scaling
     ) -> PackedWeight:
-        words = WEIGHT_KINDS.index(kind), group_size, has_minimum
+        words = WEIGHT_KINDS.index(kind), group_size, SCALINGS.index(scaling)
         storage = torch.zeros(self._module.weight_bytes(0, out, in_, *words), dtype=torch.uint8)
-        return PackedWeight(out, in_, kind, group_size, has_minimum, (storage,))
+        return PackedWeight(out, in_, kind, group_size, scaling, (storage,))
 
-    def _pack_blocks(self, weight: PackedWeight, row: int, form: str, blocks: Tensor) -> None:
+    def _pack_blocks(
+        self, weight: PackedWeight, row: int, form: str, blocks: Tensor, first: int
+    ) -> None:
         source = (blocks.data_ptr(), blocks.stride(0) * blocks.element_size())
-        format_index = list(BLOCK_FORMATS).index(form)
+        columns = list(BLOCK_FORMATS).index(form), first // GROUP_SIZE
         rows = self._rows_words(Rows(None, blocks.shape[0]))
-        self._module.pack_blocks(*rows, *source, format_index, *self._weight_words(weight), row)
+        self._module.pack_blocks(*rows, *source, *columns, *self._weight_words(weight), row)
 
     def _pack_groups(
-        self, weight: PackedWeight, row: int, quants: Tensor, scales: Tensor, minima: Tensor | None
+        self, weight: PackedWeight, row: int, quants: Tensor, scales: Tensor, offsets: Tensor | None
     ) -> None:
+        if offsets is not None and weight.scaling == "zero_point":
+            offsets = (offsets * ZERO_POINT_STEPS[weight.kind]).to(torch.uint8)
         sources = (
             quants.data_ptr(),
             scales.data_ptr(),
-            minima.data_ptr() if minima is not None else 0,
+            offsets.data_ptr() if offsets is not None else 0,
         )
         rows = self._rows_words(Rows(None, quants.shape[0]))
         self._module.pack_groups(*rows, *sources, *self._weight_words(weight), row)

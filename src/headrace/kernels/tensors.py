@@ -21,6 +21,7 @@ WeightKind = Literal[
 ]  # fmt: skip
 ActivationKind = Literal["silu", "gelu", "gelu_tanh", "relu"]
 GateKind = Literal["silu", "gelu", "gelu_tanh", "relu", "clamped_swiglu"]
+Scaling = Literal["symmetric", "minimum", "zero_point", "super_block"]
 NormKind = Literal["rms", "layer"]
 
 WEIGHT_KINDS: tuple[WeightKind, ...] = (
@@ -28,6 +29,12 @@ WEIGHT_KINDS: tuple[WeightKind, ...] = (
 )  # fmt: skip
 """In the order of `Kind` in csrc/layout.h. The first six are in groups that share a scale; nf4,
 fp4, mxfp4 (E2M1) and float8 (E4M3) are codes of a codebook."""
+SCALINGS: tuple[Scaling, ...] = ("symmetric", "minimum", "zero_point", "super_block")
+"""How groups are scaled, in the order of `Scaling` in csrc/layout.h: around a fixed middle; from a
+float16 minimum; around a zero point of 8 bits; or from a minimum, scale and minimum being 8-bit
+multiples, for 32 inputs each, of two float16 numbers of the group."""
+ZERO_POINT_STEPS: dict[WeightKind, int] = {"int4": 16, "int8": 1}
+"""Steps between two quants in which a zero point lies; there are 256."""
 NIBBLE_KINDS: tuple[WeightKind, ...] = ("int4", "nf4", "fp4", "mxfp4")
 ACTIVATION_KINDS: tuple[ActivationKind, ...] = ("silu", "gelu", "gelu_tanh", "relu")
 GATE_KINDS: tuple[GateKind, ...] = (*ACTIVATION_KINDS, "clamped_swiglu")
@@ -61,7 +68,7 @@ class BlockFormat:
     """One of GGUF's block formats and the packed kind that holds it."""
 
     kind: WeightKind
-    has_minimum: bool
+    scaling: Scaling
     block_weights: int
     block_bytes: int
 
@@ -69,16 +76,16 @@ class BlockFormat:
 # The order is that of `Source` in csrc/pack.h. Formats that need more than 4 bits, and those whose
 # scales cover 16 weights, are held in 8 bits.
 BLOCK_FORMATS: dict[str, BlockFormat] = {
-    "Q4_0": BlockFormat("int4", False, 32, 18),
-    "Q4_1": BlockFormat("int4", True, 32, 20),
-    "Q5_0": BlockFormat("int8", False, 32, 22),
-    "Q5_1": BlockFormat("int8", True, 32, 24),
-    "Q8_0": BlockFormat("int8", False, 32, 34),
-    "Q2_K": BlockFormat("int8", False, 256, 84),
-    "Q3_K": BlockFormat("int8", False, 256, 110),
-    "Q4_K": BlockFormat("int4", True, 256, 144),
-    "Q5_K": BlockFormat("int8", True, 256, 176),
-    "Q6_K": BlockFormat("int8", False, 256, 210),
+    "Q4_0": BlockFormat("int4", "symmetric", 32, 18),
+    "Q4_1": BlockFormat("int4", "minimum", 32, 20),
+    "Q5_0": BlockFormat("int8", "symmetric", 32, 22),
+    "Q5_1": BlockFormat("int8", "minimum", 32, 24),
+    "Q8_0": BlockFormat("int8", "symmetric", 32, 34),
+    "Q2_K": BlockFormat("int8", "symmetric", 256, 84),
+    "Q3_K": BlockFormat("int8", "symmetric", 256, 110),
+    "Q4_K": BlockFormat("int4", "super_block", 256, 144),
+    "Q5_K": BlockFormat("int8", "super_block", 256, 176),
+    "Q6_K": BlockFormat("int8", "symmetric", 256, 210),
 }
 
 
@@ -90,9 +97,8 @@ class PackedWeight:
     in_features: int
     kind: WeightKind
     group_size: int
-    """Inputs that share a scale; 0 for float kinds."""
-    has_minimum: bool
-    """w = q * scale + minimum; without, quants are offset by 8 or 128 or are codes."""
+    """Inputs that share a float16 scale; 0 for float kinds."""
+    scaling: Scaling
     storage: tuple[Tensor, ...]
 
     @property
@@ -240,6 +246,12 @@ class Rows:
         return count
 
 
+def are_zero_points(values: Tensor, kind: WeightKind) -> bool:
+    """Whether a weight of this integer kind can hold them."""
+    steps = values * ZERO_POINT_STEPS[kind]
+    return bool(((steps == steps.round()) & (steps >= 0) & (steps <= 255)).all())
+
+
 def check(
     tensor: Tensor, name: str, dtype: torch.dtype, *shape: int | None, any_device: bool = False
 ) -> None:
@@ -259,6 +271,12 @@ def check(
         )
     if not tensor.is_contiguous():
         raise ValueError(f"{name}: must be contiguous")
+
+
+def check_half_range(name: str, values: Tensor) -> None:
+    """Raise ValueError unless float16 can hold values as large."""
+    if not bool((values.abs() <= 65504).all()):
+        raise ValueError(f"{name}: outside the range of float16")
 
 
 def check_rows(tensor: Tensor, name: str) -> None:

@@ -42,9 +42,17 @@ from headrace.kernels.tensors import (
     Rotary,
     Routing,
     Rows,
+    Scaling,
     WeightKind,
 )
 
+HELD: dict[Scaling, tuple[torch.dtype, torch.dtype]] = {
+    "symmetric": (torch.float16, torch.float16),
+    "minimum": (torch.float16, torch.float16),
+    "zero_point": (torch.float16, torch.float32),
+    "super_block": (torch.float32, torch.float32),
+}
+"""Dtypes of the scales and minima per group in which what the kernels hold is exact."""
 ACTIVATIONS: dict[ActivationKind, Callable[[Tensor], Tensor]] = {
     "silu": functional.silu,
     "gelu": functional.gelu,
@@ -94,15 +102,22 @@ def values_of(
         return parts[0].float()
     quants, scales, minima = parts
     values = codebooks[weight.kind][quants.int()] if weight.kind in CODEBOOKS else quants.float()
-    grouped = values.unflatten(1, (-1, weight.group_size))
+    grouped = values.unflatten(1, (scales.shape[1], -1))
     return (grouped * scales.float()[..., None] + minima.float()[..., None]).flatten(1)
 
 
 def product(x: Activation, weight: PackedWeight, count: int) -> Tensor:
     """The first `count` rows of x times the weight."""
-    if isinstance(x, QuantizedActivation):
-        return functional.linear(x.storage[:count], values_of(weight, codebooks=ROUNDED))
-    return functional.linear(x[:count], values_of(weight))
+    return functional.linear(floats(x)[:count], rounded_values(weight, x))
+
+
+def rounded_values(weight: PackedWeight, x: Activation) -> Tensor:
+    """The weight's rows as float32, as products with such an activation read them."""
+    if not isinstance(x, QuantizedActivation):
+        return values_of(weight)
+    if x.dtype == torch.bfloat16:
+        return values_of(weight).bfloat16().float()
+    return values_of(weight, codebooks=ROUNDED)
 
 
 def rounded(x: Tensor, like: Activation) -> Tensor:
@@ -227,31 +242,36 @@ class TorchKernels(Kernels):
         return QuantizedActivation(rows, features, dtype, torch.zeros(rows, features))
 
     def _empty_weight(
-        self, kind: WeightKind, out: int, in_: int, group_size: int, has_minimum: bool
+        self, kind: WeightKind, out: int, in_: int, group_size: int, scaling: Scaling
     ) -> PackedWeight:
         if not group_size:
             values = torch.zeros(out, in_, dtype=FLOAT_DTYPES[kind])
-            return PackedWeight(out, in_, kind, 0, False, (values,))
+            return PackedWeight(out, in_, kind, 0, scaling, (values,))
         quants = torch.zeros(out, in_, dtype=torch.uint8 if kind in CODEBOOKS else torch.int8)
-        scales, minima = torch.zeros(2, out, in_ // group_size, dtype=torch.float16)
-        storage = (quants, scales, minima)
-        return PackedWeight(out, in_, kind, group_size, has_minimum, storage)
+        size = GROUP_SIZE if scaling == "super_block" else group_size
+        scales, minima = (torch.zeros(out, in_ // size, dtype=dtype) for dtype in HELD[scaling])
+        return PackedWeight(out, in_, kind, group_size, scaling, (quants, scales, minima))
 
-    def _pack_blocks(self, weight: PackedWeight, row: int, form: str, blocks: Tensor) -> None:
-        for part, decoded in zip(weight.storage, decode(form, blocks), strict=True):
+    def _pack_blocks(
+        self, weight: PackedWeight, row: int, form: str, blocks: Tensor, first: int
+    ) -> None:
+        columns = slice(first, first + weight.in_features)
+        for part, decoded in zip(weight.storage, decode(form, blocks, columns), strict=True):
             part[row : row + blocks.shape[0]] = decoded
 
     def _pack_groups(
-        self, weight: PackedWeight, row: int, quants: Tensor, scales: Tensor, minima: Tensor | None
+        self, weight: PackedWeight, row: int, quants: Tensor, scales: Tensor, offsets: Tensor | None
     ) -> None:
-        offset = 128 if weight.kind == "int8" else 0 if weight.has_minimum else 8
+        middle = 128 if weight.kind == "int8" else 8 if weight.scaling == "symmetric" else 0
         last = row + quants.shape[0]
         if weight.kind not in CODEBOOKS:
-            quants = (quants.to(torch.int16) - offset).to(torch.int8)
+            quants = (quants.to(torch.int16) - middle).to(torch.int8)
         weight.storage[0][row:last] = quants
         weight.storage[1][row:last] = scales
-        if minima is not None:
-            weight.storage[2][row:last] = minima + offset * scales
+        if offsets is not None:
+            around = weight.scaling == "zero_point"
+            minima = (middle - offsets) * scales.half() if around else offsets + middle * scales
+            weight.storage[2][row:last] = minima
 
     def _pack_floats(self, weight: PackedWeight, row: int, values: Tensor) -> None:
         weight.storage[0][row : row + values.shape[0]] = values
@@ -394,8 +414,6 @@ class TorchKernels(Kernels):
         weighs_inputs: bool,
         accumulate: bool,
     ) -> None:
-        books = ROUNDED if isinstance(buffers.inputs, QuantizedActivation) else CODEBOOKS
-
         def op() -> None:
             count = rows.count()
             total = torch.zeros_like(out[:count])
@@ -403,10 +421,10 @@ class TorchKernels(Kernels):
                 index, place = torch.where(routing.experts[:count] == number)
                 weights = routing.weights[index, place, None]
                 inputs = rounded(x[index] * weights if weighs_inputs else x[index], buffers.inputs)
-                weight = values_of(expert.gate_up, codebooks=books)
+                weight = rounded_values(expert.gate_up, buffers.inputs)
                 gate, up = functional.linear(inputs, weight, expert.gate_up_bias).chunk(2, -1)
                 inner = rounded(gated(kind, gate, up), buffers.inner)
-                weight = values_of(expert.down, codebooks=books)
+                weight = rounded_values(expert.down, buffers.inner)
                 result = functional.linear(inner, weight, expert.down_bias)
                 total.index_add_(0, index, result if weighs_inputs else result * weights)
             out[:count] = out[:count] + total if accumulate else total

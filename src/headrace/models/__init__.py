@@ -41,6 +41,7 @@ ARCHITECTURES = {
     "Qwen2MoeForCausalLM": "headrace.models.qwen2_moe:spec",
     "Qwen3ForCausalLM": "headrace.models.qwen3:spec",
     "Qwen3MoeForCausalLM": "headrace.models.qwen3_moe:spec",
+    "Qwen3VLMoeForConditionalGeneration": "headrace.models.qwen3_vl_moe:spec",
     "SmolLM3ForCausalLM": "headrace.models.smollm3:spec",
     "StableLmForCausalLM": "headrace.models.stablelm:spec",
     "Starcoder2ForCausalLM": "headrace.models.starcoder2:spec",

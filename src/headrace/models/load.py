@@ -117,6 +117,11 @@ def _load_decoder(
     checkpoint: Checkpoint, options: LoadOptions, progress: Progress, spec: DecoderSpec
 ) -> tuple[LanguageModel, AttentionBackend]:
     config, ranks = checkpoint.config, options.ranks
+    if checkpoint.wrapper is not None:
+        logger.info(
+            "%s: its text model is served; what reads images or sound is not loaded",
+            checkpoint.wrapper,
+        )
     if options.max_total_tokens is not None:
         spec = replace(spec, max_position=min(spec.max_position, options.max_total_tokens))
     shape = _attention_shape(spec, options, options.kernels, config)
@@ -150,7 +155,7 @@ def _open(
 ) -> RenamedWeights | DummyWeights:
     if options.load_format == "dummy":
         return DummyWeights(getattr(torch, checkpoint.config["dtype"] or "float32"))
-    return RenamedWeights(open_weights(checkpoint), spec.naming)
+    return RenamedWeights(open_weights(checkpoint), spec.naming.within(checkpoint.text_part))
 
 
 def _loader(

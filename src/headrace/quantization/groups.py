@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from headrace.kernels import Kernels
-from headrace.kernels.tensors import GROUP_SIZE, WeightKind
+from headrace.kernels.tensors import GROUP_SIZE, Scaling, WeightKind, are_zero_points
 from headrace.quantization.matrix import QuantizedMatrix
 from headrace.quantization.packed import PackedLinear, Permutation
 from headrace.quantization.rounding import round_integers
@@ -47,20 +47,20 @@ def pack_matrices(
     ordered = [order_columns(matrix) for matrix in matrices]
     parts, permutation = [matrix for matrix, _ in ordered], ordered[0][1]
     group_size = gcd(*(part.group_size for part in parts))
-    has_minimum = any(part.zero_points is not None for part in parts)
     kind = _kind(parts)
+    scaling = _scaling(parts, kind)
     packed = kernels.empty_weight(
         kind,
         sum(part.shape[0] for part in parts),
         parts[0].shape[1],
         group_size=group_size,
-        has_minimum=has_minimum,
+        scaling=scaling,
     )
     first = 0
     for part in parts:
         part = part.with_group_size(group_size)
-        quants, minima = _quants(part, kind, has_minimum)
-        kernels.pack_groups(packed, first, quants, part.scales.float().contiguous(), minima)
+        quants, offsets = _quants(part, kind, scaling)
+        kernels.pack_groups(packed, first, quants, part.scales.float().contiguous(), offsets)
         first += len(quants)
     return PackedLinear(kernels, packed, exact=exact, permutation=permutation)
 
@@ -72,22 +72,41 @@ def _kind(parts: Sequence[QuantizedMatrix]) -> WeightKind:
     return "int4" if all(part.bits <= 4 for part in parts) else "int8"
 
 
-def _quants(
-    matrix: QuantizedMatrix, kind: WeightKind, has_minimum: bool
-) -> tuple[Tensor, Tensor | None]:
-    """Quants [out, in] uint8 and minima [out, groups] as `Kernels.pack_groups` takes them."""
-    if matrix.element != "integer":
-        return matrix.codes.contiguous(), None
-    middle, wide_middle = 2 ** (matrix.bits - 1), 8 if kind == "int4" else 128
-    if not has_minimum:
-        return (matrix.codes + (wide_middle - middle)).contiguous(), None
-    # Float16 holds the value of quant 0 or 128: codes stay near it.
-    offset = 0 if kind == "int4" else wide_middle - middle
+def _scaling(parts: Sequence[QuantizedMatrix], kind: WeightKind) -> Scaling:
+    """With zero points if they can be held exactly, else with minima."""
+    zero_points = [part.zero_points for part in parts]
+    if all(points is None for points in zero_points):
+        return "symmetric"
+    can_hold = all(are_zero_points(_zero_points(part, kind), kind) for part in parts)
+    return "zero_point" if can_hold else "minimum"
+
+
+def _shift(matrix: QuantizedMatrix, kind: WeightKind) -> int:
+    """What codes move by, so that 8 bits have the middle in the middle: minima are the values of
+    quant 0 or 128, and small."""
+    return 0 if kind == "int4" else 128 - 2 ** (matrix.bits - 1)
+
+
+def _zero_points(matrix: QuantizedMatrix, kind: WeightKind) -> Tensor:
+    """[out, groups] float32, of codes moved by `_shift`."""
     zero_points = matrix.zero_points
     if zero_points is None:
-        zero_points = torch.full_like(matrix.scales, middle)
-    minima = -(zero_points.float() + offset) * matrix.scales.float()
-    return (matrix.codes + offset).contiguous(), minima
+        zero_points = torch.full_like(matrix.scales, 2 ** (matrix.bits - 1))
+    return (zero_points.float() + _shift(matrix, kind)).contiguous()
+
+
+def _quants(
+    matrix: QuantizedMatrix, kind: WeightKind, scaling: Scaling
+) -> tuple[Tensor, Tensor | None]:
+    """Quants [out, in] uint8 and offsets [out, groups] as `Kernels.pack_groups` takes them."""
+    if matrix.element != "integer":
+        return matrix.codes.contiguous(), None
+    if scaling == "symmetric":
+        middle = 8 if kind == "int4" else 128
+        return (matrix.codes + (middle - 2 ** (matrix.bits - 1))).contiguous(), None
+    zero_points = _zero_points(matrix, kind)
+    offsets = zero_points if scaling == "zero_point" else -zero_points * matrix.scales.float()
+    return (matrix.codes + _shift(matrix, kind)).contiguous(), offsets
 
 
 def order_columns(matrix: QuantizedMatrix) -> tuple[QuantizedMatrix, Permutation | None]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import gcd
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from headrace.kernels import (
     Kernels,
     PackedWeight,
 )
-from headrace.kernels.tensors import FLOAT_DTYPES, GROUP_SIZE, WeightKind
+from headrace.kernels.tensors import FLOAT_DTYPES, GROUP_SIZE, Scaling, WeightKind
 from headrace.weights.base import RawTensor
 
 FLOAT_KINDS: dict[torch.dtype, WeightKind] = {dtype: kind for kind, dtype in FLOAT_DTYPES.items()}
@@ -77,24 +78,28 @@ class PackedLinear:
 def pack_blocks(kernels: Kernels, parts: Sequence[RawTensor], *, exact: bool) -> PackedLinear:
     """Matrices in GGUF blocks, fused along their rows.
 
-    They share one kind: parts of different formats are widened to 8 bits.
+    They share one kind and one scaling: parts of different formats are widened to 8 bits, and get
+    float16 minima.
     """
     formats = [BLOCK_FORMATS[part.type.name] for part in parts]
     is_narrow = all(form.kind == "int4" for form in formats)
     rows, columns = [len(part.data) for part in parts], {part.shape[-1] for part in parts}
     if len(columns) != 1:
         raise CheckpointError(f"matrices to be fused read {sorted(columns)} features")
+    scalings: set[Scaling] = {form.scaling for form in formats}
+    scaling = scalings.pop() if len(scalings) == 1 else "minimum"
+    firsts = [part.first for part in parts]
     packed = kernels.empty_weight(
         "int4" if is_narrow else "int8",
         sum(rows),
-        columns.pop(),
-        group_size=GROUP_SIZE,
-        has_minimum=any(form.has_minimum for form in formats),
+        *columns,
+        group_size=gcd(*columns, *firsts, 256) if scaling == "super_block" else GROUP_SIZE,
+        scaling=scaling,
     )
-    first = 0
+    row = 0
     for part, count in zip(parts, rows, strict=True):
-        kernels.pack_blocks(packed, first, part.type.name, part.data)
-        first += count
+        kernels.pack_blocks(packed, row, part.type.name, part.data, first=part.first)
+        row += count
     return PackedLinear(kernels, packed, exact=exact)
 
 

@@ -117,7 +117,8 @@ def to_floats(matrix: Matrix) -> Tensor:
     if isinstance(matrix, Tensor):
         return matrix
     if isinstance(matrix, RawTensor):
-        return dequantize(matrix.type, matrix.data).view(matrix.shape)
+        whole = dequantize(matrix.type, matrix.data).view(len(matrix.data), -1)
+        return whole[:, matrix.first : matrix.first + matrix.shape[-1]]
     return matrix.dequantize()
 
 

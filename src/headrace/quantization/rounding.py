@@ -21,18 +21,20 @@ def round_integers(matrix: Tensor, bits: int, group_size: int) -> QuantizedMatri
 
 
 def round_between(matrix: Tensor, bits: int, group_size: int) -> QuantizedMatrix:
-    """Integers of `bits` bits that reach from each group's least to its largest number."""
+    """Integers of `bits` bits that reach from each group's least to its largest number, or to zero.
+    Zero points are in sixteenths, which the kernels' 8 bits hold for codes of 4."""
     groups = _grouped(matrix, group_size)
     top = 2**bits - 1
-    low, high = groups.amin(-1), groups.amax(-1)
+    low, high = groups.amin(-1).clamp_(max=0), groups.amax(-1).clamp_(min=0)
     scales = ((high - low) / top).half()
     divisor = _divisor(scales)
-    codes = ((groups - low.unsqueeze(-1)) / divisor).round_().clamp_(0, top)
+    zero_points = (-16 * low / divisor.squeeze(-1)).round_().clamp_(0, 16 * top) / 16
+    codes = (groups / divisor + zero_points.unsqueeze(-1)).round_().clamp_(0, top)
     return QuantizedMatrix(
         codes=codes.to(torch.uint8).flatten(1),
         scales=scales,
         bits=bits,
-        zero_points=(-low / divisor.squeeze(-1)).half(),
+        zero_points=zero_points.half(),
     )
 
 

@@ -17,6 +17,8 @@ class RawTensor:
     data: Tensor
     """[rows, bytes per row] uint8; a vector has one block per row."""
     shape: tuple[int, ...]
+    first: int = 0
+    """Columns that each row's first block has before those of the tensor."""
 
     def rows(self, pick: Callable[[Tensor], Tensor]) -> "RawTensor":
         """Those rows of a matrix that `pick` takes of a tensor."""

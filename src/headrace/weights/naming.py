@@ -10,6 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from headrace.checkpoint.multimodal import TextPart
 from headrace.errors import CheckpointError
 from headrace.weights.base import RawTensor, Weights
 
@@ -61,6 +62,10 @@ class Naming:
     outer: Mapping[str, str | Source] = field(default_factory=dict)
     """Outside the layers: "model.norm", without `base`: "norm"."""
     head: str = "lm_head"
+
+    def within(self, part: TextPart | None) -> "Naming":
+        """Of the same model where it is a part of a checkpoint."""
+        return self if part is None else replace(self, base=part.base, head=part.head)
 
     def source(self, name: str) -> Source:
         """`name`: a layer's, such as "model.layers.3.mlp.up_proj"."""

@@ -8,6 +8,9 @@ from torch import Tensor
 from headrace.errors import CheckpointError
 from headrace.weights.base import RawTensor
 
+GROUP_SIZE = 32
+"""Columns of a block format that belong together: they share a scale, or a bit of each byte."""
+
 
 @dataclass(frozen=True, slots=True)
 class Slice:
@@ -61,10 +64,10 @@ class Part:
         return matrix[self.rows.of(len(matrix)), self.columns.of(matrix.shape[1])]
 
     def of_blocks(self, raw: RawTensor) -> RawTensor:
-        """The same of a matrix in blocks, which stay whole; raises likewise."""
-        block_bytes = raw.type.block_bytes
-        blocks = self.columns.of(raw.data.shape[1] // block_bytes)
-        rows = self.rows.of(len(raw.data))
-        data = raw.data[rows, blocks.start * block_bytes : blocks.stop * block_bytes]
-        width = (blocks.stop - blocks.start) * raw.type.block_size
-        return replace(raw, data=data, shape=(len(data), width))
+        """The same of a matrix in blocks: all those that have columns of the part. Raises likewise,
+        for parts that are not whole groups too."""
+        groups, rows = self.columns.of(raw.shape[-1] // GROUP_SIZE), self.rows.of(len(raw.data))
+        start, stop = groups.start * GROUP_SIZE, groups.stop * GROUP_SIZE
+        size, num_bytes = raw.type.block_size, raw.type.block_bytes
+        data = raw.data[rows, start // size * num_bytes : -(-stop // size) * num_bytes]
+        return replace(raw, data=data, shape=(len(data), stop - start), first=start % size)

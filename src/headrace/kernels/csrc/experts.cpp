@@ -151,7 +151,7 @@ void GatherOp::run(Team& team) const {
 void ExpertGateOp::run(Team& team) const {
     const Mixture& m = mixture_;
     const auto units = [&](int64_t e) {
-        return gate_units(m.experts[static_cast<size_t>(e)].gate_up, m.counts()[e]);
+        return gate_units(m.inputs.format, m.experts[static_cast<size_t>(e)].gate_up, m.counts()[e]);
     };
     for_each_expert_unit(team, m.count(), units, [&](int64_t e, int64_t unit) {
         const ExpertWeights& expert = m.experts[static_cast<size_t>(e)];
@@ -167,7 +167,7 @@ void ExpertGateOp::run(Team& team) const {
 void ExpertDownOp::run(Team& team) const {
     const Mixture& m = mixture_;
     const auto units = [&](int64_t e) {
-        return linear_units(m.experts[static_cast<size_t>(e)].down, m.counts()[e]);
+        return linear_units(m.inner.format, m.experts[static_cast<size_t>(e)].down, m.counts()[e]);
     };
     for_each_expert_unit(team, m.count(), units, [&](int64_t e, int64_t unit) {
         const ExpertWeights& expert = m.experts[static_cast<size_t>(e)];

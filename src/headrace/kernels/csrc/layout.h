@@ -66,14 +66,33 @@ inline bool is_grouped(Kind kind) { return kind <= Kind::kFloat8; }
 constexpr bool is_codebook4(Kind kind) { return kind >= Kind::kNF4 && kind <= Kind::kMXFP4; }
 constexpr bool is_nibbles(Kind kind) { return kind == Kind::kInt4 || is_codebook4(kind); }
 
+// How the numbers of a group are told from its quants.
+//   symmetric:   16 float16 scales; w = (q - 8) * scale of a nibble, (q - 128) * scale of a byte
+//   minimum:     and 16 float16 minima; w = q * scale + minimum of a nibble, with q - 128 of a byte
+//   zero point:  scales and 16 bytes; w = (q - byte / 16) * scale of a nibble, (q - byte) * scale
+//   super-block: 16 float16 scales and 16 minima, then per 32 inputs 16 bytes to multiply the
+//                scales with and 16 for the minima; else like minimum
+enum class Scaling : int { kSymmetric, kMinimum, kZeroPoint, kSuperBlock };
+
+// Of one group of `parts` times 32 inputs.
+constexpr int64_t scale_bytes(Scaling scaling, int64_t parts) {
+    switch (scaling) {
+        case Scaling::kSymmetric: return 2 * kLanes;
+        case Scaling::kMinimum: return 4 * kLanes;
+        case Scaling::kZeroPoint: return 3 * kLanes;
+        default: return 4 * kLanes + parts * 2 * kLanes;
+    }
+}
+
+constexpr int kZeroPointSteps = 16;  // of a nibble's zero point, between whole numbers
+
 // A weight [out, in] in tiles of 16 outputs, rows past `out` zero.
 //   int4:  per 32 inputs 4 lines of 64 bytes; byte i of lane o in line j holds input 4j + i in its
 //          low and input 16 + 4j + i in its high half (GGUF's order, so packing moves bytes only)
 //   int8:  per 32 inputs 8 lines; byte i of lane o in line j is input 4j + i, plus 128
-//   then per `group` inputs 16 float16 scales and, if has_minimum, 16 float16 minima, so that
-//          w = q * scale + minimum, or (q - 8) * scale and (q - 128) * scale without; int8 with
-//          minimum is (q - 128) * scale + minimum
-//   nf4, fp4, mxfp4: like int4 without minimum, float8: like int8; w = codebook[code] * scale (codebook.h)
+//   then per `group` inputs their scales (see Scaling; scales.h reads them)
+//   nf4, fp4, mxfp4: like symmetric int4, float8: like int8; w = codebook[code] * scale
+//          (codebook.h)
 //   float: [in][16], but for AMX bfloat16 in right tiles, if `in` allows: per 32 inputs 16 lines of
 //          64 bytes, in lane o of line 2j inputs 4j and 4j + 2, of line 2j + 1 those between
 struct Weight {
@@ -81,18 +100,18 @@ struct Weight {
     int64_t out, in;
     Kind kind;
     int64_t group;
-    bool has_minimum;
+    Scaling scaling;
 
     int64_t tiles() const { return (out + kLanes - 1) / kLanes; }
     int64_t quant_bytes() const { return in * (is_nibbles(kind) ? 8 : 16); }
-    int64_t scale_bytes() const { return has_minimum ? 64 : 32; }
+    int64_t scale_bytes() const { return headrace::scale_bytes(scaling, group / kGroup); }
     int64_t tile_bytes() const {
         if (!is_grouped(kind)) return in * kLanes * (kind == Kind::kFloat32 ? 4 : 2);
         return (quant_bytes() + in / group * scale_bytes() + 63) / 64 * 64;
     }
     uint8_t* tile(int64_t index) const { return data + index * tile_bytes(); }
-    uint16_t* scales(int64_t index) const {
-        return reinterpret_cast<uint16_t*>(tile(index) + quant_bytes());
+    uint8_t* scales(int64_t index, int64_t group_index = 0) const {
+        return tile(index) + quant_bytes() + group_index * scale_bytes();
     }
     bool is_tiled() const { return kHasTiles && kind == Kind::kBFloat16 && in % kGroup == 0; }
     // Where a float weight has input k of an output, in elements from its tile.

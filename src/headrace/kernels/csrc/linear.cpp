@@ -7,21 +7,21 @@
 namespace headrace {
 namespace {
 
-constexpr int64_t kPanelRows = 128;
+constexpr int64_t kMaxPanelRows = 512;
 constexpr int64_t kPanelColumns = 2 * kLanes;
 constexpr int64_t kPanelDepth = 256;  // inputs of a weight widened to float at a time
 
-// One unit of work: the product of up to 64 rows with two tiles of a weight.
+// One unit of work: the product of some rows with two tiles of a weight.
 struct alignas(64) Panel {
-    float values[kPanelRows * kPanelColumns];
+    float values[kMaxPanelRows * kPanelColumns];
 };
 
-template <Kind kKind, bool kMinimum>
+template <Kind kKind, Scaling kScaling>
 void integer_tile(const Activation& x, const Weight& weight, int64_t tile, int64_t row,
                   int64_t rows, float* c) {
     if (suits_tiles(rows)) {
         const int64_t block = row / kBlockRows;
-        return multiply_blocks<kKind, kMinimum>(x, block, rows, weight, tile, c, kPanelColumns);
+        return multiply_blocks<kKind, kScaling>(x, block, rows, weight, tile, c, kPanelColumns);
     }
     for (int64_t r = 0; r < rows;) {
         const int first = static_cast<int>((row + r) % kBlockRows);
@@ -29,7 +29,7 @@ void integer_tile(const Activation& x, const Weight& weight, int64_t tile, int64
         const int count = static_cast<int>(std::min<int64_t>(
             {rows - r, kBlockRows - first, kRowTile}));
         with_constant<kRowTile>(count, [&](auto n) {
-            multiply_tile<n.value, kKind, kMinimum>(weight, tile, cells, first,
+            multiply_tile<n.value, kKind, kScaling>(weight, tile, cells, first,
                                                     c + r * kPanelColumns, kPanelColumns);
         });
         r += count;
@@ -39,19 +39,17 @@ void integer_tile(const Activation& x, const Weight& weight, int64_t tile, int64
 void integer_product(const Activation& x, const Weight& weight, int64_t tile, int64_t row,
                      int64_t rows, float* c) {
     if (weight.kind == Kind::kNF4) {
-        integer_tile<Kind::kNF4, false>(x, weight, tile, row, rows, c);
+        integer_tile<Kind::kNF4, Scaling::kSymmetric>(x, weight, tile, row, rows, c);
     } else if (weight.kind == Kind::kFP4) {
-        integer_tile<Kind::kFP4, false>(x, weight, tile, row, rows, c);
+        integer_tile<Kind::kFP4, Scaling::kSymmetric>(x, weight, tile, row, rows, c);
     } else if (weight.kind == Kind::kMXFP4) {
-        integer_tile<Kind::kMXFP4, false>(x, weight, tile, row, rows, c);
-    } else if (weight.kind == Kind::kInt4) {
-        auto* product = weight.has_minimum ? integer_tile<Kind::kInt4, true>
-                                           : integer_tile<Kind::kInt4, false>;
-        product(x, weight, tile, row, rows, c);
+        integer_tile<Kind::kMXFP4, Scaling::kSymmetric>(x, weight, tile, row, rows, c);
     } else {
-        auto* product = weight.has_minimum ? integer_tile<Kind::kInt8, true>
-                                           : integer_tile<Kind::kInt8, false>;
-        product(x, weight, tile, row, rows, c);
+        with_scaling(weight.scaling, [&](auto scaling) {
+            auto* product = weight.kind == Kind::kInt4 ? integer_tile<Kind::kInt4, scaling.value>
+                                                       : integer_tile<Kind::kInt8, scaling.value>;
+            product(x, weight, tile, row, rows, c);
+        });
     }
 }
 
@@ -59,13 +57,10 @@ void integer_product(const Activation& x, const Weight& weight, int64_t tile, in
 void widen_codes(const Weight& weight, int64_t tile, int64_t first, float* to) {
     const bool nibbles = is_nibbles(weight.kind);
     const float* book = codebook(weight.kind);
-    const int64_t step = weight.scale_bytes() / 2;
-    const uint16_t* scales = weight.scales(tile) + first / weight.group * step;
-    const F32x16 scale = load_f16(scales);
-    const F32x16 offset = F32x16::broadcast(nibbles ? (weight.has_minimum ? 0.0f : -8.0f) : -128.0f);
-    const F32x16 minimum = weight.has_minimum ? load_f16(scales + kLanes) : F32x16::zero();
+    const auto [scale, minimum] = load_scales(weight, tile, first);
+    const F32x16 offset = F32x16::broadcast(nibbles ? 0.0f : -128.0f);
     const uint8_t* lines = weight.tile(tile) + first * (nibbles ? 8 : 16);
-    const auto widen = [&](U8x64 line, int k) {
+    const auto widen = [&, scale = scale, minimum = minimum](U8x64 line, int k) {
         for (int i = 0; i < 4; ++i) {
             const F32x16 value = book ? gather(book, line, i) : byte_of_lanes(line, i) + offset;
             fma(value, scale, minimum).store(to + (k + i) * kLanes);
@@ -116,19 +111,9 @@ void float_product(const Activation& x, const Weight& weight, int64_t tile, int 
     multiply(x.row(row), x.features, rows, lanes, vectors, weight.in, c, kPanelColumns);
 }
 
-// panel = rows row..row + rows of x times the one or two tiles from `tile`.
-void product(const Activation& x, const Weight& weight, int64_t tile, int vectors, int64_t row,
-             int64_t rows, Panel& panel) {
-    float* c = panel.values;
-    if (x.format == Format::kBFloat16) {
-        return multiply_bfloat16(x, row, rows, weight, tile, vectors, c, kPanelColumns);
-    }
-    if (x.format == Format::kInt8) {
-        for (int v = 0; v < vectors; ++v) {
-            integer_product(x, weight, tile + v, row, rows, c + v * kLanes);
-        }
-        return;
-    }
+// Rows of floats times the one or two tiles from `tile`.
+void exact_product(const Activation& x, const Weight& weight, int64_t tile, int vectors,
+                   int64_t row, int64_t rows, float* c) {
     std::memset(c, 0, static_cast<size_t>(rows * kPanelColumns) * sizeof(float));
     switch (weight.kind) {
         case Kind::kFloat16: return float_product<Float16>(x, weight, tile, vectors, row, rows, c);
@@ -141,94 +126,143 @@ void product(const Activation& x, const Weight& weight, int64_t tile, int vector
     widened_product(x, weight, tile, vectors, row, rows, c);
 }
 
-int64_t row_chunks(int64_t rows) { return (rows + kPanelRows - 1) / kPanelRows; }
+// panel = rows row..row + rows of x times the one or two tiles from `tile`. Calls done(first, count)
+// when these of the panel's rows are finished.
+template <typename Done>
+void product(const Activation& x, const Weight& weight, int64_t tile, int vectors, int64_t row,
+             int64_t rows, Panel& panel, Done done) {
+    float* c = panel.values;
+    if (x.format == Format::kBFloat16) {
+        return multiply_bfloat16(x, row, rows, weight, tile, vectors, c, kPanelColumns, done);
+    }
+    if (x.format == Format::kInt8) {
+        for (int v = 0; v < vectors; ++v) {
+            integer_product(x, weight, tile + v, row, rows, c + v * kLanes);
+        }
+    } else {
+        exact_product(x, weight, tile, vectors, row, rows, c);
+    }
+    done(0, rows);
+}
+
+// Rows of bfloat16 are as many as stay in the L2 cache while all tiles are multiplied with them.
+int64_t panel_rows(Format format, int64_t features, int64_t pairs, int64_t rows) {
+    constexpr int64_t kFewest = 128, kResidentBytes = 1 << 20;
+    if (format != Format::kBFloat16) return kFewest;
+    const int64_t resident = kResidentBytes / (features * 2);
+    const int64_t fair = rows * pairs / (4 * num_threads());
+    const int64_t most = std::max(kFewest, std::min({kMaxPanelRows, resident, fair}));
+    return most / (2 * kBlockRows) * 2 * kBlockRows;
+}
+
+int64_t panels(Format format, int64_t features, int64_t pairs, int64_t rows) {
+    const int64_t most = panel_rows(format, features, pairs, rows);
+    return pairs * ((rows + most - 1) / most);
+}
 
 // Calls function(pair of tiles, first row, rows) for the panel that is one unit.
 template <typename Function>
-void with_panel(int64_t unit, int64_t rows, Function function) {
-    const int64_t row = unit % row_chunks(rows) * kPanelRows;
-    function(unit / row_chunks(rows), row, std::min(kPanelRows, rows - row));
+void with_panel(const Activation& x, int64_t pairs, int64_t rows, int64_t unit,
+                Function function) {
+    const int64_t most = panel_rows(x.format, x.features, pairs, rows);
+    const int64_t row = unit / pairs * most;
+    function(unit % pairs, row, std::min(most, rows - row));
 }
 
+int64_t linear_pairs(const Weight& weight) { return (weight.tiles() + 1) / 2; }
+int64_t gate_pairs(const Weight& weight) { return weight.out / 2 / kGroup; }
+
+// Moves rows of a panel to where they belong, from row `row` and the first of its tiles on.
 void finish(const float* panel, const Weight& weight, const LinearOut& out, int64_t row,
-            int64_t rows, int64_t tile) {
-    const int64_t column = tile * kLanes;
-    const int64_t count = std::min<int64_t>(kLanes, weight.out - column);
-    const F32x16 bias = out.bias ? load_partial(out.bias + column, count) : F32x16::zero();
+            int64_t rows, int64_t tile, int vectors) {
+    const int64_t first = tile * kLanes;
     const int64_t stride = out.stride ? out.stride : weight.out;
     for (int64_t r = 0; r < rows; ++r) {
-        F32x16 sum = F32x16::load(panel + r * kPanelColumns);
-        float* to = out.values + (row + r) * stride + column;
-        if (out.bias) sum = sum + bias;
-        store_partial(out.accumulate ? load_partial(to, count) + sum : sum, to, count);
+        float* to = out.values + (row + r) * stride + first;
+        // What comes after these rows, most likely.
+        __builtin_prefetch(to + rows * stride, 1);
+        __builtin_prefetch(to + rows * stride + kLanes, 1);
+        for (int v = 0; v < vectors; ++v) {
+            const int64_t column = v * kLanes;
+            const int64_t count = std::min<int64_t>(kLanes, weight.out - first - column);
+            F32x16 sum = F32x16::load(panel + r * kPanelColumns + column);
+            if (out.bias) sum = sum + load_partial(out.bias + first + column, count);
+            if (out.accumulate) sum = load_partial(to + column, count) + sum;
+            store_partial(sum, to + column, count);
+        }
     }
 }
 
-void add_to_rows(const float* bias, int64_t rows, Panel& panel) {
+void add_to_rows(const float* bias, int64_t rows, float* panel) {
     for (int64_t i = 0; i < rows * kPanelColumns; i += kLanes) {
-        const F32x16 sum = F32x16::load(panel.values + i) + F32x16::load(bias + i % kPanelColumns);
-        sum.store(panel.values + i);
+        const F32x16 sum = F32x16::load(panel + i) + F32x16::load(bias + i % kPanelColumns);
+        sum.store(panel + i);
     }
 }
 
 }  // namespace
 
-int64_t linear_units(const Weight& weight, int64_t rows) {
-    return (weight.tiles() + 1) / 2 * row_chunks(rows);
+int64_t linear_units(Format format, const Weight& weight, int64_t rows) {
+    return panels(format, weight.in, linear_pairs(weight), rows);
 }
 
 void linear_unit(const Activation& x, const Weight& weight, const LinearOut& out, int64_t all_rows,
                  int64_t unit) {
-    with_panel(unit, all_rows, [&](int64_t pair, int64_t row, int64_t rows) {
+    with_panel(x, linear_pairs(weight), all_rows, unit, [&](int64_t pair, int64_t row,
+                                                            int64_t rows) {
         Panel panel;
         const int vectors = pair * 2 + 1 < weight.tiles() ? 2 : 1;
-        product(x, weight, pair * 2, vectors, row, rows, panel);
-        for (int v = 0; v < vectors; ++v) {
-            finish(panel.values + v * kLanes, weight, out, row, rows, pair * 2 + v);
-        }
+        product(x, weight, pair * 2, vectors, row, rows, panel, [&](int64_t first, int64_t count) {
+            const float* from = panel.values + first * kPanelColumns;
+            finish(from, weight, out, row + first, count, pair * 2, vectors);
+        });
     });
 }
 
-int64_t gate_units(const Weight& weight, int64_t rows) {
-    return weight.out / 2 / kGroup * row_chunks(rows);
+int64_t gate_units(Format format, const Weight& weight, int64_t rows) {
+    return panels(format, weight.in, gate_pairs(weight), rows);
 }
 
 void gate_unit(const Activation& x, const Weight& weight, const float* bias, Gate kind,
                const Activation& out, int64_t all_rows, int64_t unit) {
-    with_panel(unit, all_rows, [&](int64_t pair, int64_t row, int64_t rows) {
+    const int64_t first_up = weight.out / 2 / kLanes;
+    with_panel(x, gate_pairs(weight), all_rows, unit, [&](int64_t pair, int64_t row, int64_t rows) {
         Panel gate, up;
-        product(x, weight, pair * 2, 2, row, rows, gate);
-        product(x, weight, weight.out / 2 / kLanes + pair * 2, 2, row, rows, up);
-        if (bias) {
-            add_to_rows(bias + pair * kPanelColumns, rows, gate);
-            add_to_rows(bias + weight.out / 2 + pair * kPanelColumns, rows, up);
-        }
-        for (int64_t r = 0; r < rows; ++r) {
-            float* values = gate.values + r * kPanelColumns;
-            gate_rows(kind, values, up.values + r * kPanelColumns, kPanelColumns, values);
-            store_groups(out, row + r, pair, pair + 1, values);
-        }
+        product(x, weight, pair * 2, 2, row, rows, gate, [](int64_t, int64_t) {});
+        product(x, weight, first_up + pair * 2, 2, row, rows, up, [&](int64_t first, int64_t count) {
+            float* values = gate.values + first * kPanelColumns;
+            float* ups = up.values + first * kPanelColumns;
+            if (bias) {
+                add_to_rows(bias + pair * kPanelColumns, count, values);
+                add_to_rows(bias + weight.out / 2 + pair * kPanelColumns, count, ups);
+            }
+            gate_rows(kind, values, ups, count * kPanelColumns, values);
+            for (int64_t r = 0; r < count; ++r) {
+                store_groups(out, row + first + r, pair, pair + 1, values + r * kPanelColumns);
+            }
+        });
     });
 }
 
 void LinearOp::run(Team& team) const {
     const int64_t rows = rows_.count();
     const TileRegisters registers(x_.format, rows);
-    team.share(linear_units(weight_, rows),
+    team.share(linear_units(x_.format, weight_, rows),
                [&](int64_t unit) { linear_unit(x_, weight_, out_, rows, unit); });
 }
 
 void LinearGateOp::run(Team& team) const {
     const int64_t rows = rows_.count();
     const TileRegisters registers(x_.format, rows);
-    team.share(gate_units(weight_, rows),
-               [&](int64_t unit) { gate_unit(x_, weight_, nullptr, kind_, out_, rows, unit); });
+    team.share(gate_units(x_.format, weight_, rows), [&](int64_t unit) {
+        gate_unit(x_, weight_, nullptr, kind_, out_, rows, unit);
+    });
 }
 
 void BlockLinearOp::run(Team& team) const {
     const Weight& shape = weights_[0];
     const int64_t rows = rows_.count(), blocks = static_cast<int64_t>(weights_.size());
-    const int64_t units = linear_units(shape, rows);
+    const int64_t units = linear_units(Format::kFloat32, shape, rows);
     const int64_t rest = x_step_ - shape.in, out_step = shape.out + rest;
     team.share(units * blocks, [&](int64_t unit) {
         const int64_t block = unit / units;

@@ -17,11 +17,11 @@ struct LinearOut {
     int64_t stride = 0;  // of rows of `values`; 0: the weight's outputs
 };
 
-// The units of work of a product of `rows` rows, and one of them.
-int64_t linear_units(const Weight& weight, int64_t rows);
+// The units of work of a product of `rows` rows in this format, and one of them.
+int64_t linear_units(Format format, const Weight& weight, int64_t rows);
 void linear_unit(const Activation& x, const Weight& weight, const LinearOut& out, int64_t rows,
                  int64_t unit);
-int64_t gate_units(const Weight& weight, int64_t rows);
+int64_t gate_units(Format format, const Weight& weight, int64_t rows);
 // `bias`: of gate, then of up, or null.
 void gate_unit(const Activation& x, const Weight& weight, const float* bias, Gate kind,
                const Activation& out, int64_t rows, int64_t unit);

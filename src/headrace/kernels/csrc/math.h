@@ -28,8 +28,7 @@ inline float exp(float x) {
 }
 
 inline F32x16 sigmoid(F32x16 x) {
-    const F32x16 one = F32x16::broadcast(1.0f);
-    return one / (one + exp(F32x16::zero() - x));
+    return reciprocal(F32x16::broadcast(1.0f) + exp(F32x16::zero() - x));
 }
 
 inline F32x16 tanh(F32x16 x) {

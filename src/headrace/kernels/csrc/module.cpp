@@ -65,7 +65,7 @@ class Arguments {
         const int64_t out = integer(), in = integer();
         const Kind kind = static_cast<Kind>(size());
         const int64_t group = integer();
-        return {data, out, in, kind, group, flag()};
+        return {data, out, in, kind, group, static_cast<Scaling>(size())};
     }
     Cache cache() {
         void *keys = address<void>(), *values = address<void>();
@@ -434,9 +434,10 @@ PyObject* pack_blocks(PyObject*, PyObject* const* values, Py_ssize_t count) {
     const auto* blocks = a.address<uint8_t>();
     const int64_t row_bytes = a.integer();
     const Source source = static_cast<Source>(a.size());
+    const int64_t first_group = a.integer();
     const Weight weight = a.weight();
-    return finish_one(a, nullptr,
-                      PackBlocksOp(rows, blocks, row_bytes, source, weight, a.integer()));
+    return finish_one(a, nullptr, PackBlocksOp(rows, blocks, row_bytes, source, first_group,
+                                               weight, a.integer()));
 }
 
 PyObject* pack_groups(PyObject*, PyObject* const* values, Py_ssize_t count) {
@@ -444,9 +445,9 @@ PyObject* pack_groups(PyObject*, PyObject* const* values, Py_ssize_t count) {
     const Rows rows = a.rows();
     const auto* quants = a.address<uint8_t>();
     const auto* scales = a.address<float>();
-    const auto* minima = a.address<float>();
+    const auto* offsets = a.address<void>();
     const Weight weight = a.weight();
-    return finish_one(a, nullptr, PackGroupsOp(rows, quants, scales, minima, weight, a.integer()));
+    return finish_one(a, nullptr, PackGroupsOp(rows, quants, scales, offsets, weight, a.integer()));
 }
 
 PyObject* pack_floats(PyObject*, PyObject* const* values, Py_ssize_t count) {

@@ -5,10 +5,12 @@
 namespace headrace {
 namespace {
 
-// 32 weights: w = q * scale + minimum, q in -128..127. Formats without a minimum are signed.
+// 32 weights: w = q * scale * scale_factor + minimum * minimum_factor, q in -128..127. Formats
+// without a minimum are signed.
 struct Group {
     int8_t q[kGroup];
     float scale, minimum;
+    uint8_t scale_factor = 1, minimum_factor = 1;
 };
 
 float half_at(const uint8_t* from) {
@@ -60,8 +62,10 @@ void scale_and_minimum(const uint8_t* block, int index, Group& group) {
         scale = (packed[index + 4] & 15) | (packed[index - 4] >> 6 << 4);
         minimum = (packed[index + 4] >> 4) | (packed[index] >> 6 << 4);
     }
-    group.scale = half_at(block) * static_cast<float>(scale);
-    group.minimum = -half_at(block + 2) * static_cast<float>(minimum);
+    group.scale = half_at(block);
+    group.minimum = -half_at(block + 2);
+    group.scale_factor = static_cast<uint8_t>(scale);
+    group.minimum_factor = static_cast<uint8_t>(minimum);
 }
 
 void q2_k(const uint8_t* block, int index, Group& group) {
@@ -171,22 +175,38 @@ void put_quants(const Weight& weight, int64_t row, int64_t first, const uint8_t*
     }
 }
 
-void put_scale(const Weight& weight, int64_t row, int64_t group, float scale, float minimum) {
-    uint16_t* scales = weight.scales(row / kLanes) + row % kLanes +
-                       group * (weight.scale_bytes() / 2);
-    scales[0] = to_half(scale);
-    if (weight.has_minimum) scales[kLanes] = to_half(minimum);
+void put_half(const Weight& weight, int64_t row, int64_t group, int place, float value) {
+    const uint16_t half = to_half(value);
+    uint8_t* scales = weight.scales(row / kLanes, group);
+    std::memcpy(scales + 2 * (place * kLanes + row % kLanes), &half, sizeof half);
+}
+
+void put_scales(const Weight& weight, int64_t row, int64_t index, const Group& group) {
+    if (weight.scaling != Scaling::kSuperBlock) {
+        put_half(weight, row, index, 0, group.scale * group.scale_factor);
+        if (weight.scaling == Scaling::kMinimum) {
+            put_half(weight, row, index, 1, group.minimum * group.minimum_factor);
+        }
+        return;
+    }
+    const int64_t parts = weight.group / kGroup;
+    put_half(weight, row, index / parts, 0, group.scale);
+    put_half(weight, row, index / parts, 1, group.minimum);
+    uint8_t* factors = weight.scales(row / kLanes, index / parts) +
+                       (4 + 2 * (index % parts)) * kLanes + row % kLanes;
+    factors[0] = group.scale_factor;
+    factors[kLanes] = group.minimum_factor;
 }
 
 // A nibble with a minimum is unsigned: signed formats move their zero point into the minimum.
-void put(const Weight& weight, int64_t row, int64_t index, const Group& group, bool is_signed) {
+void put(const Weight& weight, int64_t row, int64_t index, Group& group, bool is_signed) {
     const bool nibble = weight.kind == Kind::kInt4;
     const int offset = nibble ? (is_signed ? 8 : 0) : 128;
     uint8_t q[kGroup];
     for (int k = 0; k < kGroup; ++k) q[k] = static_cast<uint8_t>(group.q[k] + offset);
     put_quants(weight, row, index * kGroup, q);
-    const float moved = nibble && is_signed ? 8 * group.scale : 0.0f;
-    put_scale(weight, row, index, group.scale, group.minimum - moved);
+    if (nibble && is_signed) group.minimum = -8 * group.scale;
+    put_scales(weight, row, index, group);
 }
 
 }  // namespace
@@ -194,9 +214,9 @@ void put(const Weight& weight, int64_t row, int64_t index, const Group& group, b
 void PackBlocksOp::run(Team& team) const {
     const bool is_signed = source_ == Source::kQ4_0;
     team.share(rows_.count(), [&](int64_t row) {
-        Group group;
         for (int64_t index = 0; index < weight_.in / kGroup; ++index) {
-            decode(source_, blocks_ + row * row_bytes_, index, group);
+            Group group;
+            decode(source_, blocks_ + row * row_bytes_, first_group_ + index, group);
             put(weight_, first_row_ + row, index, group, is_signed);
         }
     });
@@ -204,15 +224,21 @@ void PackBlocksOp::run(Team& team) const {
 
 void PackGroupsOp::run(Team& team) const {
     const int64_t groups = weight_.in / weight_.group;
-    const float offset = weight_.kind == Kind::kInt8 && weight_.has_minimum ? 128.0f : 0.0f;
+    const float middle = weight_.kind == Kind::kInt8 ? 128.0f : 0.0f;
+    const auto* minima = static_cast<const float*>(offsets_);
+    const auto* zero_points = static_cast<const uint8_t*>(offsets_);
     team.share(rows_.count(), [&](int64_t row) {
         for (int64_t k = 0; k < weight_.in; k += kGroup) {
             put_quants(weight_, first_row_ + row, k, quants_ + row * weight_.in + k);
         }
         for (int64_t group = 0; group < groups; ++group) {
-            const int64_t at = row * groups + group;
-            const float minimum = minima_ ? minima_[at] + offset * scales_[at] : 0.0f;
-            put_scale(weight_, first_row_ + row, group, scales_[at], minimum);
+            const int64_t at = row * groups + group, to = first_row_ + row;
+            put_half(weight_, to, group, 0, scales_[at]);
+            if (weight_.scaling == Scaling::kMinimum) {
+                put_half(weight_, to, group, 1, minima[at] + middle * scales_[at]);
+            } else if (weight_.scaling == Scaling::kZeroPoint) {
+                weight_.scales(to / kLanes, group)[2 * kLanes + to % kLanes] = zero_points[at];
+            }
         }
     });
 }

@@ -4,6 +4,7 @@
 
 #include "codebook.h"
 #include "quantize.h"
+#include "scales.h"
 
 namespace headrace {
 namespace {
@@ -57,11 +58,11 @@ void row_group(const Weight& table, int64_t row, int64_t group, float* to) {
     const int64_t tile = row / kLanes, lane = row % kLanes;
     const bool nibbles = is_nibbles(table.kind);
     const float* book = codebook(table.kind);
-    const uint16_t* scales = table.scales(tile) + lane +
-                             group * kGroup / table.group * (table.scale_bytes() / 2);
-    const float scale = half_to_float(scales[0]);
-    const float minimum = table.has_minimum ? half_to_float(scales[kLanes]) : 0.0f;
-    const float offset = nibbles ? (table.has_minimum ? 0.0f : 8.0f) : 128.0f;
+    float scales[kLanes], minima[kLanes];
+    const Affine affine = load_scales(table, tile, group * kGroup);
+    affine.scale.store(scales);
+    affine.minimum.store(minima);
+    const float offset = nibbles ? 0.0f : 128.0f;
     const uint8_t* lines = table.tile(tile) + group * (nibbles ? 256 : 512) + lane * 4;
     for (int k = 0; k < kGroup; ++k) {
         int value;
@@ -72,7 +73,7 @@ void row_group(const Weight& table, int64_t row, int64_t group, float* to) {
             value = lines[k / 4 * 64 + k % 4];
         }
         const float number = book ? book[value] : static_cast<float>(value) - offset;
-        to[k] = std::fma(number, scale, minimum);
+        to[k] = std::fma(number, scales[lane], minima[lane]);
     }
 }
 

@@ -6,7 +6,7 @@
 #include <type_traits>
 
 #include "codebook.h"
-#include "layout.h"
+#include "scales.h"
 
 namespace headrace {
 
@@ -106,12 +106,13 @@ constexpr int64_t kPrefetchBytes = 8192;
 
 // c[r][16] = rows r of `cells`, from row `first` of its block, times one integer tile. Per group
 // of 32 the sum is exact; group sums are scaled and added in order.
-template <int R, Kind kKind, bool kMinimum>
+template <int R, Kind kKind, Scaling kScaling>
 inline void multiply_tile(const Weight& weight, int64_t tile, const Cell* cells, int first,
                           float* c, int64_t ldc) {
     constexpr int kQuants = is_nibbles(kKind) ? 4 : 8;  // lines per 32 inputs
+    constexpr bool kMinimum = kScaling != Scaling::kSymmetric;
     const uint8_t* quants = weight.tile(tile);
-    const uint16_t* scales = weight.scales(tile);
+    const uint8_t* scales = weight.scales(tile);
     const uint8_t* ahead = quants + kPrefetchBytes;
     const int64_t cells_per_scale = weight.group / kGroup;
     U8x64 table;
@@ -120,12 +121,9 @@ inline void multiply_tile(const Weight& weight, int64_t tile, const Cell* cells,
     F32x16 acc[R];
     for (F32x16& sum : acc) sum = F32x16::zero();
     for (int64_t group = weight.in / weight.group; group > 0; --group) {
-        F32x16 scale = load_f16(scales);
-        if constexpr (is_codebook4(kKind)) scale = scale * unit;
-        F32x16 minimum = scale;
-        if constexpr (kMinimum) minimum = load_f16(scales + kLanes);
-        scales += kMinimum ? 2 * kLanes : kLanes;
         for (int64_t i = 0; i < cells_per_scale; ++i, ++cells) {
+            auto [scale, minimum] = load_scales<kKind, kScaling>(scales, i);
+            if constexpr (is_codebook4(kKind)) scale = scale * unit;
             const int8_t* q = cells->q[first];
             I32x16 sum[R];
             HEADRACE_UNROLL
@@ -172,6 +170,7 @@ inline void multiply_tile(const Weight& weight, int64_t tile, const Cell* cells,
                 }
             }
         }
+        scales += scale_bytes(kScaling, cells_per_scale);
     }
     HEADRACE_UNROLL
     for (int r = 0; r < R; ++r) acc[r].store(c + r * ldc);

@@ -1,6 +1,7 @@
 // AMX, one instruction for 16 rows, 16 outputs and 32 inputs: the products of bfloat16 rows with
-// bfloat16 tiles, and of int8 rows with an integer tile. The latter's integer sums are exact and are scaled in the same order as in multiply_tile, so a row's
-// result is the same bits whichever of the two computes it.
+// bfloat16 tiles, and of int8 rows with an integer tile. The latter's integer sums are exact and are
+// scaled in the same order as in multiply_tile, so a row's result is the same bits whichever of the
+// two computes it.
 // Without AMX no number of rows suits.
 #pragma once
 
@@ -69,7 +70,7 @@ struct alignas(64) TileSums {
     int32_t values[kInFlight][kBlockRows][kLanes];
 };
 
-template <Kind kKind, bool kMinimum>
+template <Kind kKind, Scaling kScaling>
 inline void unpack_group(const Weight& weight, int64_t tile, int64_t index, UnpackedGroup& to) {
     constexpr bool kNibbles = is_nibbles(kKind);
     constexpr int64_t kBytes = sizeof to.q / (kNibbles ? 2 : 1);
@@ -84,19 +85,19 @@ inline void unpack_group(const Weight& weight, int64_t tile, int64_t index, Unpa
             store(line, _mm512_xor_si512(lookup(table, low_nibbles(bytes)).v, flip));
             store(line + 4, _mm512_xor_si512(lookup(table, high_nibbles(bytes)).v, flip));
         } else if constexpr (kNibbles) {
-            const __m512i zero_point = _mm512_set1_epi8(kMinimum ? 0 : 8);
+            const __m512i zero_point = _mm512_set1_epi8(kScaling == Scaling::kSymmetric ? 8 : 0);
             store(line, _mm512_sub_epi8(low_nibbles(bytes).v, zero_point));
             store(line + 4, _mm512_sub_epi8(high_nibbles(bytes).v, zero_point));
         } else {
             store(line, _mm512_xor_si512(bytes.v, _mm512_set1_epi8(-128)));
         }
     }
-    const int64_t scale_index = index * kGroup / weight.group;
-    const uint16_t* scales = weight.scales(tile) + scale_index * (kMinimum ? 2 : 1) * kLanes;
-    F32x16 scale = load_f16(scales);
+    const int64_t first = index * kGroup;
+    auto [scale, minimum] = load_scales<kKind, kScaling>(
+        weight.scales(tile, first / weight.group), first % weight.group / kGroup);
     if constexpr (is_codebook4(kKind)) scale = scale * F32x16::broadcast(1 / kUnits<kKind>);
     scale.store(to.scale);
-    if constexpr (kMinimum) load_f16(scales + kLanes).store(to.minimum);
+    minimum.store(to.minimum);
 }
 
 // Sum register kSum = a cell times a group. Assembly, because gcc 12's intrinsics take no template
@@ -179,16 +180,17 @@ inline void multiply_block(const Cell* cells, const Cell* next, const UnpackedGr
 }
 
 // c[rows][16] = rows, from row block `block`, times one integer tile. Writes whole blocks to c.
-template <Kind kKind, bool kMinimum>
+template <Kind kKind, Scaling kScaling>
 inline void multiply_blocks(const Activation& x, int64_t block, int64_t rows,
                             const Weight& weight, int64_t tile, float* c, int64_t ldc) {
+    constexpr bool kMinimum = kScaling != Scaling::kSymmetric;
     const int64_t blocks = (rows + kBlockRows - 1) / kBlockRows;
     UnpackedGroup groups[kUnpackedGroups];
     for (int64_t r = 0; r < blocks * kBlockRows; ++r) F32x16::zero().store(c + r * ldc);
     for (int64_t first = 0; first < x.groups(); first += kUnpackedGroups) {
         const int64_t count = std::min(kUnpackedGroups, x.groups() - first);
         for (int64_t g = 0; g < count; ++g) {
-            unpack_group<kKind, kMinimum>(weight, tile, first + g, groups[g]);
+            unpack_group<kKind, kScaling>(weight, tile, first + g, groups[g]);
         }
         const Cell* cells = x.cells(block) + first;
         start_products(cells, groups, count);
@@ -214,9 +216,9 @@ inline void clear_tile() {
     __asm__ volatile("tilezero %%tmm%c[tile]" : : [tile] "i"(kTile));
 }
 template <int kTile>
-inline void load_tile(const void* from) {
-    __asm__ volatile("tileloadd (%[from], %[line]), %%tmm%c[tile]"
-                     : : [from] "r"(from), [line] "r"(int64_t{64}), [tile] "i"(kTile) : "memory");
+inline void load_tile(const void* from, int64_t row_bytes = 64) {
+    __asm__ volatile("tileloadd (%[from], %[row]), %%tmm%c[tile]"
+                     : : [from] "r"(from), [row] "r"(row_bytes), [tile] "i"(kTile) : "memory");
 }
 template <int kTile>
 inline void store_tile(float* to, int64_t row_floats) {
@@ -229,53 +231,210 @@ inline void multiply_tiles() {
                      : : [sum] "i"(kSum), [left] "i"(kLeft), [right] "i"(kRight));
 }
 
-// c[16 * kBlocks][16 * kVectors] = blocks of rows times tiles, both `groups` long.
+// Two rows of lanes, rounded, as one line of a right tile.
+inline void store_pair(F32x16 even, F32x16 odd, uint16_t* line) {
+    const __m512i zipped = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9,
+                                            24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1,
+                                            16, 0);
+    const auto both = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(odd.v, even.v));
+    _mm512_store_si512(line, _mm512_permutexvar_epi16(zipped, both));
+}
+
+// What the codes of four bits stand for.
+template <Kind kKind>
+inline F32x16 nibble_table() {
+    if constexpr (is_codebook4(kKind)) return F32x16::load(codebook(kKind));
+    return to_float({_mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0)});
+}
+
+// 32 inputs of a tile in groups, rounded to bfloat16.
+template <Kind kKind>
+inline void widen_group(const Weight& weight, int64_t tile, int64_t index, RightTile& to) {
+    constexpr bool kNibbles = is_nibbles(kKind);
+    constexpr int kLines = kNibbles ? 4 : 8;
+    const Affine affine = load_scales(weight, tile, index * kGroup);
+    const F32x16 table = nibble_table<kKind>();
+    const uint8_t* quants = weight.tile(tile) + index * kLines * 64;
+    for (int line = 0; line < kLines; ++line) {
+        const __m512i codes = U8x64::load(quants + 64 * line).v;
+        __builtin_prefetch(quants + 64 * line + kPrefetchBytes, 0, 2);
+        const auto value = [&](unsigned bit) {
+            const __m512i code = _mm512_srli_epi32(codes, bit);
+            if constexpr (kNibbles) {
+                return fma({_mm512_permutexvar_ps(code, table.v)}, affine.scale, affine.minimum);
+            }
+            const __m512i byte = _mm512_and_si512(code, _mm512_set1_epi32(255));
+            return fma(to_float({_mm512_sub_epi32(byte, _mm512_set1_epi32(128))}), affine.scale, affine.minimum);
+        };
+        const auto store = [&](int to_line, unsigned bit) {
+            store_pair(value(bit), value(bit + 16), to.values[to_line][0]);
+            store_pair(value(bit + 8), value(bit + 24), to.values[to_line + 1][0]);
+        };
+        store(2 * line, 0);
+        if constexpr (kNibbles) store(2 * (kLines + line), 4);
+    }
+}
+
+template <Kind kKind>
+inline void widen_groups(const Weight& weight, int64_t tile, int64_t first, int64_t count,
+                         RightTile* to) {
+    for (int64_t g = 0; g < count; ++g) widen_group<kKind>(weight, tile, first + g, to[g]);
+}
+
+inline void widen_groups(const Weight& weight, int64_t tile, int64_t first, int64_t count,
+                         RightTile* to) {
+    switch (weight.kind) {
+        case Kind::kNF4: return widen_groups<Kind::kNF4>(weight, tile, first, count, to);
+        case Kind::kFP4: return widen_groups<Kind::kFP4>(weight, tile, first, count, to);
+        case Kind::kMXFP4: return widen_groups<Kind::kMXFP4>(weight, tile, first, count, to);
+        case Kind::kInt4: return widen_groups<Kind::kInt4>(weight, tile, first, count, to);
+        default: return widen_groups<Kind::kInt8>(weight, tile, first, count, to);
+    }
+}
+
+// The sums of 16 * kBlocks rows and 16 * kVectors outputs, from zero.
 template <int kBlocks, int kVectors>
-inline void multiply_bfloat16_blocks(const BFloat16Cell* cells, const RightTile* tiles,
-                                     int64_t groups, float* c, int64_t ldc) {
+inline void clear_sums() {
     clear_tile<0>();
     if (kVectors > 1) clear_tile<1>();
     if (kBlocks > 1) clear_tile<2>();
     if (kBlocks > 1 && kVectors > 1) clear_tile<3>();
+}
+
+template <int kBlocks, int kVectors>
+inline void load_sums(const float* c, int64_t ldc) {
+    const float* const c2 = c + kBlockRows * ldc;
+    load_tile<0>(c, ldc * 4);
+    if (kVectors > 1) load_tile<1>(c + kLanes, ldc * 4);
+    if (kBlocks > 1) load_tile<2>(c2, ldc * 4);
+    if (kBlocks > 1 && kVectors > 1) load_tile<3>(c2 + kLanes, ldc * 4);
+}
+
+template <int kBlocks, int kVectors>
+inline void store_sums(float* c, int64_t ldc) {
+    float* const c2 = c + kBlockRows * ldc;
+    store_tile<0>(c, ldc);
+    if (kVectors > 1) store_tile<1>(c + kLanes, ldc);
+    if (kBlocks > 1) store_tile<2>(c2, ldc);
+    if (kBlocks > 1 && kVectors > 1) store_tile<3>(c2 + kLanes, ldc);
+}
+
+// Adds the products of 32 inputs.
+template <int kBlocks, int kVectors>
+inline void add_products(const BFloat16Cell* cell, const BFloat16Cell* cell2, const RightTile* right,
+                         const RightTile* right2) {
+    load_tile<4>(cell);
+    load_tile<6>(right);
+    multiply_tiles<0, 4, 6>();
+    if (kVectors > 1) {
+        load_tile<7>(right2);
+        multiply_tiles<1, 4, 7>();
+    }
+    if (kBlocks > 1) {
+        load_tile<5>(cell2);
+        multiply_tiles<2, 5, 6>();
+    }
+    if (kBlocks > 1 && kVectors > 1) multiply_tiles<3, 5, 7>();
+}
+
+// c[16 * kBlocks][16 * kVectors] = blocks of rows times tiles that no other rows read: a stream, of
+// which what follows is fetched.
+template <int kBlocks, int kVectors>
+inline void multiply_stream(const BFloat16Cell* cells, const RightTile* tiles, int64_t groups,
+                            float* c, int64_t ldc) {
+    clear_sums<kBlocks, kVectors>();
     for (int64_t g = 0; g < groups; ++g) {
         for (int v = 0; v < kVectors; ++v) {
             const RightTile* ahead = tiles + v * groups + g + kPrefetchBytes / sizeof(RightTile);
             for (const auto& line : ahead->values) __builtin_prefetch(line, 0, 2);
         }
-        load_tile<4>(cells + g);
-        load_tile<6>(tiles + g);
-        multiply_tiles<0, 4, 6>();
-        if (kVectors > 1) {
-            load_tile<7>(tiles + groups + g);
-            multiply_tiles<1, 4, 7>();
-        }
-        if (kBlocks > 1) {
-            load_tile<5>(cells + groups + g);
-            multiply_tiles<2, 5, 6>();
-        }
-        if (kBlocks > 1 && kVectors > 1) multiply_tiles<3, 5, 7>();
+        add_products<kBlocks, kVectors>(cells + g, cells + groups + g, tiles + g,
+                                        tiles + groups + g);
     }
-    store_tile<0>(c, ldc);
-    if (kVectors > 1) store_tile<1>(c + kLanes, ldc);
-    if (kBlocks > 1) store_tile<2>(c + kBlockRows * ldc, ldc);
-    if (kBlocks > 1 && kVectors > 1) store_tile<3>(c + kBlockRows * ldc + kLanes, ldc);
+    store_sums<kBlocks, kVectors>(c, ldc);
 }
 
-// c[rows][16 * vectors] = rows from `row`, the first of a block, times one or two bfloat16 tiles, of
-// any number of rows with the same instructions. Writes whole blocks to c.
-inline void multiply_bfloat16(const Activation& x, int64_t row, int64_t rows, const Weight& weight,
-                              int64_t tile, int vectors, float* c, int64_t ldc) {
-    const auto* tiles = reinterpret_cast<const RightTile*>(weight.tile(tile));
-    const int64_t blocks = (rows + kBlockRows - 1) / kBlockRows;
-    with_constant<2>(vectors, [&](auto v) {
-        for (int64_t b = 0; b < blocks; b += 2) {
-            const BFloat16Cell* cells = x.bfloat16_cells(row / kBlockRows + b);
-            with_constant<2>(static_cast<int>(std::min<int64_t>(2, blocks - b)), [&](auto n) {
-                multiply_bfloat16_blocks<n.value, v.value>(cells, tiles, x.groups(),
-                                                           c + b * kBlockRows * ldc, ldc);
-            });
+// A part of the depth for which two tiles stay in the L1 cache while all rows are multiplied with
+// them, and lines of what follows that are fetched meanwhile: so many for each group and tile.
+struct Resident {
+    const RightTile *right, *right2;
+    int64_t groups;
+    bool is_first;
+    const uint8_t *next, *next2;
+    int64_t lines;
+};
+constexpr int64_t kResidentGroups = 9;
+
+// c[16 * kBlocks][16 * kVectors] += blocks of rows, `row_groups` long, times a part's tiles.
+template <int kBlocks, int kVectors>
+inline void multiply_resident(const BFloat16Cell* cells, int64_t row_groups, const Resident& part,
+                              int64_t step, float* c, int64_t ldc) {
+    if (part.is_first) {
+        clear_sums<kBlocks, kVectors>();
+    } else {
+        load_sums<kBlocks, kVectors>(c, ldc);
+    }
+    const int64_t groups = part.groups, lines = part.lines, skipped = step * groups * lines;
+    const RightTile *right = part.right, *right2 = part.right2;
+    const uint8_t *next = part.next + 64 * skipped, *next2 = part.next2 + 64 * skipped;
+    for (int64_t g = 0; g < groups; ++g) {
+        for (int64_t i = 0; i < lines; ++i, next += 64, next2 += 64) {
+            __builtin_prefetch(next, 0, 2);
+            __builtin_prefetch(next2, 0, 2);
         }
+        add_products<kBlocks, kVectors>(cells + g, cells + row_groups + g, right + g, right2 + g);
+    }
+    store_sums<kBlocks, kVectors>(c, ldc);
+}
+
+// Calls function(v, n) with the numbers of vectors, and of blocks of `rows`, as constants.
+template <typename Function>
+inline void with_blocks(int vectors, int64_t rows, Function function) {
+    with_constant<2>(vectors, [&](auto v) {
+        with_constant<2>(rows > kBlockRows ? 2 : 1, [&](auto n) { function(v, n); });
     });
+}
+
+// c[rows][16 * vectors] = rows from `row`, the first of a block, times one or two tiles of a bfloat16
+// weight or of one in groups, which is rounded to bfloat16; of any number of rows with the same
+// instructions. Writes whole blocks to c, and calls finish(first, count) when these rows are done.
+template <typename Finish>
+inline void multiply_bfloat16(const Activation& x, int64_t row, int64_t rows, const Weight& weight,
+                              int64_t tile, int vectors, float* c, int64_t ldc, Finish finish) {
+    constexpr int64_t kRows = 2 * kBlockRows;
+    const auto* tiles = reinterpret_cast<const RightTile*>(weight.tile(tile));
+    const int64_t groups = x.groups(), steps = (rows + kRows - 1) / kRows;
+    const bool is_widened = is_grouped(weight.kind);
+    if (steps == 1 && !is_widened) {
+        with_blocks(vectors, rows, [&](auto v, auto n) {
+            multiply_stream<n.value, v.value>(x.bfloat16_cells(row / kBlockRows), tiles, groups, c,
+                                              ldc);
+        });
+        return finish(0, rows);
+    }
+    RightTile widened[2][kResidentGroups];
+    const int64_t parts = (groups + kResidentGroups - 1) / kResidentGroups;
+    for (int64_t part = 0; part < parts; ++part) {
+        const int64_t first = groups * part / parts, last = groups * (part + 1) / parts;
+        const auto* next = reinterpret_cast<const uint8_t*>(
+            tiles + (part + 1 < parts ? last : vectors * groups));
+        Resident resident{tiles + first, tiles + groups + first, last - first, part == 0, next,
+                          next + groups * sizeof *tiles, (kGroup / 2 + steps - 1) / steps};
+        if (is_widened) {
+            for (int v = 0; v < vectors; ++v) {
+                widen_groups(weight, tile + v, first, last - first, widened[v]);
+            }
+            resident.right = widened[0], resident.right2 = widened[1], resident.lines = 0;
+        }
+        for (int64_t step = 0; step < steps; ++step) {
+            const int64_t r = step * kRows, count = std::min(kRows, rows - r);
+            const BFloat16Cell* cells = x.bfloat16_cells((row + r) / kBlockRows) + first;
+            with_blocks(vectors, count, [&](auto v, auto n) {
+                multiply_resident<n.value, v.value>(cells, groups, resident, step, c + r * ldc, ldc);
+            });
+            if (last == groups) finish(r, count);
+        }
+    }
 }
 
 #else
@@ -287,10 +446,11 @@ struct TileRegisters {
     TileRegisters(Format, int64_t) {}
 };
 
+template <typename Finish>
 inline void multiply_bfloat16(const Activation&, int64_t, int64_t, const Weight&, int64_t, int,
-                              float*, int64_t) {}
+                              float*, int64_t, Finish) {}
 
-template <Kind, bool>
+template <Kind, Scaling>
 inline void multiply_blocks(const Activation&, int64_t, int64_t, const Weight&, int64_t, float*,
                             int64_t) {}
 

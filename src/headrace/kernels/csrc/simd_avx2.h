@@ -38,6 +38,7 @@ inline F32x16 operator*(F32x16 x, F32x16 y) {
 inline F32x16 operator/(F32x16 x, F32x16 y) {
     return {_mm256_div_ps(x.a, y.a), _mm256_div_ps(x.b, y.b)};
 }
+inline F32x16 reciprocal(F32x16 a) { return F32x16::broadcast(1.0f) / a; }
 inline F32x16 fma(F32x16 x, F32x16 y, F32x16 z) {
     return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)};
 }
@@ -104,6 +105,11 @@ inline __m256 widen_i8(const int8_t* from) {
     return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes));
 }
 inline F32x16 load_i8(const int8_t* from) { return {widen_i8(from), widen_i8(from + 8)}; }
+inline __m256 widen_u8(const uint8_t* from) {
+    const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(from));
+    return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes));
+}
+inline F32x16 load_u8(const uint8_t* from) { return {widen_u8(from), widen_u8(from + 8)}; }
 inline void store_f16(F32x16 x, uint16_t* to) {
     constexpr int mode = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
     auto* halves = reinterpret_cast<__m128i*>(to);

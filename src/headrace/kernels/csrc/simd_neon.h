@@ -41,6 +41,7 @@ inline F32x16 operator*(F32x16 a, F32x16 b) {
 inline F32x16 operator/(F32x16 a, F32x16 b) {
     return per_register([&](int i) { return vdivq_f32(a.v[i], b.v[i]); });
 }
+inline F32x16 reciprocal(F32x16 a) { return F32x16::broadcast(1.0f) / a; }
 inline F32x16 fma(F32x16 a, F32x16 b, F32x16 c) {
     return per_register([&](int i) { return vfmaq_f32(c.v[i], a.v[i], b.v[i]); });
 }
@@ -97,6 +98,14 @@ inline F32x16 load_i8(const int8_t* from) {
              vcvtq_f32_s32(vmovl_s16(vget_high_s16(low))),
              vcvtq_f32_s32(vmovl_s16(vget_low_s16(high))),
              vcvtq_f32_s32(vmovl_s16(vget_high_s16(high)))}};
+}
+inline F32x16 load_u8(const uint8_t* from) {
+    const uint8x16_t bytes = vld1q_u8(from);
+    const uint16x8_t low = vmovl_u8(vget_low_u8(bytes)), high = vmovl_u8(vget_high_u8(bytes));
+    return {{vcvtq_f32_u32(vmovl_u16(vget_low_u16(low))),
+             vcvtq_f32_u32(vmovl_u16(vget_high_u16(low))),
+             vcvtq_f32_u32(vmovl_u16(vget_low_u16(high))),
+             vcvtq_f32_u32(vmovl_u16(vget_high_u16(high)))}};
 }
 inline void store_f16(F32x16 a, uint16_t* to) {
     for (int i = 0; i < 4; ++i) {
