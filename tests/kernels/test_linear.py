@@ -118,7 +118,7 @@ def test_bfloat16_activations(tiled: Kernels, out: int, in_: int) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "group_size", "scaling"),
-    [*INTEGER_WEIGHTS, ("nf4", 64, "symmetric"), ("fp4", 32, "symmetric")],
+    [*INTEGER_WEIGHTS, *((kind, 32, "symmetric") for kind in ("nf4", "fp4", "mxfp4"))],
 )
 @pytest.mark.parametrize("out", [1, 50])
 def test_weights_in_groups_are_rounded_for_bfloat16_activations(
@@ -157,14 +157,17 @@ def test_bfloat16_sums_have_two_chains_for_32_inputs() -> None:
 
 
 @pytest.mark.parametrize("exact", [False, True])
-def test_bias_and_residual(kernels: Kernels, exact: bool) -> None:
+@pytest.mark.parametrize("columns", [slice(0, 50), slice(7, 57)])
+def test_bias_and_residual(kernels: Kernels, exact: bool, columns: slice) -> None:
     weight = grouped("int4", 50, 64, 32, "minimum")
-    x, bias, residual = activations(9, 64), torch.randn(50), torch.randn(9, 50)
-    result = residual.clone()
+    x, bias, wide = activations(9, 64), torch.randn(50), torch.randn(9, 57)
+    before, result = wide.clone(), wide[:, columns]
     activation = x if exact else quantized(kernels, x)
     kernels.linear(activation, weight.pack(kernels), result, bias=bias, accumulate=True)
     inputs = x if exact else fake_quantized(x)
-    assert error(result, inputs, weight, bias + residual) < TOLERANCE
+    assert error(result, inputs, weight, bias + before[:, columns]) < TOLERANCE
+    result.copy_(before[:, columns])
+    assert torch.equal(wide, before)  # beside its columns
 
 
 @pytest.mark.parametrize("kind", ["float16", "float32"])

@@ -1,6 +1,8 @@
 """Writes GGUF files as llama.cpp's converter does, out of transformers models."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import gguf
@@ -30,8 +32,14 @@ def stored_type(array: np.ndarray, type: GGMLQuantizationType) -> GGMLQuantizati
     return type if array.ndim > 1 else GGMLQuantizationType.F32
 
 
-def write_gguf(path: Path, model: Any, type: GGMLQuantizationType) -> None:
-    """Save `model` with its matrices as `type`, and round its own matrices to what was saved."""
+def write_gguf(
+    path: Path,
+    model: Any,
+    type: GGMLQuantizationType,
+    others: Mapping[str, GGMLQuantizationType] = MappingProxyType({}),
+) -> None:
+    """Save `model` with its matrices as `type`, those of layers in `others` ("v_proj") as these,
+    and round its own matrices to what was saved."""
     config = model.config
     name, architecture = ARCHITECTURES[config.architectures[0]]
     writer = gguf.GGUFWriter(path, name)
@@ -42,16 +50,18 @@ def write_gguf(path: Path, model: Any, type: GGMLQuantizationType) -> None:
         if parameter == "lm_head.weight" and config.tie_word_embeddings:
             continue
         array = tensor.numpy()
-        num_heads = heads.get(parameter.split(".")[-2]) if name == "llama" else None
-        blocks = quantize(array, stored_type(array, type))
-        tensor.copy_(torch.from_numpy(dequantize(blocks, stored_type(array, type))))
+        layer = parameter.split(".")[-2]
+        num_heads = heads.get(layer) if name == "llama" else None
+        form = stored_type(array, others.get(layer, type))
+        blocks = quantize(array, form)
+        tensor.copy_(torch.from_numpy(dequantize(blocks, form)))
         if name.startswith("gemma") and parameter.endswith("norm.weight"):
             blocks = blocks + 1
         stored = names.get_name(parameter, try_suffixes=(".weight", ".bias"))
         writer.add_tensor(
             stored,
             permute(blocks, num_heads) if num_heads else blocks,
-            raw_dtype=stored_type(array, type),
+            raw_dtype=form,
         )
     write_rope(writer, model)
     writer.write_header_to_file()

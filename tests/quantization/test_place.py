@@ -12,13 +12,14 @@ from headrace.kernels import load as load_kernels
 from headrace.quantization import LinearWeight, Target, open_scheme
 from headrace.quantization.matrix import QuantizedMatrix
 from headrace.quantization.on_load import ON_LOAD
-from headrace.quantization.place import Matrix, place
+from headrace.quantization.place import Matrix, place, to_floats
 from headrace.quantization.rounding import round_between, round_float8, round_integers
 from headrace.weights.naming import Naming, RenamedWeights, Source, part
 from headrace.weights.parts import Part
 from tests.quantization.formats import FORMATS, Format, fp8, gptq
 from tests.quantization.test_damaged import DictWeights
 from tests.quantization.test_formats import error
+from tests.quantization.test_packed import blocks
 
 ENGINES = {"torch": None, "twins": TorchKernels("test"), "best": load_kernels()}
 NAME = "layer"
@@ -89,22 +90,42 @@ def test_widths_groups_and_zero_points_can_be_fused(engine: str) -> None:
     torch.testing.assert_close(weight.apply(x, None, None), wanted, rtol=2e-3, atol=2e-2)
 
 
+def error_of(weight: LinearWeight, parts: list[Matrix]) -> float:
+    """Of a fused weight with bias and residual."""
+    x, bias = torch.randn(5, weight.in_features), torch.randn(weight.out_features)
+    residual = torch.randn(5, weight.out_features)
+    wanted = x @ torch.cat([to_floats(part) for part in parts]).T + bias + residual
+    return error(weight.apply(x, bias, residual), wanted)
+
+
 @pytest.mark.parametrize("engine", ENGINES)
-def test_what_has_no_common_layout_is_kept_in_16_bits(
+@pytest.mark.parametrize("exact", [True, False])
+def test_layouts_that_differ_stay_as_they_are(engine: str, exact: bool) -> None:
+    parts: list[Matrix] = [
+        round_integers(torch.randn(16, 256), 4, 32),
+        round_float8(torch.randn(24, 256)),
+        torch.randn(8, 256),
+        *(blocks(name, 16, 256, 0)[0] for name in ("Q4_0", "Q4_0", "Q8_0")),
+    ]
+    at = replace(target(ENGINES[engine]), exact_activations=exact)
+    weight = place(parts, at, ["a", "b"])
+    assert error_of(weight, parts) < (2e-3 if exact else 2e-2)
+    if engine == "best":
+        assert weight.nbytes == sum(place([part], at, ["a"]).nbytes for part in parts)
+
+
+@pytest.mark.parametrize("engine", ["twins", "best"])
+def test_columns_in_different_orders_are_kept_in_16_bits(
     engine: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    parts: list[Matrix] = [
-        round_integers(torch.randn(16, 64), 4, 32),
-        round_float8(torch.randn(16, 64)),
-        torch.randn(16, 64),
-    ]
+    parts: list[Matrix] = []
+    for _ in range(2):
+        order = (torch.randperm(128) // 32).int()
+        parts.append(replace(round_integers(torch.randn(16, 128), 4, 32), group_index=order))
     with caplog.at_level(logging.WARNING):
-        weight = place(parts, target(ENGINES[engine]), ["q", "k", "v"])
-    x = torch.randn(5, 64)
-    floats = [part.dequantize() if isinstance(part, QuantizedMatrix) else part for part in parts]
-    wanted = x @ torch.cat(floats).T
-    torch.testing.assert_close(weight.apply(x, None, None), wanted, rtol=2e-3, atol=2e-2)
-    assert ("q, k, v: quantized in different ways" in caplog.text) == (engine != "torch")
+        weight = place(parts, target(ENGINES[engine]), ["q", "k"])
+    assert "q, k: quantized in different orders, kept in 16 bits" in caplog.text
+    assert error_of(weight, parts) < 2e-3 and weight.nbytes == 2 * 32 * 128
 
 
 def test_inputs_of_other_sizes_are_not_fused() -> None:

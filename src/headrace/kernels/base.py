@@ -338,10 +338,11 @@ class Kernels(ABC):
     ) -> None:
         """out = x @ weight.T + bias, or with `accumulate` added to out (the residual stream).
 
-        x [T, K] in one of the weight's `input_dtypes`; out [T, N]; bias [N].
+        x [T, K] in one of the weight's `input_dtypes`; out [T, N], maybe a part of wider rows;
+        bias [N].
         """
         num_rows = self._check_product(x, weight)
-        check(out, "out", torch.float32, num_rows, weight.out_features)
+        check_strided(out, "out", num_rows, weight.out_features)
         if bias is not None:
             check(bias, "bias", torch.float32, weight.out_features)
         self._linear(self._rows(rows, num_rows), x, weight, bias, out, accumulate)

@@ -247,6 +247,7 @@ class NativeKernels(Kernels):
             self._address(bias),
             self._address(out),
             accumulate,
+            out.stride(0),
         )
 
     def _linear_blocks(

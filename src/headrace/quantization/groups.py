@@ -19,23 +19,10 @@ FLOAT8_GROUP_SIZE = 64
 its size."""
 
 
-def have_one_layout(matrices: Sequence[QuantizedMatrix]) -> bool:
-    """Whether the matrices can be one packed weight: one kind of number and one column order."""
-    orders = [matrix.group_index for matrix in matrices]
-    same_order = all(_are_equal(order, orders[0]) for order in orders)
-    return same_order and len({matrix.element for matrix in matrices}) == 1
-
-
-def _are_equal(first: Tensor | None, second: Tensor | None) -> bool:
-    if first is None or second is None:
-        return first is second
-    return torch.equal(first, second)
-
-
 def pack_matrices(
     kernels: Kernels, matrices: Sequence[QuantizedMatrix], *, exact: bool
 ) -> PackedLinear:
-    """Matrices of one layout, fused along their outputs.
+    """Matrices of one layout (`place.layout_of`), fused along their outputs.
 
     Codes of 2 and 3 bits are kept in 4. 8-bit floats that are to meet int8 activations become
     integers. Raises ValueError for scales that float16 cannot hold.
@@ -46,30 +33,27 @@ def pack_matrices(
         ]
     ordered = [order_columns(matrix) for matrix in matrices]
     parts, permutation = [matrix for matrix, _ in ordered], ordered[0][1]
-    group_size = gcd(*(part.group_size for part in parts))
-    kind = _kind(parts)
+    kind = _kind(parts[0])
     scaling = _scaling(parts, kind)
     packed = kernels.empty_weight(
         kind,
         sum(part.shape[0] for part in parts),
         parts[0].shape[1],
-        group_size=group_size,
+        group_size=parts[0].group_size,
         scaling=scaling,
     )
     first = 0
     for part in parts:
-        part = part.with_group_size(group_size)
         quants, offsets = _quants(part, kind, scaling)
         kernels.pack_groups(packed, first, quants, part.scales.float().contiguous(), offsets)
         first += len(quants)
-    return PackedLinear(kernels, packed, exact=exact, permutation=permutation)
+    return PackedLinear(kernels, [packed], exact=exact, permutation=permutation)
 
 
-def _kind(parts: Sequence[QuantizedMatrix]) -> WeightKind:
-    element = parts[0].element
-    if element != "integer":
-        return element
-    return "int4" if all(part.bits <= 4 for part in parts) else "int8"
+def _kind(matrix: QuantizedMatrix) -> WeightKind:
+    if matrix.element != "integer":
+        return matrix.element
+    return "int4" if matrix.bits <= 4 else "int8"
 
 
 def _scaling(parts: Sequence[QuantizedMatrix], kind: WeightKind) -> Scaling:

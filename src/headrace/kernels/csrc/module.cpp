@@ -168,7 +168,8 @@ PyObject* linear(PyObject*, PyObject* const* values, Py_ssize_t count) {
     const Weight weight = a.weight();
     const auto* bias = a.address<float>();
     auto* out = a.address<float>();
-    return finish_one(a, program, LinearOp(rows, x, weight, {bias, out, a.flag()}));
+    const bool accumulate = a.flag();
+    return finish_one(a, program, LinearOp(rows, x, weight, {bias, out, accumulate, a.integer()}));
 }
 
 PyObject* linear_gate(PyObject*, PyObject* const* values, Py_ssize_t count) {
