@@ -35,7 +35,19 @@ INTEGER_WEIGHTS = [
     ("int8", 32, "zero_point"),
     ("int4", 128, "super_block"),
     ("int4", 32, "super_block"),
-    ("int8", 128, "super_block"),
+    ("int5", 128, "super_block"),
+    ("int5", 32, "symmetric"),
+    ("int5", 32, "minimum"),
+    ("int2", 32, "symmetric"),
+    ("int2", 64, "zero_point"),
+    ("int2", 32, "minimum"),
+    ("int3", 64, "symmetric"),
+    ("int3", 32, "zero_point"),
+    ("int3", 32, "minimum"),
+    ("int2", 128, "nibble_super_block"),
+    ("int3", 128, "signed_super_block"),
+    ("int6", 128, "signed_super_block"),
+    ("int6", 32, "signed_super_block"),
 ]
 ROWS = [1, 2, 3, 7, 8, 9, 17, 64, 70]
 
@@ -89,7 +101,7 @@ def test_codebook_weights(kernels: Kernels, kind: WeightKind, group_size: int, o
 
 @pytest.mark.parametrize("scaling", ["minimum", "zero_point", "super_block"])
 def test_codebooks_are_symmetric(kernels: Kernels, scaling: Scaling) -> None:
-    with pytest.raises(ValueError, match="nf4 weight is symmetric"):
+    with pytest.raises(ValueError, match=f"scaling of nf4: '{scaling}' is none of symmetric"):
         kernels.empty_weight("nf4", 16, 64, scaling=scaling)
 
 
@@ -226,7 +238,9 @@ def check_fused_gate(
         lambda: grouped("int4", 70, 1280, 32, "zero_point"),
         lambda: grouped("int8", 70, 1280, 64, "zero_point"),
         lambda: grouped("int4", 70, 1280, 256, "super_block"),
-        lambda: grouped("int8", 70, 1280, 64, "super_block"),
+        lambda: grouped("int5", 70, 1280, 64, "super_block"),
+        lambda: grouped("int2", 70, 1280, 256, "nibble_super_block"),
+        lambda: grouped("int6", 70, 1280, 256, "signed_super_block"),
         lambda: grouped("nf4", 70, 1280, 64, "symmetric"),
         lambda: grouped("float8", 70, 1280, 128, "symmetric"),
         lambda: dense("bfloat16", 70, 1280),
@@ -262,7 +276,11 @@ def test_rows_do_not_depend_on_batch_or_threads(
     [
         ("int4", "minimum"),
         ("int4", "zero_point"),
-        ("int8", "super_block"),
+        ("int2", "zero_point"),
+        ("int3", "symmetric"),
+        ("int5", "symmetric"),
+        ("int5", "super_block"),
+        ("int6", "signed_super_block"),
         ("nf4", "symmetric"),
         ("mxfp4", "symmetric"),
     ],

@@ -37,9 +37,10 @@ def stored(form: Format, weight: torch.Tensor, kernels: Kernels | None) -> Linea
     return scheme.load(DictWeights(tensors), [NAME], [Part.whole()])
 
 
-# Codes of 2 and 3 bits are kept in 4 by the kernels, groups below 32 are filled up.
-WIDENED = {"gptq-2bit-v2", "gptq-3bit", "gptq-4bit-16"}
+# Groups below 32 are filled up by the kernels, and zero points of 2 bits take 8 everywhere.
+WIDENED = {"gptq-4bit-16", "gptq-2bit-v2"}
 MEMORY = {
+    "gptq-2bit-64": gptq(2, 64, symmetric=False),
     "gptq-128": gptq(4, 128, symmetric=False),
     "gptq-128-act-order": gptq(4, 128, symmetric=False, act_order=True),
     **{

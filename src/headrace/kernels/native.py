@@ -46,10 +46,6 @@ CELL_ROWS = 16
 CELL_BYTES = {torch.int8: 768, torch.bfloat16: 1024}
 FORMATS = (torch.float32, torch.int8, torch.bfloat16)
 """Of activations; the order is that of `Format` in csrc/layout.h."""
-BITS: dict[WeightKind, int] = {
-    "int4": 4, "int8": 8, "nf4": 4, "fp4": 4, "mxfp4": 4, "float8": 8,
-    "float16": 16, "bfloat16": 16, "float32": 32,
-}  # fmt: skip
 
 
 class NativeProgram:

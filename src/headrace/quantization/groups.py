@@ -17,6 +17,8 @@ from headrace.quantization.rounding import round_integers
 FLOAT8_GROUP_SIZE = 64
 """Of E4M3 weights rounded to integers: adds a fifth of the error that E4M3 itself has, and 3 % to
 its size."""
+INTEGERS: dict[int, WeightKind] = {2: "int2", 3: "int3", 4: "int4"}
+"""Kinds by bits; other integers take 8."""
 
 
 def pack_matrices(
@@ -24,8 +26,8 @@ def pack_matrices(
 ) -> PackedLinear:
     """Matrices of one layout (`place.layout_of`), fused along their outputs.
 
-    Codes of 2 and 3 bits are kept in 4. 8-bit floats that are to meet int8 activations become
-    integers. Raises ValueError for scales that float16 cannot hold.
+    8-bit floats that are to meet int8 activations become integers. Raises ValueError for scales
+    that float16 cannot hold.
     """
     if matrices[0].element == "float8" and not exact:
         matrices = [
@@ -53,7 +55,7 @@ def pack_matrices(
 def _kind(matrix: QuantizedMatrix) -> WeightKind:
     if matrix.element != "integer":
         return matrix.element
-    return "int4" if matrix.bits <= 4 else "int8"
+    return INTEGERS.get(matrix.bits, "int8")
 
 
 def _scaling(parts: Sequence[QuantizedMatrix], kind: WeightKind) -> Scaling:
@@ -68,7 +70,7 @@ def _scaling(parts: Sequence[QuantizedMatrix], kind: WeightKind) -> Scaling:
 def _shift(matrix: QuantizedMatrix, kind: WeightKind) -> int:
     """What codes move by, so that 8 bits have the middle in the middle: minima are the values of
     quant 0 or 128, and small."""
-    return 0 if kind == "int4" else 128 - 2 ** (matrix.bits - 1)
+    return 128 - 2 ** (matrix.bits - 1) if kind == "int8" else 0
 
 
 def _zero_points(matrix: QuantizedMatrix, kind: WeightKind) -> Tensor:
@@ -86,8 +88,7 @@ def _quants(
     if matrix.element != "integer":
         return matrix.codes.contiguous(), None
     if scaling == "symmetric":
-        middle = 8 if kind == "int4" else 128
-        return (matrix.codes + (middle - 2 ** (matrix.bits - 1))).contiguous(), None
+        return (matrix.codes + _shift(matrix, kind)).contiguous(), None
     zero_points = _zero_points(matrix, kind)
     offsets = zero_points if scaling == "zero_point" else -zero_points * matrix.scales.float()
     return (matrix.codes + _shift(matrix, kind)).contiguous(), offsets

@@ -13,7 +13,7 @@ from headrace.kernels import (
     Kernels,
     PackedWeight,
 )
-from headrace.kernels.tensors import FLOAT_DTYPES, GROUP_SIZE, WeightKind
+from headrace.kernels.tensors import FLOAT_DTYPES, WeightKind
 from headrace.weights.base import RawTensor
 
 FLOAT_KINDS: dict[torch.dtype, WeightKind] = {dtype: kind for kind, dtype in FLOAT_DTYPES.items()}
@@ -131,7 +131,7 @@ def pack_blocks(kernels: Kernels, parts: Sequence[RawTensor], *, exact: bool) ->
         form.kind,
         sum(len(part.data) for part in parts),
         columns,
-        group_size=gcd(columns, *firsts, 256) if form.scaling == "super_block" else GROUP_SIZE,
+        group_size=gcd(columns, *firsts, form.block_weights),
         scaling=form.scaling,
     )
     row = 0
