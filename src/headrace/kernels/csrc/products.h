@@ -137,9 +137,9 @@ inline void multiply_tile(const Weight& weight, int64_t tile, const Cell* cells,
                     sum[r] = I32x16::broadcast(cells->start8[first + r] >> (8 - kBits));
                 }
             }
-            for (int line = 0; line < kBits; ++line) __builtin_prefetch(ahead + 64 * line, 0, 2);
             if constexpr (kKind == Kind::kInt8) {
                 for (int line = 0; line < kBits; ++line) {
+                    __builtin_prefetch(ahead + 64 * line, 0, 2);
                     const U8x64 w = U8x64::load(quants + 64 * line);
                     HEADRACE_UNROLL
                     for (int r = 0; r < R; ++r) sum[r] = dot_bytes(sum[r], w, q + 4 * line + kGroup * r);
@@ -147,6 +147,7 @@ inline void multiply_tile(const Weight& weight, int64_t tile, const Cell* cells,
             } else {
                 HEADRACE_UNROLL
                 for (int line = 0; line < kGroup / 8; ++line) {
+                    __builtin_prefetch(ahead + 64 * line * kBits / 4, 0, 2);
                     auto [low, high] = load_codes<kBits>(quants, line);
                     if constexpr (is_codebook4(kKind)) low = lookup(table, low), high = lookup(table, high);
                     constexpr auto* dot = is_codebook4(kKind) ? dot_bytes : dot_codes;
