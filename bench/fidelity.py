@@ -69,8 +69,8 @@ class Probe:
 
     @torch.inference_mode()
     def _run(self, rows: int, first: int, count: int, head_rows: int | None = None) -> Tensor:
-        """`count` tokens behind the `first` ones of each row: the logits of the last `head_rows`,
-        or of all."""
+        """`count` tokens behind the `first` ones of each row, of a prompt unless it is one: the
+        logits of the last `head_rows`, or of all."""
         batch, total = self._batch, rows * count
         positions = torch.arange(first, first + count)
         batch.positions[:total] = positions.repeat(rows)
@@ -83,9 +83,11 @@ class Probe:
             query_start=batch.query_start[: rows + 1], context_lens=batch.context_lens[:rows],
             block_table=batch.block_table[:rows],
             max_query_len=count, max_context_len=first + count,
+            num_prompt_tokens=total if count > 1 else 0,
         )  # fmt: skip
         hidden = self._model.forward(self._token_ids[:total], part)
-        return self._model.logits(hidden if head_rows is None else hidden[-head_rows:])
+        scored = hidden if head_rows is None else hidden[-head_rows:]
+        return self._model.logits(scored, len(scored) if count > 1 else 0)
 
 
 def _median(step: Callable[[], object], seconds: float) -> float:

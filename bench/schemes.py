@@ -101,6 +101,9 @@ def rows(
     for name, path in copies(floats, given.folder, given.llama_folder).items():
         yield ours(name, path, native)
     yield ours("GGUF Q4_1", embedded, native)
+    if native.kernels and native.kernels.has_bfloat16_tiles:
+        split = replace(native, prompt_dtype=torch.bfloat16)
+        yield ours("the same, prompts in bfloat16", embedded, split)
     for flag, dtype in CACHES.items():
         yield ours(
             f"the same, `--kv-cache-dtype {flag}`", embedded, replace(native, kv_dtype=dtype)

@@ -40,6 +40,7 @@ def prompt_plan(length: int) -> StepPlan:
     return StepPlan(
         ended=[], started=[start], rows=[0], starts=[0], counts=[length],
         token_ids=[(7 * i) % 40000 for i in range(length)], new_blocks=[blocks], num_samples=[1],
+        num_prompt_rows=1,
     )  # fmt: skip
 
 

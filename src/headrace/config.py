@@ -106,10 +106,10 @@ class Settings:
     kernels: Literal["auto", "native", "torch"] = flag(
         "auto", "native: fail without the compiled kernels; torch: use their plain twins"
     )
-    activations: Literal["int8", "float32"] = flag(
-        "int8",
-        "what the CPU kernels multiply quantized weights with (AMX: bfloat16 ones by bfloat16); "
-        "float32 is exact and slower",
+    activations: Literal["auto", "int8", "float32"] = flag(
+        "auto",
+        "what the CPU kernels multiply quantized weights with: int8, exact and slow float32, or "
+        "auto, which is int8, but for tokens of prompts bfloat16 where the CPU has AMX",
     )
     cpu_threads: int | None = flag(
         None,

@@ -117,6 +117,9 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True, tag="info"):
     kv_cache_bytes: int = 0
     max_num_drafts: int = 0
     """Tokens that the executor's drafter can propose per row and step; 0 when it has none."""
+    distinguishes_prompts: bool = False
+    """Prompt tokens are computed in another arithmetic than generated ones: the same tokens have
+    other keys and values, and a row's tokens of one step must be of one kind."""
 
 
 class EngineFailure(msgspec.Struct, frozen=True, tag="failure"):
@@ -228,10 +231,12 @@ class RowStart(msgspec.Struct, kw_only=True, array_like=True):
 
 
 class StepPlan(msgspec.Struct, kw_only=True, array_like=True):
-    """One forward pass. Parallel lists have one entry per scheduled row, decodes first.
+    """One forward pass. Parallel lists have one entry per scheduled row: decodes, then chunks of
+    generated tokens that are computed once more, then chunks of prompts.
 
     A request keeps its row from start to end (or preemption), so that the executor can hold its
-    block table and sampling state there and the plan carries differences only.
+    block table and sampling state there and the plan carries differences only. Where
+    `EngineInfo.distinguishes_prompts`, no row has tokens before and behind its prompt's end.
     """
 
     ended: list[int]
@@ -255,6 +260,8 @@ class StepPlan(msgspec.Struct, kw_only=True, array_like=True):
     num_drafts: dict[int, int] = {}
     """By index into `rows`: how many tokens the executor's own drafter (draft model, heads) shall
     propose behind those that this step samples. They come back in `RowOutput.draft_ids`."""
+    num_prompt_rows: int = 0
+    """The last so many rows begin with a token of their prompts."""
 
 
 class RowOutput(msgspec.Struct, kw_only=True, array_like=True):

@@ -1,6 +1,6 @@
 """An engine without processes: a scheduler and a fake executor, stepped by hand."""
 
-from headrace.engine.fake import FakeExecutor
+from headrace.engine.fake import GENERATED, FakeExecutor
 from headrace.engine.scheduler import Scheduler
 from headrace.engine.speculation.speculator import Speculator
 from headrace.types import Add, StepPlan, TokenEvent
@@ -20,6 +20,7 @@ class Engine:
         prefix_caching: bool = True,
         poison: int | None = None,
         speculator: Speculator | None = None,
+        distinguishes_prompts: bool = False,
     ) -> None:
         self.scheduler = Scheduler(
             num_blocks=num_blocks,
@@ -28,9 +29,14 @@ class Engine:
             max_num_seqs=max_num_seqs,
             prefix_caching=prefix_caching,
             speculator=speculator,
+            distinguishes_prompts=distinguishes_prompts,
         )
         self.executor = FakeExecutor(
-            num_blocks=num_blocks, block_size=block_size, vocab_size=vocab_size, poison=poison
+            num_blocks=num_blocks,
+            block_size=block_size,
+            vocab_size=vocab_size,
+            poison=poison,
+            distinguishes_prompts=distinguishes_prompts,
         )
         self.vocab_size = vocab_size
         self.events: dict[int, list[TokenEvent]] = {}
@@ -65,7 +71,8 @@ class Engine:
         return self.events[request_id][-1]
 
     def assert_as_alone(self, add: Add) -> None:
-        tokens, reason = expected(add, self.vocab_size)
+        is_split = self.executor.distinguishes_prompts
+        tokens, reason = expected(add, self.vocab_size, GENERATED if is_split else 0)
         assert self.output(add.request_id) == tokens[len(add.output_ids) :]
         ends = [e for e in self.events[add.request_id] if e.finish_reason or e.error]
         assert [e.finish_reason for e in ends] == [reason]

@@ -6,8 +6,8 @@ from headrace.engine.fake import key_value, logprob, sample, top_logprobs
 from headrace.types import Add, FinishReason, SamplingParams
 
 
-def expected(add: Add, vocab_size: int) -> tuple[list[int], FinishReason]:
-    """All output tokens, from the prompt on, and why they end."""
+def expected(add: Add, vocab_size: int, generated: int = 0) -> tuple[list[int], FinishReason]:
+    """All output tokens, from the prompt on, and why they end. `generated`: their kind."""
     params = add.params
     context = array("q")
     for token in add.prompt_ids:
@@ -16,7 +16,7 @@ def expected(add: Add, vocab_size: int) -> tuple[list[int], FinishReason]:
     while True:
         token = sample(context, params, vocab_size)
         output.append(token)
-        context.append(key_value(context[-1], token))
+        context.append(key_value(context[-1], token, generated))
         if token in params.stop_token_ids and len(output) > params.min_tokens:
             return output, FinishReason.EOS_TOKEN
         if len(output) == params.max_tokens:

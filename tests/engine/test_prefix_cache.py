@@ -1,7 +1,8 @@
 import pytest
 
+from headrace.engine.fake import GENERATED
 from tests.engine.harness import Engine, prompt
-from tests.engine.oracle import expected_prompt_logprobs, make_add
+from tests.engine.oracle import expected, expected_prompt_logprobs, make_add
 
 
 def test_identical_prefixes_that_arrive_together_are_computed_once() -> None:
@@ -38,6 +39,38 @@ def test_generated_tokens_are_shared_while_their_owner_runs() -> None:
     assert plan.starts[-1] == 24
     engine.run()
     engine.assert_as_alone(follower)
+
+
+def test_an_answer_is_computed_again_as_part_of_a_prompt_where_that_differs() -> None:
+    engine = Engine(distinguishes_prompts=True)
+    engine.add(make_add(1, prompt(6), max_tokens=40))
+    engine.run()
+    follower = make_add(2, prompt(6) + engine.output(1), max_tokens=3)
+    engine.add(follower)
+    assert engine.step().starts == [4]  # the block that prompt and answer share is computed again
+    engine.run()
+    engine.assert_as_alone(follower)
+
+
+def test_a_resumed_request_finds_its_own_kind_of_tokens() -> None:
+    engine = Engine(distinguishes_prompts=True)
+    add = make_add(1, prompt(6), max_tokens=40)
+    engine.add(add)
+    engine.run()
+    resumed = make_add(2, prompt(6), max_tokens=40, output_ids=engine.output(1)[:30])
+    engine.add(resumed)
+    assert engine.step().starts == [32]
+    engine.run()
+    engine.assert_as_alone(resumed)
+
+
+def test_no_step_crosses_the_end_of_a_prompt_where_that_matters() -> None:
+    output_ids = expected(make_add(1, prompt(10), max_tokens=20), 1000, GENERATED)[0][:15]
+    engine = Engine(distinguishes_prompts=True)
+    engine.add(make_add(1, prompt(10), max_tokens=20, output_ids=output_ids))
+    first, second = engine.step(), engine.step()
+    assert (first.counts, first.num_samples) == ([10], [0])
+    assert (second.starts, second.counts, second.num_samples) == ([10], [15], [1])
 
 
 def test_the_last_token_is_computed_even_if_all_are_cached() -> None:

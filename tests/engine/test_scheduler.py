@@ -3,6 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from headrace.engine.fake import GENERATED
 from headrace.engine.scheduler import Scheduler
 from headrace.engine.speculation.prompt_lookup import PromptLookup
 from headrace.engine.speculation.speculator import Speculator
@@ -253,12 +254,16 @@ def test_drafts_never_push_anybody_out() -> None:
 
 
 @st.composite
-def adds(draw: st.DrawFn, request_id: int, capacity: int) -> Add:
-    """Prompts out of few prefixes, so that they share blocks; all fit into the pool alone."""
-    shared = draw(st.integers(0, capacity - 2))
+def adds(
+    draw: st.DrawFn, request_id: int, capacity: int, earlier: list[list[int]], generated: int
+) -> Add:
+    """Prompts out of few prefixes, or `earlier` texts as in a conversation, so that they share
+    blocks; all fit into the pool alone. `generated`: the kind of new tokens."""
     family = draw(st.sampled_from([0, 0, 500]))
+    prefix = draw(st.sampled_from([prompt(capacity, family), *earlier]))
+    shared = draw(st.integers(0, min(capacity - 2, len(prefix))))
     tail = draw(st.lists(st.integers(0, 3), min_size=1, max_size=max(1, capacity - shared - 1)))
-    prompt_ids = (prompt(shared, family) + tail)[: capacity - 1]
+    prompt_ids = (prefix[:shared] + tail)[: capacity - 1]
     add = make_add(
         request_id,
         prompt_ids,
@@ -270,7 +275,7 @@ def adds(draw: st.DrawFn, request_id: int, capacity: int) -> Add:
         prompt_logprobs=draw(st.sampled_from([False, False, True])),
     )
     num_done = draw(st.sampled_from([0, 0, 1, 5]))
-    done = expected(add, vocab_size=20)[0][:-1][:num_done]
+    done = expected(add, 20, generated)[0][:-1][:num_done]
     return make_add(
         request_id,
         prompt_ids,
@@ -298,11 +303,14 @@ class EngineMachine(RuleBasedStateMachine):
                     "budget": st.integers(1, 20),
                     "max_num_seqs": st.integers(1, 5),
                     "prefix_caching": st.sampled_from([True, True, False]),
+                    "distinguishes_prompts": st.booleans(),
                 }
             )
         )
         self.speculates = data.draw(st.sampled_from([True, True, False]))
+        self.generated = GENERATED if self.sizes["distinguishes_prompts"] else 0
         self.outputs: dict[int, list[int]] = {}
+        self.texts: list[list[int]] = []
         self.engine = self.new_engine()
         self.live: dict[int, Add] = {}
         self.emitted: dict[int, list[int]] = {}
@@ -317,10 +325,11 @@ class EngineMachine(RuleBasedStateMachine):
     @precondition(lambda self: hasattr(self, "engine"))
     def add(self, data: st.DataObject) -> None:
         capacity = self.sizes["num_blocks"] * self.sizes["block_size"]
-        add = data.draw(adds(self.count, capacity))
+        add = data.draw(adds(self.count, capacity, self.texts[-3:], self.generated))
         self.count += 1
         self.live[add.request_id] = add
-        self.outputs[add.request_id] = expected(add, vocab_size=20)[0]
+        self.outputs[add.request_id] = expected(add, 20, self.generated)[0]
+        self.texts.append(add.prompt_ids + self.outputs[add.request_id])
         self.emitted[add.request_id] = list(add.output_ids)
         self.engine.add(add)
 
@@ -342,7 +351,7 @@ class EngineMachine(RuleBasedStateMachine):
                     assert event.prompt_logprobs == expected_prompt_logprobs(add.prompt_ids)
                 self.emitted[request_id] += event.token_ids
                 if event.finish_reason:
-                    tokens, reason = expected(add, vocab_size=20)
+                    tokens, reason = expected(add, 20, self.generated)
                     assert (self.emitted[request_id], event.finish_reason) == (tokens, reason)
                     del self.live[request_id]
             events.clear()

@@ -36,8 +36,8 @@ class Replayed:
         ours.block_table[:rows, :width] = batch.block_table
         return self._recorded.forward(token_ids, batch).clone()
 
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        return self._recorded.logits(hidden).clone()
+    def logits(self, hidden: torch.Tensor, num_prompt_rows: int = 0) -> torch.Tensor:
+        return self._recorded.logits(hidden, num_prompt_rows).clone()
 
 
 @dataclass
@@ -45,8 +45,13 @@ class Sequence:
     """One request: its tokens, how many are computed, its block table."""
 
     tokens: list[int]
-    blocks: list[int]
+    num_prompt_tokens: int
+    blocks: list[int] = field(default_factory=list)
     computed: int = 0
+
+    @property
+    def is_in_prompt(self) -> bool:
+        return self.computed < self.num_prompt_tokens
 
 
 @dataclass
@@ -60,9 +65,15 @@ class Driver:
     def __post_init__(self) -> None:
         self.backend.allocate(200)
 
-    def start(self, tokens: list[int], shared: Sequence | None = None) -> Sequence:
-        """A new sequence; with `shared` its full blocks of equal prefix are taken over."""
-        sequence = Sequence(list(tokens), [])
+    def start(
+        self,
+        tokens: list[int],
+        shared: Sequence | None = None,
+        num_prompt_tokens: int | None = None,
+    ) -> Sequence:
+        """A new sequence; with `shared` its full blocks of equal prefix are taken over. All its
+        tokens are its prompt, unless `num_prompt_tokens` says otherwise."""
+        sequence = Sequence(list(tokens), num_prompt_tokens or len(tokens))
         if shared is not None:
             equal = 0
             while tokens[equal : equal + 1] == shared.tokens[equal : equal + 1] != []:
@@ -73,8 +84,16 @@ class Driver:
         return sequence
 
     def step(self, work: list[tuple[Sequence, int]]) -> list[torch.Tensor]:
-        """Compute so many tokens of each sequence; logits [count, V] of each."""
+        """Compute so many tokens of each sequence, none across its prompt's end; logits [count, V]
+        of each."""
+        order = sorted(range(len(work)), key=lambda i: work[i][0].is_in_prompt)
+        results = self._step([work[i] for i in order])
+        return [results[order.index(i)] for i in range(len(work))]
+
+    def _step(self, work: list[tuple[Sequence, int]]) -> list[torch.Tensor]:
+        """The same of sequences behind their prompts, then others."""
         size, counts = self.backend.block_size, [count for _, count in work]
+        num_prompt_tokens = sum(count for sequence, count in work if sequence.is_in_prompt)
         token_ids, positions, slots = [], [], []
         for sequence, count in work:
             end = sequence.computed + count
@@ -96,10 +115,11 @@ class Driver:
             block_table=torch.tensor(table, dtype=torch.int32),
             max_query_len=max(counts),
             max_context_len=max(contexts),
+            num_prompt_tokens=num_prompt_tokens,
         )
         with torch.inference_mode():
             hidden = self.model.forward(torch.tensor(token_ids, dtype=torch.int32), batch)
-            return list(self.model.logits(hidden).split(counts))
+            return list(self.model.logits(hidden, num_prompt_tokens).split(counts))
 
     def greedy(self, prompts: list[list[int]], num_tokens: int) -> list[list[int]]:
         """Prefill all prompts together, then decode them as one batch."""

@@ -17,9 +17,22 @@ PROMPT = [(i * 7919) % 40000 + 20 for i in range(75)]
 OTHERS = [[(i * 104729 + k) % 40000 + 20 for i in range(3 + 13 * k)] for k in range(6)]
 
 
-@pytest.fixture(scope="module", params=[torch.float16, torch.bfloat16, torch.int8], ids=str)
+PROMPT_DTYPE = torch.bfloat16 if load_kernels().has_bfloat16_tiles else torch.float32
+"""Of activations at prompt positions, where they differ from those at generated ones."""
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        {"kv_dtype": torch.float16},
+        {"kv_dtype": torch.bfloat16},
+        {"kv_dtype": torch.int8},
+        {"kv_dtype": torch.float16, "prompt_dtype": PROMPT_DTYPE},
+    ],
+    ids=str,
+)
 def driver(request: pytest.FixtureRequest) -> Iterator[Driver]:
-    yield drive_kernels(embedded_model(), exact_activations=False, kv_dtype=request.param)
+    yield drive_kernels(embedded_model(), exact_activations=False, **request.param)
 
 
 def prefill(driver: Driver, chunks: list[int]) -> torch.Tensor:
@@ -52,6 +65,21 @@ def test_decode_in_company(driver: Driver, alone: torch.Tensor) -> None:
     sequences = [driver.start(prompt) for prompt in (*OTHERS, PROMPT)]
     driver.step([(s, len(s.tokens) - 1) for s in sequences if len(s.tokens) > 1])
     assert torch.equal(driver.step([(s, 1) for s in sequences])[-1][0], alone[-1])
+
+
+@pytest.mark.parametrize("chunks", [[50] + [1] * 25, [32, 18, 20, 5], [49, 1, 1, 24]])
+def test_generated_tokens(driver: Driver, chunks: list[int]) -> None:
+    """Behind a prompt of 50 tokens, drafted or computed once more, while others come and go."""
+    alone = driver.start(PROMPT, num_prompt_tokens=50)
+    wanted = torch.cat([driver.step([(alone, count)])[0] for count in (50, 25)])
+    sequence, parts = driver.start(PROMPT, num_prompt_tokens=50), []
+    for index, chunk in enumerate(chunks):
+        tokens = OTHERS[index % 3]
+        prompt, answer = driver.start(tokens), driver.start(tokens, num_prompt_tokens=1)
+        driver.step([(answer, 1)])
+        work = [(prompt, len(tokens)), (sequence, chunk), (answer, len(tokens) - 1)]
+        parts.append(driver.step(work)[1])
+    assert torch.equal(torch.cat(parts), wanted)
 
 
 def test_shared_prefix(driver: Driver, alone: torch.Tensor) -> None:
@@ -96,3 +124,24 @@ def test_mixtures_of_experts(tmp_path: Path, architecture: str) -> None:
         sequence = driver.start(prompts[-1])
         parts = [driver.step([(sequence, chunk)])[0] for chunk in chunks]
         assert torch.equal(torch.cat(parts), together)
+
+
+def test_mixtures_of_experts_in_two_arithmetics(tmp_path: Path) -> None:
+    make_checkpoint(tmp_path, "Qwen3MoeForCausalLM", "plain")
+    driver = drive_kernels(
+        tmp_path, quantize="int4", exact_activations=False, prompt_dtype=PROMPT_DTYPE
+    )
+    prompts = [[token % 199 for token in prompt] for prompt in (*OTHERS, PROMPT)]
+
+    def compute(chunks: list[int], company: list[list[int]]) -> torch.Tensor:
+        sequence, parts = driver.start(prompts[-1], num_prompt_tokens=40), []
+        for chunk in chunks:
+            work = [(driver.start(tokens), len(tokens)) for tokens in company]
+            parts.append(driver.step([*work, (sequence, chunk)])[-1])
+        return torch.cat(parts)
+
+    alone = compute([40, 35], [])
+    assert not torch.equal(alone[40:], driver.step([(driver.start(prompts[-1]), 75)])[0][40:])
+    for chunks in ([39, 1, 1, 30, 4], [9, 31, 30, 5]):
+        for company in (prompts[:3], prompts[3:-1]):
+            assert torch.equal(compute(chunks, company), alone)

@@ -5,17 +5,21 @@ from dataclasses import replace
 
 import pytest
 import torch
+from gguf import GGMLQuantizationType, dequantize
 
+from headrace.checkpoint.ggml import GGMLType
 from headrace.errors import CheckpointError
-from headrace.kernels import Kernels, TorchKernels
+from headrace.kernels import BLOCK_FORMATS, Kernels, TorchKernels
 from headrace.kernels import load as load_kernels
 from headrace.quantization import LinearWeight, Target, open_scheme
 from headrace.quantization.matrix import QuantizedMatrix
 from headrace.quantization.on_load import ON_LOAD
-from headrace.quantization.place import Matrix, place, to_floats
+from headrace.quantization.place import Matrix, cut, place, to_floats
 from headrace.quantization.rounding import round_between, round_float8, round_integers
+from headrace.weights.base import RawTensor
 from headrace.weights.naming import Naming, RenamedWeights, Source, part
-from headrace.weights.parts import Part
+from headrace.weights.parts import Part, Slice
+from tests.kernels.samples import random_blocks
 from tests.quantization.formats import FORMATS, Format, fp8, gptq
 from tests.quantization.test_damaged import DictWeights
 from tests.quantization.test_formats import error
@@ -160,6 +164,23 @@ def test_every_format_can_be_cut_anywhere(name: str, engine: str, start: int, st
         placed = place([share], target(ENGINES[engine]), [NAME])
         x = torch.randn(3, share.shape[1])
         assert error(placed.apply(x, None, None), x @ wanted.T) < 5e-3
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("name", [name for name in BLOCK_FORMATS if name.endswith("K")])
+@pytest.mark.parametrize("share", [0, 1, 2, 3])
+def test_super_blocks_can_be_cut_within(name: str, engine: str, share: int) -> None:
+    stored = random_blocks(name, 32, 768)
+    values = torch.from_numpy(dequantize(stored, GGMLQuantizationType[name]))
+    raw = RawTensor(GGMLType[name], torch.from_numpy(stored), (32, 768))
+    columns = Slice(share, share + 1, 4)  # 192 each
+    matrix = cut(raw, Part(Slice(1, 2, 2), columns))
+    weight = place([matrix], target(ENGINES[engine]), [NAME])
+    wanted = values[16:, columns.of(768)]
+    assert (weight.out_features, weight.in_features) == wanted.shape
+    assert torch.allclose(weight.lookup(torch.arange(16)), wanted, rtol=1e-5, atol=1e-7)
+    x = torch.randn(3, 192)
+    assert error(weight.apply(x, None, None), x @ wanted.T) < 1e-5
 
 
 class Counting(DictWeights):

@@ -5,7 +5,9 @@ import pytest
 import torch
 
 from headrace.config import Settings
+from headrace.distributed.ranks import OneRank
 from headrace.errors import StartupError
+from headrace.kernels import TorchKernels
 from headrace.runner import device
 from headrace.runner.cgroup import ControlGroup
 
@@ -18,6 +20,21 @@ def test_types_default_to_float32_on_the_cpu_and_the_checkpoints_on_cuda() -> No
     assert device.choose_dtype(Settings(), "bfloat16", cuda) == torch.bfloat16
     assert device.choose_dtype(Settings(), None, cuda) == torch.float16
     assert device.choose_dtype(Settings(dtype="float16"), "bfloat16", CPU) == torch.float16
+
+
+def test_prompts_have_an_arithmetic_of_their_own_where_all_ranks_can() -> None:
+    class MixedRanks(OneRank):
+        def minimum(self, value: int) -> int:
+            return min(value, 0)
+
+    plain, tiled = TorchKernels("test"), TorchKernels("test")
+    tiled.has_bfloat16_tiles = True
+    choose = device.choose_prompt_dtype
+    assert choose(Settings(), tiled, OneRank()) == torch.bfloat16
+    assert choose(Settings(), plain, OneRank()) is None
+    assert choose(Settings(), tiled, MixedRanks()) is None
+    for activations in ("int8", "float32"):
+        assert choose(Settings(activations=activations), tiled, OneRank()) is None
 
 
 def test_the_cache_is_as_asked_else_left_to_the_model() -> None:

@@ -31,6 +31,9 @@ class AttentionBatch:
     """[S, B] int32, block ids in order; entries past the context are arbitrary."""
     max_query_len: int
     max_context_len: int
+    num_prompt_tokens: int = 0
+    """The last so many of the T tokens stand at prompt positions; only told to models that compute
+    those otherwise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

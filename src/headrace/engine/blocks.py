@@ -19,9 +19,13 @@ def root_digest(cache_salt: str) -> bytes:
     return sha256(cache_salt.encode()).digest()
 
 
-def chain_digest(parent: bytes, token_ids: Sequence[int]) -> bytes:
-    """Name a full block by its own tokens and, through `parent`, all tokens before them."""
-    return sha256(parent + array("q", token_ids).tobytes()).digest()
+def chain_digest(parent: bytes, token_ids: Sequence[int], num_generated: int = 0) -> bytes:
+    """Name a full block by its own tokens and, through `parent`, all tokens before them.
+
+    `num_generated`: how many of its tokens, the last ones, count as other than prompt tokens.
+    """
+    kinds = array("q", [num_generated]) if num_generated else array("q")
+    return sha256(parent + (array("q", token_ids) + kinds).tobytes()).digest()
 
 
 class BlockPool:

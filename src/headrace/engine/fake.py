@@ -13,9 +13,10 @@ from headrace.types import RowOutput, RowStart, SamplingParams, StepOutput, Step
 EMPTY = -1
 
 
-def key_value(before: int, token_id: int) -> int:
-    """What the cache holds for a token: it depends, as in a model, on all tokens before it."""
-    return crc32(token_id.to_bytes(8, "little"), before)
+def key_value(before: int, token_id: int, kind: int = 0) -> int:
+    """What the cache holds for a token: it depends, as in a model, on all tokens before it, and on
+    the arithmetic of its kind."""
+    return crc32(token_id.to_bytes(8, "little"), before ^ kind)
 
 
 def sample(
@@ -43,6 +44,10 @@ def top_logprobs(
     return sorted(((id, logprob(key_value, id)) for id in ids), key=lambda pair: -pair[1])
 
 
+GENERATED = 1
+"""Kind of generated tokens where they are not computed as those of prompts, which are 0."""
+
+
 class _Row:
     def __init__(self, start: RowStart) -> None:
         self.params = start.params
@@ -58,6 +63,7 @@ class FakeExecutor:
 
     `step_delay` (seconds) is slept in every step. A row that computes the token `poison` ends with
     an error of its own; the token `lethal` makes `execute` raise, as a broken device would.
+    `distinguishes_prompts`: see `EngineInfo`; the kind of a token then changes all that follow.
     """
 
     def __init__(
@@ -69,7 +75,9 @@ class FakeExecutor:
         step_delay: float = 0.0,
         poison: int | None = None,
         lethal: int | None = None,
+        distinguishes_prompts: bool = False,
     ) -> None:
+        self.distinguishes_prompts = distinguishes_prompts
         self.block_size = block_size
         self.vocab_size = vocab_size
         self.step_delay = step_delay
@@ -87,6 +95,8 @@ class FakeExecutor:
         for row_start in plan.started:
             assert row_start.row not in self._rows, f"row {row_start.row} started twice"
             self._rows[row_start.row] = _Row(row_start)
+        if self.distinguishes_prompts:
+            self._check_order(plan)
         outputs = []
         offset = 0
         for index, (row, start, count, blocks, num_samples) in enumerate(
@@ -107,9 +117,19 @@ class FakeExecutor:
         self.num_computed_tokens += offset
         return StepOutput(rows=outputs)
 
+    def _check_order(self, plan: StepPlan) -> None:
+        pairs = zip(plan.rows, plan.starts, strict=True)
+        kinds = [self._kind(self._rows[row], start) for row, start in pairs]
+        num_others = len(kinds) - plan.num_prompt_rows
+        assert kinds == [GENERATED] * num_others + [0] * plan.num_prompt_rows, "prompts not last"
+
     def _slot(self, row: _Row, position: int) -> int:
         block = row.block_table[position // self.block_size]
         return block * self.block_size + position % self.block_size
+
+    def _kind(self, row: _Row, position: int) -> int:
+        is_generated = self.distinguishes_prompts and position >= row.num_prompt_tokens
+        return GENERATED if is_generated else 0
 
     def _run_row(self, row: _Row, start: int, token_ids: list[int], num_samples: int) -> RowOutput:
         if self.lethal in token_ids:
@@ -117,9 +137,11 @@ class FakeExecutor:
         if self.poison in token_ids:
             return RowOutput(token_ids=[], error=f"token {self.poison} is poison")
         value = self._cache[self._slot(row, start - 1)] if start else 0
+        kind = self._kind(row, start)
+        assert kind == self._kind(row, start + len(token_ids) - 1), "tokens of both kinds in a step"
         computed = []
         for position, token_id in enumerate(token_ids, start):
-            value = key_value(value, token_id)
+            value = key_value(value, token_id, kind)
             self._cache[self._slot(row, position)] = value
             computed.append(value)
         output = RowOutput(token_ids=[])
@@ -160,13 +182,14 @@ class FakeExecutor:
     def _draft(self, row: _Row, known: int, output: RowOutput, count: int) -> list[int]:
         """The tokens that come next (a grammar aside), but for every third, which is wrong."""
         context = array("q", [self._cache[self._slot(row, p)] for p in range(known)])
+        kind = self._kind(row, known)
         for token in output.token_ids:
-            context.append(key_value(context[-1], token))
+            context.append(key_value(context[-1], token, kind))
         drafts = []
         for _ in range(count):
             token = sample(context, row.params, self.vocab_size)
             drafts.append((token + (token % 3 == 0)) % self.vocab_size)
-            context.append(key_value(context[-1], drafts[-1]))
+            context.append(key_value(context[-1], drafts[-1], kind))
         return drafts
 
 

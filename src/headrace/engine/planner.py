@@ -36,8 +36,15 @@ class Planner(RequestQueues):
         max_num_seqs: int,
         prefix_caching: bool = True,
         speculator: Speculator | None = None,
+        distinguishes_prompts: bool = False,
     ) -> None:
-        super().__init__(num_blocks, block_size, min(max_num_seqs, max_batch_prefill_tokens))
+        """`distinguishes_prompts`: see `EngineInfo`."""
+        super().__init__(
+            num_blocks,
+            block_size,
+            min(max_num_seqs, max_batch_prefill_tokens),
+            distinguishes_prompts=distinguishes_prompts,
+        )
         self.token_budget = max_batch_prefill_tokens
         self.prefix_cache = PrefixCache(self.pool, block_size, is_enabled=prefix_caching)
         self.speculator = speculator
@@ -46,24 +53,15 @@ class Planner(RequestQueues):
 
     def schedule(self) -> StepPlan:
         """Plan the next step. Call `update` with its output before the next call."""
-        plan = StepPlan(
-            ended=[],
-            started=[],
-            rows=[],
-            starts=[],
-            counts=[],
-            token_ids=[],
-            new_blocks=[],
-            num_samples=[],
-            masks={},
-        )
+        plan, prompts = _empty_plan(), _empty_plan()
         num_preemptions = self._stats.num_preemptions
         self.prefix_cache.begin_step()
         self._schedule_decodes(plan)
         num_decodes = len(plan.token_ids)
-        budget = self._schedule_prompts(plan, self.token_budget - num_decodes)
+        budget = self._schedule_chunks((plan, prompts), self.token_budget - num_decodes)
         if self._stats.num_preemptions == num_preemptions:
-            budget = self._admit(plan, budget)
+            budget = self._admit((plan, prompts), budget)
+        _append_prompts(plan, prompts)
         if self.speculator is not None and self.speculator.asks_executor:
             plan.num_drafts = self.speculator.num_drafts_to_ask(plan, self._rows)
             self._make_room_for_drafter(plan)
@@ -163,16 +161,16 @@ class Planner(RequestQueues):
             event.timings = request.timings(time.monotonic())
             self._end(request)
 
-    def _schedule_prompts(self, plan: StepPlan, budget: int) -> int:
+    def _schedule_chunks(self, plans: tuple[StepPlan, StepPlan], budget: int) -> int:
         """Return what is left of the budget."""
         for request in self.prefilling:  # preemption shortens it at the end only
             if not budget:
                 break
             if request.is_ready:
-                budget -= self._schedule_chunk(plan, request, budget)
+                budget -= self._schedule_chunk(plans, request, budget)
         return budget
 
-    def _admit(self, plan: StepPlan, budget: int) -> int:
+    def _admit(self, plans: tuple[StepPlan, StepPlan], budget: int) -> int:
         """Let waiting requests run, strictly in order. Return what is left of the budget."""
         while budget and self.waiting and self.num_running < self.max_num_seqs:
             request = self.waiting[0]
@@ -182,23 +180,28 @@ class Planner(RequestQueues):
                 break
             self._move(request, self.prefilling)
             self.prefix_cache.note_query(request)
-            budget -= self._schedule_chunk(plan, request, budget)
+            budget -= self._schedule_chunk(plans, request, budget)
         return budget
 
-    def _schedule_chunk(self, plan: StepPlan, request: Request, budget: int) -> int:
-        """Schedule as many tokens of a request as cache, budget and blocks allow; return them."""
+    def _schedule_chunk(
+        self, plans: tuple[StepPlan, StepPlan], request: Request, budget: int
+    ) -> int:
+        """Schedule as many tokens of a request as cache, budget and blocks allow; return them.
+
+        They go into the second of the plans if they are of the prompt, else into the first."""
         if self.prefix_cache.take_hits(request):
             return 0
         start, known = request.num_computed, len(request.token_ids)
-        end = start + budget
-        if end >= known:
-            end = known
-        elif end - end % self.block_size > start:  # so that it can look for hits again
+        limit = request.end_of_kind(start, start + budget)
+        end = min(limit, known)
+        is_cut = start + budget == end < known
+        if is_cut and end - end % self.block_size > start:  # so that it can look for hits again
             end -= end % self.block_size
         end = self._allocate(request, end)
         if end == start:
             return 0
         self.prefix_cache.announce(request, end)
+        plan = plans[start < request.num_prompt_tokens]
         if request.row == NO_ROW:
             self._start_row(plan, request)
         plan.token_ids += request.token_ids[start:end]
@@ -207,7 +210,7 @@ class Planner(RequestQueues):
             num_samples = 1
             if request.constraint is not None:
                 request.draft_ids = request.constraint.draft_ids
-                num_drafts = self._place_drafts(plan, request, budget - (end - start))
+                num_drafts = self._place_drafts(plan, request, limit - end)
                 plan.masks[len(plan.rows)] = request.constraint.masks(num_drafts)
         plan.rows.append(request.row)
         plan.starts.append(start)
@@ -228,3 +231,31 @@ class Planner(RequestQueues):
         self._remove(request)
         if self.speculator is not None:
             self.speculator.finish(request)
+
+
+def _empty_plan() -> StepPlan:
+    return StepPlan(
+        ended=[],
+        started=[],
+        rows=[],
+        starts=[],
+        counts=[],
+        token_ids=[],
+        new_blocks=[],
+        num_samples=[],
+        masks={},
+    )
+
+
+def _append_prompts(plan: StepPlan, prompts: StepPlan) -> None:
+    num_others = len(plan.rows)
+    plan.num_prompt_rows = len(prompts.rows)
+    plan.started += prompts.started
+    plan.rows += prompts.rows
+    plan.starts += prompts.starts
+    plan.counts += prompts.counts
+    plan.token_ids += prompts.token_ids
+    plan.new_blocks += prompts.new_blocks
+    plan.num_samples += prompts.num_samples
+    for index, mask in prompts.masks.items():
+        plan.masks[num_others + index] = mask

@@ -24,7 +24,15 @@ order = attrgetter("order")
 class RequestQueues:
     """Requests by queue, by id and by row."""
 
-    def __init__(self, num_blocks: int, block_size: int, max_num_seqs: int) -> None:
+    def __init__(
+        self,
+        num_blocks: int,
+        block_size: int,
+        max_num_seqs: int,
+        *,
+        distinguishes_prompts: bool = False,
+    ) -> None:
+        self._distinguishes_prompts = distinguishes_prompts
         self.pool = BlockPool(num_blocks)
         self.block_size = block_size
         self.max_num_seqs = max_num_seqs
@@ -55,7 +63,14 @@ class RequestQueues:
         if error := self._refusal(add):
             return TokenEvent(request_id=add.request_id, token_ids=[], error=error)
         now = time.monotonic()
-        request = Request(add, self._num_arrivals, now, self.block_size, constraint)
+        request = Request(
+            add,
+            self._num_arrivals,
+            now,
+            self.block_size,
+            constraint,
+            distinguishes_prompts=self._distinguishes_prompts,
+        )
         self._num_arrivals += 1
         self._requests[request.request_id] = request
         self._enqueue(request, self.waiting)

@@ -63,6 +63,7 @@ class Request:
         "cache_salt",
         "constraint",
         "digests",
+        "distinguishes_prompts",
         "draft_ids",
         "executor_draft_ids",
         "finish_reason",
@@ -98,7 +99,10 @@ class Request:
         now: float,
         block_size: int,
         constraint: Constraint | None = None,
+        *,
+        distinguishes_prompts: bool = False,
     ) -> None:
+        """`distinguishes_prompts`: see `EngineInfo`."""
         self.request_id = add.request_id
         self.params = add.params
         self.order = (add.priority, arrival)
@@ -108,6 +112,7 @@ class Request:
 
         self.token_ids = add.prompt_ids + add.output_ids
         self.num_prompt_tokens = len(add.prompt_ids)
+        self.distinguishes_prompts = distinguishes_prompts
         self.num_computed = 0
         """Leading tokens whose keys and values are in `block_ids`."""
         self.min_length = self.num_prompt_tokens + add.params.min_tokens
@@ -149,9 +154,19 @@ class Request:
         """Name of full block `index` of this sequence."""
         digests, size = self.digests, self.block_size
         for block in range(len(digests) - 1, index + 1):
-            tokens = self.token_ids[block * size : (block + 1) * size]
-            digests.append(chain_digest(digests[-1], tokens))
+            end = (block + 1) * size
+            num_generated = 0
+            if self.distinguishes_prompts:
+                num_generated = min(size, max(0, end - self.num_prompt_tokens))
+            tokens = self.token_ids[block * size : end]
+            digests.append(chain_digest(digests[-1], tokens, num_generated))
         return digests[index + 1]
+
+    def end_of_kind(self, start: int, end: int) -> int:
+        """How far tokens from `start` up to `end` may be computed in one step."""
+        if self.distinguishes_prompts and start < self.num_prompt_tokens:
+            return min(end, self.num_prompt_tokens)
+        return end
 
     def append(self, token_ids: list[int]) -> int:
         """Append sampled tokens up to the one that ends the request; return how many were taken.

@@ -15,4 +15,6 @@ from headrace.kernels.tensors import LayerCache as LayerCache
 from headrace.kernels.tensors import PackedWeight as PackedWeight
 from headrace.kernels.tensors import QuantizedActivation as QuantizedActivation
 from headrace.kernels.tensors import Rotary as Rotary
+from headrace.kernels.tensors import Split as Split
+from headrace.kernels.tensors import SplitActivation as SplitActivation
 from headrace.kernels.twins import TorchKernels as TorchKernels

@@ -3,6 +3,7 @@
 Every op works on rows; `rows`, an int32 tensor of one element read when the op runs, says on how
 many (None: on all that the buffers hold). A row's result never depends on other rows, on their
 number or on the number of threads. All floats are float32 unless a shape line says otherwise.
+Activations may be in two parts (`SplitActivation`), each with an arithmetic of its own.
 """
 
 from abc import ABC, abstractmethod
@@ -45,6 +46,9 @@ from headrace.kernels.tensors import (
     Routing,
     Rows,
     Scaling,
+    Split,
+    SplitActivation,
+    UniformActivation,
     WeightKind,
     are_zero_points,
     check,
@@ -61,7 +65,7 @@ MAX_HEAD_SIZE = 576
 HEAD_MULTIPLE = 16
 """Features of one vector: caches pad heads to whole ones."""
 SLOT_MULTIPLE = 16
-"""Slots of one expert: whole blocks of quantized activations."""
+"""Slots of one expert's rows of one part: whole blocks of quantized activations."""
 
 
 def padded_head_size(size: int) -> int:
@@ -120,8 +124,24 @@ class Kernels(ABC):
         """The narrowest of `input_dtypes`."""
         return self.input_dtypes(weight)[0]
 
-    def activation(self, rows: int, features: int, dtype: torch.dtype = torch.int8) -> Activation:
-        """A buffer for a linear's input, in a dtype that `input_dtypes` gives."""
+    def activation(
+        self,
+        rows: int,
+        features: int,
+        dtype: torch.dtype = torch.int8,
+        split: Split | None = None,
+    ) -> Activation:
+        """A buffer for a linear's input, in a dtype that `input_dtypes` gives; with `split`
+        the rows behind its boundary are in its dtype."""
+        first = self._uniform_activation(rows, features, dtype)
+        if split is None:
+            return first
+        rest = self._uniform_activation(rows, features, split.dtype)
+        return SplitActivation(first, rest, split.boundary)
+
+    def _uniform_activation(
+        self, rows: int, features: int, dtype: torch.dtype
+    ) -> UniformActivation:
         if dtype == torch.float32:
             return torch.zeros(rows, features)
         check_multiple("features", features, GROUP_SIZE)
@@ -158,12 +178,11 @@ class Kernels(ABC):
         experts: Sequence[ExpertWeights],
         *,
         exact: bool = False,
+        split: Split | None = None,
     ) -> ExpertBuffers:
         """For `experts` over up to so many rows; inputs are in the dtype that all weights read, or
-        in float32 where they differ, and with `exact`."""
+        in float32 where they differ, and with `exact`. Only int8 inputs are split."""
         places = rows * experts_per_row
-        slots = places + min(len(experts), places) * (SLOT_MULTIPLE - 1)
-        slots = -(-slots // SLOT_MULTIPLE) * SLOT_MULTIPLE
         hidden = experts[0].gate_up.in_features
         inner = max(expert.down.in_features for expert in experts)
 
@@ -171,10 +190,17 @@ class Kernels(ABC):
             dtypes = {self.input_dtype(weight) for weight in weights}
             return torch.float32 if exact or len(dtypes) > 1 else dtypes.pop()
 
+        inputs = dtype([expert.gate_up for expert in experts])
+        inner_inputs = dtype([expert.down for expert in experts])
+        if (inputs, inner_inputs) != (torch.int8, torch.int8):
+            split = None
+        shares = len(experts) * (1 if split is None else 2)
+        slots = places + min(shares, places) * (SLOT_MULTIPLE - 1)
+        slots = -(-slots // SLOT_MULTIPLE) * SLOT_MULTIPLE
         return ExpertBuffers(
-            torch.zeros(2 * len(experts) + 1 + places + slots, dtype=torch.int32),
-            self.activation(slots, hidden, dtype([expert.gate_up for expert in experts])),
-            self.activation(slots, inner, dtype([expert.down for expert in experts])),
+            torch.zeros(2 * shares + 1 + places + slots, dtype=torch.int32),
+            self.activation(slots, hidden, inputs, split),
+            self.activation(slots, inner, inner_inputs, split),
             torch.zeros(slots, hidden),
         )
 
@@ -313,7 +339,7 @@ class Kernels(ABC):
         """
         check_choice(kind, "norm kind", NORM_KINDS)
         num_rows, features = check_activation(out, "out", is_strided=True)
-        if accumulate and isinstance(out, QuantizedActivation):
+        if accumulate and not isinstance(out, Tensor):
             raise ValueError("out: quantized activations cannot accumulate")
         check_strided(x, "x", num_rows if index is None else None, features)
         check(weight, "weight", torch.float32, features)
@@ -482,7 +508,10 @@ class Kernels(ABC):
                 raise ValueError("buffers: made for narrower experts")
         places = num_rows * routing.experts.shape[1]
         check(buffers.outputs, "outputs", torch.float32, slots, hidden)
-        check(buffers.plan, "plan", torch.int32, 2 * len(experts) + 1 + places + slots)
+        is_split = isinstance(buffers.inputs, SplitActivation)
+        check_equal("inner: parts", isinstance(buffers.inner, SplitActivation), is_split)
+        num_shares = len(experts) * (2 if is_split else 1)
+        check(buffers.plan, "plan", torch.int32, 2 * num_shares + 1 + places + slots)
         rows_ = self._rows(rows, num_rows)
         self._experts(rows_, x, routing, experts, out, buffers, kind, weighs_inputs, accumulate)
 
@@ -493,10 +522,12 @@ class Kernels(ABC):
             raise ValueError("cap: must be positive")
         self._soft_cap(self._rows(rows, x.shape[0]), x, cap)
 
-    def quantize(self, x: Tensor, out: QuantizedActivation, *, rows: Tensor | None = None) -> None:
-        """out = x, rounded as QuantizedActivation says. x [T, F]."""
-        check(x, "x", torch.float32, out.rows, out.features)
-        self._quantize(self._rows(rows, out.rows), x, out)
+    def quantize(self, x: Tensor, out: Activation, *, rows: Tensor | None = None) -> None:
+        """out = x, rounded as `out` holds it. x and out [T, F], F a multiple of 32."""
+        num_rows, features = check_activation(out, "out")
+        check_multiple("out: features", features, GROUP_SIZE)
+        check(x, "x", torch.float32, num_rows, features)
+        self._quantize(self._rows(rows, num_rows), x, out)
 
     def permute(
         self, x: Tensor, index: Tensor, out: Activation, *, rows: Tensor | None = None
@@ -732,8 +763,10 @@ class Kernels(ABC):
         return num_rows
 
     def _check_input(self, x: Activation, weight: PackedWeight) -> None:
-        if isinstance(x, QuantizedActivation) and x.dtype not in self.input_dtypes(weight):
-            raise ValueError(f"x: this {weight.kind} weight takes no {x.dtype} activations")
+        for part in x.parts if isinstance(x, SplitActivation) else (x,):
+            dtypes = self.input_dtypes(weight)
+            if isinstance(part, QuantizedActivation) and part.dtype not in dtypes:
+                raise ValueError(f"x: this {weight.kind} weight takes no {part.dtype} activations")
 
     @staticmethod
     def _check_gate(kind: str, out: Activation, num_rows: int, features: int) -> None:
@@ -889,7 +922,7 @@ class Kernels(ABC):
     def _soft_cap(self, rows: Rows, x: Tensor, cap: float) -> None: ...
 
     @abstractmethod
-    def _quantize(self, rows: Rows, x: Tensor, out: QuantizedActivation) -> None: ...
+    def _quantize(self, rows: Rows, x: Tensor, out: Activation) -> None: ...
 
     @abstractmethod
     def _permute(self, rows: Rows, x: Tensor, index: Tensor, out: Activation) -> None: ...

@@ -39,6 +39,8 @@ from headrace.kernels.tensors import (
     Routing,
     Rows,
     Scaling,
+    SplitActivation,
+    UniformActivation,
     WeightKind,
 )
 
@@ -105,6 +107,15 @@ class NativeKernels(Kernels):
         return self._address(rows.control), rows.capacity, rows.capacity
 
     def _activation_words(self, x: Activation) -> tuple[int, ...]:
+        """Addresses of both parts, features, formats of both parts, address of the boundary."""
+        if not isinstance(x, SplitActivation):
+            address, features, form = self._part_words(x)
+            return address, 0, features, form, form, 0
+        address, features, form = self._part_words(x.first)
+        rest_address, _, rest_form = self._part_words(x.rest)
+        return address, rest_address, features, form, rest_form, self._address(x.boundary)
+
+    def _part_words(self, x: UniformActivation) -> tuple[int, int, int]:
         if isinstance(x, QuantizedActivation):
             return self._address(x.storage), x.features, FORMATS.index(x.dtype)
         return self._address(x), x.shape[1], FORMATS.index(torch.float32)
@@ -209,7 +220,7 @@ class NativeKernels(Kernels):
         out: Activation,
         accumulate: bool,
     ) -> None:
-        out_stride = out.stride(0) if isinstance(out, Tensor) else 0
+        out_stride = out.stride(0) if isinstance(out, Tensor) else len(weight)
         self._call(
             "norm",
             *self._rows_words(rows),
@@ -354,7 +365,7 @@ class NativeKernels(Kernels):
     def _soft_cap(self, rows: Rows, x: Tensor, cap: float) -> None:
         self._call("soft_cap", *self._rows_words(rows), self._address(x), x.shape[1], cap)
 
-    def _quantize(self, rows: Rows, x: Tensor, out: QuantizedActivation) -> None:
+    def _quantize(self, rows: Rows, x: Tensor, out: Activation) -> None:
         words = self._rows_words(rows)
         self._call("quantize", *words, self._address(x), *self._activation_words(out))
 

@@ -147,8 +147,35 @@ class QuantizedActivation:
     storage: Tensor
 
 
-Activation = Tensor | QuantizedActivation
-"""Input of a linear: quantized, or float32 [rows, features] for exact activations."""
+UniformActivation = Tensor | QuantizedActivation
+"""Quantized, or float32 [rows, features]."""
+
+
+@dataclass(frozen=True, slots=True)
+class SplitActivation:
+    """Rows in two formats: those before `boundary` in `first`, the others, numbered from 0 again,
+    in `rest`. Each has room for all rows."""
+
+    first: UniformActivation
+    rest: UniformActivation
+    boundary: Tensor
+    """[1] int32, read when an op runs; at most the rows that it then works on."""
+
+    @property
+    def parts(self) -> tuple[UniformActivation, UniformActivation]:
+        return self.first, self.rest
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """What the rows from `boundary` on are held in; see `SplitActivation`."""
+
+    dtype: torch.dtype
+    boundary: Tensor
+
+
+Activation = UniformActivation | SplitActivation
+"""Input of a linear."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,7 +346,15 @@ def check_strided(x: Tensor, name: str, num_rows: int | None, features: int | No
 
 
 def check_activation(x: Activation, name: str, *, is_strided: bool = False) -> tuple[int, int]:
-    """Return (rows, features); raise ValueError if it is neither quantized nor float32."""
+    """Return (rows, features); raise ValueError if it is neither quantized nor float32, or in two
+    parts that differ in size."""
+    if isinstance(x, SplitActivation):
+        check(x.boundary, f"{name}: boundary", torch.int32, 1)
+        rows, features = check_activation(x.first, name)
+        rest_rows, rest_features = check_activation(x.rest, name)
+        check_equal(f"{name}: rows of the rest", rest_rows, rows)
+        check_equal(f"{name}: features of the rest", rest_features, features)
+        return rows, features
     if isinstance(x, QuantizedActivation):
         return x.rows, x.features
     if is_strided:

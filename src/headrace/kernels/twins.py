@@ -44,6 +44,8 @@ from headrace.kernels.tensors import (
     Routing,
     Rows,
     Scaling,
+    SplitActivation,
+    UniformActivation,
     WeightKind,
 )
 
@@ -117,10 +119,14 @@ def values_of(
 
 def product(x: Activation, weight: PackedWeight, count: int) -> Tensor:
     """The first `count` rows of x times the weight."""
-    return functional.linear(floats(x)[:count], rounded_values(weight, x))
+    if isinstance(x, SplitActivation):
+        split = first_rows(x, count)
+        return torch.cat([product(x.first, weight, split), product(x.rest, weight, count - split)])
+    values = x.storage if isinstance(x, QuantizedActivation) else x
+    return functional.linear(values[:count], rounded_values(weight, x))
 
 
-def rounded_values(weight: PackedWeight, x: Activation) -> Tensor:
+def rounded_values(weight: PackedWeight, x: UniformActivation) -> Tensor:
     """The weight's rows as float32, as products with such an activation read them."""
     if not isinstance(x, QuantizedActivation):
         return values_of(weight)
@@ -129,7 +135,12 @@ def rounded_values(weight: PackedWeight, x: Activation) -> Tensor:
     return values_of(weight, codebooks=ROUNDED)
 
 
-def rounded(x: Tensor, like: Activation) -> Tensor:
+def first_rows(x: SplitActivation, count: int) -> int:
+    """How many of `count` rows are in the first part."""
+    return min(int(x.boundary), count)
+
+
+def rounded(x: Tensor, like: UniformActivation) -> Tensor:
     """x as an activation of that kind holds it."""
     if not isinstance(like, QuantizedActivation):
         return x
@@ -138,14 +149,14 @@ def rounded(x: Tensor, like: Activation) -> Tensor:
 
 def put(x: Tensor, out: Activation) -> None:
     """Store rows of x as the activation `out`, quantized if that is."""
-    if isinstance(out, QuantizedActivation):
+    if isinstance(out, SplitActivation):
+        split = first_rows(out, len(x))
+        put(x[:split], out.first)
+        put(x[split:], out.rest)
+    elif isinstance(out, QuantizedActivation):
         out.storage[: x.shape[0]] = rounded(x, out)
     else:
         out[: x.shape[0]] = x
-
-
-def floats(x: Activation) -> Tensor:
-    return x.storage if isinstance(x, QuantizedActivation) else x
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -333,7 +344,10 @@ class TorchKernels(Kernels):
             else:
                 result = rms_norm(values, weight, eps)
                 result = result if bias is None else result + bias
-            put(result + floats(out)[:count] if accumulate else result, out)
+            if accumulate:
+                assert isinstance(out, Tensor)
+                result = result + out[:count]
+            put(result, out)
 
         self._do(op)
 
@@ -424,20 +438,30 @@ class TorchKernels(Kernels):
         weighs_inputs: bool,
         accumulate: bool,
     ) -> None:
-        def op() -> None:
-            count = rows.count()
-            total = torch.zeros_like(out[:count])
+        def mix(part: slice, like: UniformActivation, inner_like: UniformActivation) -> None:
+            total = torch.zeros_like(out[part])
             for number, expert in enumerate(experts):
-                index, place = torch.where(routing.experts[:count] == number)
-                weights = routing.weights[index, place, None]
-                inputs = rounded(x[index] * weights if weighs_inputs else x[index], buffers.inputs)
-                weight = rounded_values(expert.gate_up, buffers.inputs)
+                index, place = torch.where(routing.experts[part] == number)
+                weights, values = routing.weights[part][index, place, None], x[part][index]
+                inputs = rounded(values * weights if weighs_inputs else values, like)
+                weight = rounded_values(expert.gate_up, like)
                 gate, up = functional.linear(inputs, weight, expert.gate_up_bias).chunk(2, -1)
-                inner = rounded(gated(kind, gate, up), buffers.inner)
-                weight = rounded_values(expert.down, buffers.inner)
+                inner = rounded(gated(kind, gate, up), inner_like)
+                weight = rounded_values(expert.down, inner_like)
                 result = functional.linear(inner, weight, expert.down_bias)
                 total.index_add_(0, index, result if weighs_inputs else result * weights)
-            out[:count] = out[:count] + total if accumulate else total
+            out[part] = out[part] + total if accumulate else total
+
+        def op() -> None:
+            count, inputs, inner = rows.count(), buffers.inputs, buffers.inner
+            if isinstance(inputs, SplitActivation) and isinstance(inner, SplitActivation):
+                split = first_rows(inputs, count)
+                mix(slice(split), inputs.first, inner.first)
+                mix(slice(split, count), inputs.rest, inner.rest)
+            else:
+                assert not isinstance(inputs, SplitActivation)
+                assert not isinstance(inner, SplitActivation)
+                mix(slice(count), inputs, inner)
 
         self._do(op)
 
@@ -448,7 +472,7 @@ class TorchKernels(Kernels):
 
         self._do(op)
 
-    def _quantize(self, rows: Rows, x: Tensor, out: QuantizedActivation) -> None:
+    def _quantize(self, rows: Rows, x: Tensor, out: Activation) -> None:
         self._do(lambda: put(x[: rows.count()], out))
 
     def _permute(self, rows: Rows, x: Tensor, index: Tensor, out: Activation) -> None:

@@ -19,9 +19,10 @@ from headrace.kernels import (
     HeadNorms,
     Kernels,
     PackedWeight,
-    QuantizedActivation,
     RankMemory,
     Rotary,
+    Split,
+    SplitActivation,
 )
 from headrace.kernels.tensors import (
     GROUP_SIZE,
@@ -95,6 +96,8 @@ class Counts:
     """[1] int32."""
     sequences: Tensor
     """[1] int32."""
+    boundary: Tensor
+    """[1] int32: rows from here on stand at prompt positions, those before at generated ones."""
 
 
 class NativeOperations:
@@ -106,12 +109,15 @@ class NativeOperations:
         backend: NativeBackend,
         max_positions: int,
         ranks: RankMemory | None = None,
+        prompt_dtype: torch.dtype | None = None,
     ) -> None:
-        """`ranks`: None where no other ranks have a part of the model."""
+        """`ranks`: None where no other ranks have a part of the model. `prompt_dtype`: in which
+        weights that read int8 read rows at prompt positions; None: in int8 too."""
         self.kernels = kernels
         self._ranks = ranks
         self._backend = backend
         self._max_positions = max_positions
+        self._prompt_dtype = prompt_dtype
         self._buffers: dict[tuple[str, int, int, torch.dtype], Activation] = {}
         self._mixtures: dict[tuple[object, ...], ExpertBuffers] = {}
         self._counts: Counts
@@ -122,10 +128,24 @@ class NativeOperations:
         self._counts = counts
         yield
 
+    @property
+    def distinguishes_prompts(self) -> bool:
+        """Whether passes have computed prompt positions otherwise than generated ones."""
+        activations = [*self._buffers.values(), *(m.inputs for m in self._mixtures.values())]
+        return any(isinstance(activation, SplitActivation) for activation in activations)
+
+    @property
+    def _split(self) -> Split | None:
+        """Of int8 activations."""
+        if self._prompt_dtype is None:
+            return None
+        return Split(self._prompt_dtype, self._counts.boundary)
+
     def _buffer(self, use: str, features: int, dtype: torch.dtype = torch.float32) -> Activation:
         key = (use, self._counts.capacity, features, dtype)
         if key not in self._buffers:
-            self._buffers[key] = self.kernels.activation(*key[1:])
+            split = self._split if dtype == torch.int8 else None
+            self._buffers[key] = self.kernels.activation(*key[1:], split)
         return self._buffers[key]
 
     def _floats(self, use: str, features: int) -> Tensor:
@@ -210,7 +230,7 @@ class NativeOperations:
         if consumer is None:
             return x
         out = self._input_of(consumer, "norm")
-        if not isinstance(out, QuantizedActivation):
+        if isinstance(out, Tensor):
             return self._ordered(x, consumer, "norm")
         self.kernels.quantize(x, out, rows=self._counts.tokens)
         return out
@@ -327,7 +347,11 @@ class NativeOperations:
         key = (self._counts.capacity, experts_per_token, sizes, is_exact)
         if key not in self._mixtures:
             self._mixtures[key] = self.kernels.expert_buffers(
-                self._counts.capacity, experts_per_token, experts, exact=is_exact
+                self._counts.capacity,
+                experts_per_token,
+                experts,
+                exact=is_exact,
+                split=self._split,
             )
         return self._mixtures[key]
 
@@ -383,7 +407,7 @@ class NativeOperations:
     def _given(self, attended: Tensor, consumer: LinearWeight) -> Activation:
         """In the form in which `consumer` reads it."""
         out = self._input_of(consumer, "attended")
-        if not isinstance(out, QuantizedActivation):
+        if isinstance(out, Tensor):
             return self._ordered(attended, consumer, "attended")
         self.kernels.quantize(attended, out, rows=self._counts.tokens)
         return self._ordered(out, consumer, "attended")

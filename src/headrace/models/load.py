@@ -47,6 +47,9 @@ class LoadOptions:
     """Of floating-point weights on the kernels; None: as stored."""
     exact_activations: bool = False
     """On the kernels, float32 activations with all weights, not int8 or bfloat16."""
+    prompt_dtype: torch.dtype | None = None
+    """On the kernels, of activations at prompt positions where those at generated ones are int8;
+    None: int8 too."""
     quantize: str | None = None
     """--quantize."""
     scheme: Scheme | None = None
@@ -77,7 +80,7 @@ class LanguageModel(Protocol):
 
     def forward(self, token_ids: Tensor, batch: AttentionBatch) -> Tensor: ...
 
-    def logits(self, hidden: Tensor) -> Tensor: ...
+    def logits(self, hidden: Tensor, num_prompt_rows: int = 0) -> Tensor: ...
 
 
 Progress = Callable[[int, int], None]
@@ -132,7 +135,9 @@ def _load_decoder(
     operations: Operations = TorchOperations(backend, ranks)
     if isinstance(backend, NativeBackend):
         memory = ranks.memory(_slot_floats(spec, options))
-        operations = NativeOperations(backend.kernels, backend, spec.max_position, memory)
+        operations = NativeOperations(
+            backend.kernels, backend, spec.max_position, memory, options.prompt_dtype
+        )
     target = Target(
         dtype=options.dtype,
         device=options.device,

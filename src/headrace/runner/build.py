@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import torch
 
 from headrace.attention.native import NativeBackend
@@ -18,7 +19,7 @@ from headrace.runner.drafting.chain import DraftChain
 from headrace.runner.drafting.load import DraftTarget, load_drafter
 from headrace.runner.executor import ModelExecutor
 from headrace.runner.memory import SHARE_OF_CPU_MEMORY, CacheRequest, CacheSize, size_cache
-from headrace.runner.recorded import recorded
+from headrace.runner.recorded import RecordedDecoder, recorded
 from headrace.runner.sampler import Sampler
 from headrace.runner.warm_up import warm_up_plans
 from headrace.runner.watermark import Watermark
@@ -87,6 +88,9 @@ def build_executor(
     sampler = Sampler(info.max_num_seqs, kernels, _watermark(settings))
     drafts = DraftChain(loaded.make(buffers, cache.num_blocks), sampler) if loaded else None
     runnable = recorded(model, backend, buffers, info.max_num_seqs)
+    if isinstance(runnable, RecordedDecoder) and runnable.distinguishes_prompts:
+        kinds = f"{info.kernels}; prompts in bfloat16, new tokens in int8"
+        info = msgspec.structs.replace(info, distinguishes_prompts=True, kernels=kinds)
     executor = ModelExecutor(runnable, buffers, sampler, drafts)
     _warm_up(executor, info, progress)
     return executor, info
@@ -108,6 +112,7 @@ def _options(
         kernels=kernels if is_native else None,
         weight_dtype=dtype if settings.dtype else None,
         exact_activations=settings.activations == "float32",
+        prompt_dtype=devices.choose_prompt_dtype(settings, kernels, ranks),
         quantize=settings.quantize,
         load_format=settings.load_format,
         ranks=ranks,

@@ -7,6 +7,7 @@ import psutil
 import torch
 
 from headrace.config import Settings
+from headrace.distributed.ranks import Ranks
 from headrace.errors import StartupError
 from headrace.kernels import Kernels, TorchKernels
 from headrace.kernels import load as load_kernels
@@ -52,6 +53,14 @@ def choose_kernels(settings: Settings, device: torch.device) -> Kernels:
         return load_kernels(choice)
     except ValueError as error:
         raise StartupError(f"--kernels {choice}: {error}") from None
+
+
+def choose_prompt_dtype(settings: Settings, kernels: Kernels, ranks: Ranks) -> torch.dtype | None:
+    """Of activations at prompt positions where those at generated ones are int8; None: int8 too.
+
+    The same on all ranks, whatever their CPUs."""
+    is_quicker = kernels.has_bfloat16_tiles and settings.activations == "auto"
+    return torch.bfloat16 if ranks.minimum(int(is_quicker)) else None
 
 
 def choose_kv_dtype(settings: Settings, *, is_native: bool) -> torch.dtype | None:

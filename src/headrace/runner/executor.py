@@ -26,8 +26,11 @@ class Model(Protocol):
         """token_ids [T] int32 to hidden states [T, H]."""
         ...
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Hidden states [R, H] to logits [R, V] float32, a fresh tensor."""
+    def logits(self, hidden: Tensor, num_prompt_rows: int = 0) -> Tensor:
+        """Hidden states [R, H] to logits [R, V] float32, a fresh tensor.
+
+        The last `num_prompt_rows` stand at prompt positions, if that matters to the model.
+        """
         ...
 
 
@@ -69,13 +72,17 @@ class ModelExecutor:
         if not plan.rows:
             return StepOutput(rows=[])
         step = self._buffers.fill(plan)
+        first_prompt_row = len(plan.rows) - plan.num_prompt_rows
+        step.attention.num_prompt_tokens = sum(plan.counts[first_prompt_row:])
         hidden = self._model.forward(step.token_ids, step.attention)
         prompt_scores = self._prompt_logprobs.compute(
-            plan, step.query_end, hidden, self._model.logits
+            plan, step.query_end, hidden, lambda states: self._model.logits(states, len(states))
         )
         self._sampler.catch_up(plan)
         at = sample_positions(plan, step.rows, step.query_end)
-        outputs = row_outputs(plan, at, self._sample(hidden, at, step_masks(plan, hidden.device)))
+        num_prompt_samples = sum(plan.num_samples[first_prompt_row:])
+        samples = self._sample(hidden, at, step_masks(plan, hidden.device), num_prompt_samples)
+        outputs = row_outputs(plan, at, samples)
         self._sampler.accept(plan.rows, outputs)
         for index, scores in prompt_scores.items():
             outputs[index].prompt_logprobs = scores.logprobs
@@ -87,8 +94,11 @@ class ModelExecutor:
             output.draft_duration = time.perf_counter() - begin
         return output
 
-    def _sample(self, hidden: Tensor, at: SamplePositions, masks: Masks | None) -> Samples:
+    def _sample(
+        self, hidden: Tensor, at: SamplePositions, masks: Masks | None, num_prompt_samples: int
+    ) -> Samples:
         # As many samples as tokens: a step of decodes (and drafts) only, all in their order.
         if len(at.index) != hidden.shape[0]:
             hidden = hidden[torch.from_numpy(at.index).to(hidden.device)]
-        return self._sampler.sample(self._model.logits(hidden), at, masks)
+        logits = self._model.logits(hidden, num_prompt_samples)
+        return self._sampler.sample(logits, at, masks)

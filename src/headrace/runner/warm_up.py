@@ -20,8 +20,8 @@ def warm_up_plans(info: EngineInfo) -> list[StepPlan]:
     )
     num_drafts = min(2, info.max_num_drafts)
     return [
-        _plan(num_chunks, chunk, info.block_size),
-        _plan(min(_num_decodes(info), info.num_blocks), 1, info.block_size, num_drafts),
+        _plan(num_chunks, chunk, info.block_size, num_prompt_rows=num_chunks),
+        _plan(min(_num_decodes(info), info.num_blocks), 1, info.block_size, num_drafts=num_drafts),
     ]
 
 
@@ -30,7 +30,9 @@ def _num_decodes(info: EngineInfo) -> int:
     return min(info.max_num_seqs, CPU_DECODES) if info.device == "cpu" else info.max_num_seqs
 
 
-def _plan(num_rows: int, count: int, block_size: int, num_drafts: int = 0) -> StepPlan:
+def _plan(
+    num_rows: int, count: int, block_size: int, *, num_drafts: int = 0, num_prompt_rows: int = 0
+) -> StepPlan:
     rows = list(range(num_rows))
     num_blocks = -(-count // block_size)
     started = [
@@ -52,4 +54,5 @@ def _plan(num_rows: int, count: int, block_size: int, num_drafts: int = 0) -> St
         new_blocks=[list(range(row * num_blocks, (row + 1) * num_blocks)) for row in rows],
         num_samples=[1] * num_rows,
         num_drafts=dict.fromkeys(rows, num_drafts) if num_drafts else {},
+        num_prompt_rows=num_prompt_rows,
     )

@@ -64,6 +64,7 @@ def run(connection: socket.socket) -> int:
         max_batch_prefill_tokens=info.max_batch_prefill_tokens,
         max_num_seqs=info.max_num_seqs,
         prefix_caching=settings.prefix_caching,
+        distinguishes_prompts=info.distinguishes_prompts,
         speculator=Speculator(PromptLookup(), num_drafts, info.max_num_drafts)
         if num_drafts
         else None,

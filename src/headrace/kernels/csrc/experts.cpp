@@ -19,16 +19,16 @@ int64_t argmax(const float* values, int64_t count) {
     return std::max_element(values, values + count) - values;
 }
 
-// Calls function(expert, unit) for units(expert) units of each expert.
+// Calls function(share, unit) for units(share) units of each share.
 template <typename Units, typename Function>
-void for_each_expert_unit(Team& team, int64_t experts, Units units, Function function) {
-    std::vector<int64_t> ends(static_cast<size_t>(experts));
+void for_each_share_unit(Team& team, int64_t shares, Units units, Function function) {
+    std::vector<int64_t> ends(static_cast<size_t>(shares));
     int64_t total = 0;
-    for (int64_t e = 0; e < experts; ++e) ends[static_cast<size_t>(e)] = total += units(e);
+    for (int64_t s = 0; s < shares; ++s) ends[static_cast<size_t>(s)] = total += units(s);
     team.share(total, [&](int64_t unit) {
         const auto end = std::upper_bound(ends.begin(), ends.end(), unit);
-        const int64_t expert = end - ends.begin();
-        function(expert, unit - (expert ? *(end - 1) : 0));
+        const int64_t share = end - ends.begin();
+        function(share, unit - (share ? *(end - 1) : 0));
     });
 }
 
@@ -107,8 +107,12 @@ void PlanOp::run(Team& team) const {
     team.share(1, [&](int64_t) {
         const Mixture& m = mixture_;
         const int64_t places = rows_.count() * m.chosen;
+        const int64_t split = m.inputs.first_rows(rows_.count()) * m.chosen;
+        const auto share_of = [&](int64_t place) {
+            return static_cast<size_t>(m.chosen_experts[place] * m.parts() + (place >= split));
+        };
         std::fill_n(m.counts(), m.count(), 0);
-        for (int64_t i = 0; i < places; ++i) ++m.counts()[m.chosen_experts[i]];
+        for (int64_t i = 0; i < places; ++i) ++m.counts()[share_of(i)];
         int32_t used = 0;
         for (int64_t e = 0; e < m.count(); ++e) {
             m.starts()[e] = used;
@@ -119,7 +123,7 @@ void PlanOp::run(Team& team) const {
         int32_t* sources = m.sources(rows_.capacity());
         std::fill_n(sources, used, -1);
         for (int64_t i = 0; i < places; ++i) {
-            const int32_t slot = next[static_cast<size_t>(m.chosen_experts[i])]++;
+            const int32_t slot = next[share_of(i)]++;
             m.slots()[i] = slot;
             sources[slot] = static_cast<int32_t>(i);
         }
@@ -128,14 +132,16 @@ void PlanOp::run(Team& team) const {
 
 void GatherOp::run(Team& team) const {
     const Mixture& m = mixture_;
-    const int64_t features = m.inputs.features;
+    const int64_t features = m.inputs.features();
     const int32_t* sources = m.sources(rows_.capacity());
+    const int64_t split = m.inputs.first_rows(rows_.count());
     std::vector<float> weighed(static_cast<size_t>(features));
     team.share(*m.used() / kBlockRows, [&](int64_t block) {
         for (int64_t slot = block * kBlockRows; slot < (block + 1) * kBlockRows; ++slot) {
             const int32_t place = sources[slot];
             if (place < 0) continue;
-            const float* from = x_ + place / m.chosen * features;
+            const int64_t row = place / m.chosen;
+            const float* from = x_ + row * features;
             if (m.weighs_inputs) {
                 const F32x16 weight = F32x16::broadcast(m.weights[place]);
                 for (int64_t i = 0; i < features; i += kLanes) {
@@ -143,46 +149,47 @@ void GatherOp::run(Team& team) const {
                 }
                 from = weighed.data();
             }
-            store_groups(m.inputs, slot, 0, m.inputs.groups(), from);
+            const Activation& to = row < split ? m.inputs.first : m.inputs.rest;
+            store_groups(to, slot, 0, to.groups(), from);
         }
     });
 }
 
 void ExpertGateOp::run(Team& team) const {
     const Mixture& m = mixture_;
-    const auto units = [&](int64_t e) {
-        return gate_units(m.inputs.format, m.experts[static_cast<size_t>(e)].gate_up, m.counts()[e]);
+    const auto units = [&](int64_t s) {
+        return gate_units(m.part(m.inputs, s).format, m.weights_of(s).gate_up, m.counts()[s]);
     };
-    for_each_expert_unit(team, m.count(), units, [&](int64_t e, int64_t unit) {
-        const ExpertWeights& expert = m.experts[static_cast<size_t>(e)];
+    for_each_share_unit(team, m.count(), units, [&](int64_t s, int64_t unit) {
+        const ExpertWeights& expert = m.weights_of(s);
         const Weight& weight = expert.gate_up;
-        const int64_t rows = m.counts()[e];
-        const TileRegisters registers(m.inputs.format, rows);
-        const Activation x = m.inputs.from(m.starts()[e], weight.in);
-        gate_unit(x, weight, expert.gate_up_bias, kind_,
-                  m.inner.from(m.starts()[e], weight.out / 2), rows, unit);
+        const int64_t rows = m.counts()[s], first = m.starts()[s];
+        const Activation x = m.part(m.inputs, s).from(first, weight.in);
+        const TileRegisters registers(x.format, rows);
+        const Activation out = m.part(m.inner, s).from(first, weight.out / 2);
+        gate_unit(x, weight, expert.gate_up_bias, kind_, {out, {}, nullptr}, 0, rows, unit);
     });
 }
 
 void ExpertDownOp::run(Team& team) const {
     const Mixture& m = mixture_;
-    const auto units = [&](int64_t e) {
-        return linear_units(m.inner.format, m.experts[static_cast<size_t>(e)].down, m.counts()[e]);
+    const auto units = [&](int64_t s) {
+        return linear_units(m.part(m.inner, s).format, m.weights_of(s).down, m.counts()[s]);
     };
-    for_each_expert_unit(team, m.count(), units, [&](int64_t e, int64_t unit) {
-        const ExpertWeights& expert = m.experts[static_cast<size_t>(e)];
+    for_each_share_unit(team, m.count(), units, [&](int64_t s, int64_t unit) {
+        const ExpertWeights& expert = m.weights_of(s);
         const Weight& weight = expert.down;
-        const int64_t rows = m.counts()[e];
-        const TileRegisters registers(m.inner.format, rows);
-        const Activation x = m.inner.from(m.starts()[e], weight.in);
-        linear_unit(x, weight,
-                    {expert.down_bias, m.outputs + m.starts()[e] * weight.out, false}, rows, unit);
+        const int64_t rows = m.counts()[s], first = m.starts()[s];
+        const Activation x = m.part(m.inner, s).from(first, weight.in);
+        const TileRegisters registers(x.format, rows);
+        float* to = m.outputs + first * weight.out;
+        linear_unit(x, weight, {expert.down_bias, to, false}, rows, unit);
     });
 }
 
 void CombineOp::run(Team& team) const {
     const Mixture& m = mixture_;
-    const int64_t features = m.inputs.features;
+    const int64_t features = m.inputs.features();
     const int64_t parts = (features + kCombinedColumns - 1) / kCombinedColumns;
     team.share(rows_.count() * parts, [&](int64_t unit) {
         const int64_t row = unit / parts, first = unit % parts * kCombinedColumns;

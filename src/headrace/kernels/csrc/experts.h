@@ -43,20 +43,28 @@ struct ExpertWeights {
     const float *gate_up_bias, *down_bias;  // or null
 };
 
-// What the ops of one mixture share. Rows are sorted by expert into slots, those of each expert
-// beginning at whole blocks of 16.
+// What the ops of one mixture share. Rows are sorted into slots by share: the rows of one expert in
+// one part of `inputs` and `inner`. Those of each share begin at whole blocks of 16.
 struct Mixture {
     std::vector<ExpertWeights> experts;
     int64_t chosen;  // per row, the shared one included
     const int32_t* chosen_experts;
     const float* weights;
     bool weighs_inputs;
-    int32_t* plan;  // [experts] counts, [experts] first slots, [1] used slots, [rows * chosen]
+    int32_t* plan;  // [shares] counts, [shares] first slots, [1] used slots, [rows * chosen]
                     // slots, [slots] which of these, or -1
-    Activation inputs, inner;
+    SplitActivation inputs, inner;
     float* outputs;
 
-    int64_t count() const { return static_cast<int64_t>(experts.size()); }
+    int64_t parts() const { return inputs.boundary ? 2 : 1; }
+    int64_t count() const { return static_cast<int64_t>(experts.size()) * parts(); }  // shares
+    const ExpertWeights& weights_of(int64_t share) const {
+        return experts[static_cast<size_t>(share / parts())];
+    }
+    // The part that has a share's rows; slots have one numbering.
+    const Activation& part(const SplitActivation& x, int64_t share) const {
+        return share % parts() ? x.rest : x.first;
+    }
     int32_t* counts() const { return plan; }
     int32_t* starts() const { return plan + count(); }
     int32_t* used() const { return plan + 2 * count(); }

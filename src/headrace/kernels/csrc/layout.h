@@ -1,6 +1,7 @@
 // How activations and weights lie in memory. Everything else agrees through this file.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 
@@ -55,6 +56,20 @@ struct Activation {
             case Format::kBFloat16: return {bfloat16_cells(block), narrow, format};
             default: return {row(first), narrow, format};
         }
+    }
+};
+
+// Rows in two formats: those before *boundary are in `first`, the others, numbered from 0 again, in
+// `rest`. Without a boundary all are in `first`.
+struct SplitActivation {
+    Activation first, rest;
+    const int32_t* boundary;
+
+    int64_t features() const { return first.features; }
+    int64_t groups() const { return first.groups(); }
+    // How many of `rows` rows are in `first`.
+    int64_t first_rows(int64_t rows) const {
+        return boundary ? std::clamp<int64_t>(*boundary, 0, rows) : rows;
     }
 };
 

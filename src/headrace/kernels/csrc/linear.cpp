@@ -1,5 +1,7 @@
 #include "linear.h"
 
+#include <optional>
+
 #include "pointwise.h"
 #include "products_amx.h"
 #include "quantize.h"
@@ -175,6 +177,27 @@ void with_panel(const Activation& x, int64_t pairs, int64_t rows, int64_t unit,
 int64_t linear_pairs(const Weight& weight) { return (weight.tiles() + 1) / 2; }
 int64_t gate_pairs(const Weight& weight) { return weight.out / 2 / kGroup; }
 
+// Shares the products of both parts of x, so mixed that what is read of the weight serves both.
+// units(format, rows) is how many each has; calls function(part, its first row, its rows, unit of these).
+template <typename Units, typename Function>
+void share_parts(Team& team, const SplitActivation& x, int64_t rows, Units units,
+                 Function function) {
+    const int64_t split = x.first_rows(rows);
+    const int64_t first_units = units(x.first.format, split);
+    const int64_t all_units = first_units + units(x.rest.format, rows - split);
+    std::optional<TileRegisters> registers;
+    const Activation* held = nullptr;
+    team.share(all_units, [&](int64_t unit) {
+        const int64_t before = unit * first_units / all_units;
+        const bool is_first = (unit + 1) * first_units / all_units > before;
+        const Activation& part = is_first ? x.first : x.rest;
+        const int64_t part_rows = is_first ? split : rows - split;
+        if (held != &part) registers.emplace(part.format, part_rows);
+        held = &part;
+        function(part, is_first ? 0 : split, part_rows, is_first ? before : unit - before);
+    });
+}
+
 // Moves rows of a panel to where they belong, from row `row` and the first of its tiles on.
 void finish(const float* panel, const Weight& weight, const LinearOut& out, int64_t row,
             int64_t rows, int64_t tile, int vectors) {
@@ -227,7 +250,7 @@ int64_t gate_units(Format format, const Weight& weight, int64_t rows) {
 }
 
 void gate_unit(const Activation& x, const Weight& weight, const float* bias, Gate kind,
-               const Activation& out, int64_t all_rows, int64_t unit) {
+               const SplitActivation& out, int64_t out_row, int64_t all_rows, int64_t unit) {
     const int64_t first_up = weight.out / 2 / kLanes;
     with_panel(x, gate_pairs(weight), all_rows, unit, [&](int64_t pair, int64_t row, int64_t rows) {
         Panel gate, up;
@@ -241,24 +264,32 @@ void gate_unit(const Activation& x, const Weight& weight, const float* bias, Gat
             }
             gate_rows(kind, values, ups, count * kPanelColumns, values);
             for (int64_t r = 0; r < count; ++r) {
-                store_groups(out, row + first + r, pair, pair + 1, values + r * kPanelColumns);
+                const float* from = values + r * kPanelColumns;
+                store_groups(out, out_row + row + first + r, pair, pair + 1, from);
             }
         });
     });
 }
 
 void LinearOp::run(Team& team) const {
-    const int64_t rows = rows_.count();
-    const TileRegisters registers(x_.format, rows);
-    team.share(linear_units(x_.format, weight_, rows),
-               [&](int64_t unit) { linear_unit(x_, weight_, out_, rows, unit); });
+    const auto units = [&](Format format, int64_t rows) {
+        return linear_units(format, weight_, rows);
+    };
+    share_parts(team, x_, rows_.count(), units,
+                [&](const Activation& x, int64_t first, int64_t rows, int64_t unit) {
+        LinearOut out = out_;
+        out.values += first * out_.stride;
+        linear_unit(x, weight_, out, rows, unit);
+    });
 }
 
 void LinearGateOp::run(Team& team) const {
-    const int64_t rows = rows_.count();
-    const TileRegisters registers(x_.format, rows);
-    team.share(gate_units(x_.format, weight_, rows), [&](int64_t unit) {
-        gate_unit(x_, weight_, nullptr, kind_, out_, rows, unit);
+    const auto units = [&](Format format, int64_t rows) {
+        return gate_units(format, weight_, rows);
+    };
+    share_parts(team, x_, rows_.count(), units,
+                [&](const Activation& x, int64_t first, int64_t rows, int64_t unit) {
+        gate_unit(x, weight_, nullptr, kind_, out_, first, rows, unit);
     });
 }
 

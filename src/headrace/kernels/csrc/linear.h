@@ -22,19 +22,19 @@ int64_t linear_units(Format format, const Weight& weight, int64_t rows);
 void linear_unit(const Activation& x, const Weight& weight, const LinearOut& out, int64_t rows,
                  int64_t unit);
 int64_t gate_units(Format format, const Weight& weight, int64_t rows);
-// `bias`: of gate, then of up, or null.
+// Rows of x go to rows from `out_row` of out. `bias`: of gate, then of up, or null.
 void gate_unit(const Activation& x, const Weight& weight, const float* bias, Gate kind,
-               const Activation& out, int64_t rows, int64_t unit);
+               const SplitActivation& out, int64_t out_row, int64_t rows, int64_t unit);
 
 // out[r][n] = sum_k x[r][k] * w[n][k] (+ bias[n]) (+ out[r][n] if accumulate).
 class LinearOp : public Op {
    public:
-    LinearOp(Rows rows, Activation x, Weight weight, LinearOut out)
+    LinearOp(Rows rows, SplitActivation x, Weight weight, LinearOut out)
         : Op(rows), x_(x), weight_(weight), out_(out) {}
     void run(Team& team) const override;
 
    private:
-    Activation x_;
+    SplitActivation x_;
     Weight weight_;
     LinearOut out_;
 };
@@ -43,15 +43,15 @@ class LinearOp : public Op {
 // up; the product never leaves the cache.
 class LinearGateOp : public Op {
    public:
-    LinearGateOp(Rows rows, Activation x, Weight weight, Gate kind, Activation out)
+    LinearGateOp(Rows rows, SplitActivation x, Weight weight, Gate kind, SplitActivation out)
         : Op(rows), x_(x), weight_(weight), kind_(kind), out_(out) {}
     void run(Team& team) const override;
 
    private:
-    Activation x_;
+    SplitActivation x_;
     Weight weight_;
     Gate kind_;
-    Activation out_;
+    SplitActivation out_;
 };
 
 // out[r][b * out_step + n] = sum_k x[r][b * x_step + k] * w[b][n][k] for each block b of columns; what

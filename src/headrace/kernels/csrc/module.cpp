@@ -55,10 +55,13 @@ class Arguments {
         const int constant = size();
         return Rows(control, constant, size());
     }
-    Activation activation() {
-        void* data = address<void>();
+    SplitActivation activation() {
+        void *first = address<void>(), *rest = address<void>();
         const int64_t features = integer();
-        return {data, features, static_cast<Format>(size())};
+        const Format first_format = static_cast<Format>(size());
+        const Format rest_format = static_cast<Format>(size());
+        const auto* boundary = address<int32_t>();
+        return {{first, features, first_format}, {rest, features, rest_format}, boundary};
     }
     Weight weight() {
         auto* data = address<uint8_t>();
@@ -153,7 +156,7 @@ PyObject* norm(PyObject*, PyObject* const* values, Py_ssize_t count) {
     const auto* weight = a.address<float>();
     const auto* bias = a.address<float>();
     const float eps = a.number();
-    const Activation out = a.activation();
+    const SplitActivation out = a.activation();
     const int64_t out_stride = a.integer();
     return finish_one(a, program,
                       NormOp(rows, x, x_rows, x_stride, index, kind, weight, bias, eps, out,
@@ -164,7 +167,7 @@ PyObject* linear(PyObject*, PyObject* const* values, Py_ssize_t count) {
     Arguments a(values, count);
     Program* program = a.program();
     const Rows rows = a.rows();
-    const Activation x = a.activation();
+    const SplitActivation x = a.activation();
     const Weight weight = a.weight();
     const auto* bias = a.address<float>();
     auto* out = a.address<float>();
@@ -176,7 +179,7 @@ PyObject* linear_gate(PyObject*, PyObject* const* values, Py_ssize_t count) {
     Arguments a(values, count);
     Program* program = a.program();
     const Rows rows = a.rows();
-    const Activation x = a.activation();
+    const SplitActivation x = a.activation();
     const Weight weight = a.weight();
     const Gate kind = static_cast<Gate>(a.size());
     return finish_one(a, program, LinearGateOp(rows, x, weight, kind, a.activation()));

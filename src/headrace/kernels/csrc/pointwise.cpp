@@ -12,19 +12,31 @@ namespace {
 
 constexpr int64_t kChunkGroups = 16;  // groups of one row that are computed before being stored
 
+int64_t row_blocks(int64_t rows) { return (rows + kBlockRows - 1) / kBlockRows; }
+
 // Shares rows x groups in units that own whole cells, so that no two threads write one cache line.
+// Rows from `split` on are in cells of their own.
 template <typename Function>
-void for_each_cell_range(Team& team, int64_t rows, int64_t groups, Function function) {
-    const int64_t blocks = (rows + kBlockRows - 1) / kBlockRows;
+void for_each_cell_range(Team& team, int64_t split, int64_t rows, int64_t groups,
+                         Function function) {
+    const int64_t split_blocks = row_blocks(split), blocks = split_blocks + row_blocks(rows - split);
     const int64_t parts = std::max<int64_t>(1, std::min<int64_t>(
         groups, blocks < 4 * team.num_threads() ? team.num_threads() : 1));
     team.share(blocks * parts, [&](int64_t unit) {
         const int64_t block = unit / parts, part = unit % parts;
-        const int64_t last_row = std::min(rows, (block + 1) * kBlockRows);
-        for (int64_t row = block * kBlockRows; row < last_row; ++row) {
+        const bool is_before = block < split_blocks;
+        const int64_t begin = is_before ? 0 : split - split_blocks * kBlockRows;
+        const int64_t first_row = begin + block * kBlockRows;
+        const int64_t last_row = std::min(is_before ? split : rows, first_row + kBlockRows);
+        for (int64_t row = first_row; row < last_row; ++row) {
             function(row, groups * part / parts, groups * (part + 1) / parts);
         }
     });
+}
+
+template <typename Function>
+void for_each_cell_range(Team& team, const SplitActivation& out, int64_t rows, Function function) {
+    for_each_cell_range(team, out.first_rows(rows), rows, out.groups(), function);
 }
 
 // Sum over a row of function(lanes), in a fixed order: four chains, then the tail.
@@ -101,7 +113,7 @@ void EmbeddingOp::run(Team& team) const {
 
 // Features first..last of output row `row`. Each thread that shares a row sums it whole.
 void NormOp::normalize(int64_t row, int64_t first, int64_t last) const {
-    const int64_t count = out_.features;
+    const int64_t count = out_.features();
     const float* x = x_ + (index_ ? index_[row] : row) * x_stride_;
     const float mean =
         kind_ == Norm::kLayer
@@ -117,8 +129,10 @@ void NormOp::normalize(int64_t row, int64_t first, int64_t last) const {
                              load_partial(weight_ + i, lanes);
         return bias_ ? value + load_partial(bias_ + i, lanes) : value;
     };
-    if (out_.format == Format::kFloat32) {
-        float* out = out_.row(0) + row * out_stride_;
+    const int64_t split = out_.first_rows(row + 1);
+    const Activation& part = row < split ? out_.first : out_.rest;
+    if (part.format == Format::kFloat32) {
+        float* out = part.row(0) + (row < split ? row : row - split) * out_stride_;
         for (int64_t i = first; i < last; i += kLanes) {
             const int64_t lanes = std::min<int64_t>(kLanes, last - i);
             const F32x16 value = apply(i, lanes);
@@ -143,18 +157,19 @@ void NormOp::run(Team& team) const {
             }
         }
     }
-    if (out_.format == Format::kFloat32 && out_.row(0) == x_) {
+    if (out_.first.format == Format::kFloat32 && out_.first.row(0) == x_) {
         // In place a row is one thread's: no other may read it meanwhile.
-        return team.share(rows, [&](int64_t row) { normalize(row, 0, out_.features); });
+        return team.share(rows, [&](int64_t row) { normalize(row, 0, out_.features()); });
     }
-    const int64_t groups = (out_.features + kGroup - 1) / kGroup;
-    for_each_cell_range(team, rows, groups, [&](int64_t row, int64_t first, int64_t last) {
-        normalize(row, first * kGroup, std::min(last * kGroup, out_.features));
+    const int64_t groups = (out_.features() + kGroup - 1) / kGroup;
+    const int64_t split = out_.first_rows(rows);
+    for_each_cell_range(team, split, rows, groups, [&](int64_t row, int64_t first, int64_t last) {
+        normalize(row, first * kGroup, std::min(last * kGroup, out_.features()));
     });
 }
 
 void GateOp::run(Team& team) const {
-    const int64_t features = out_.features;
+    const int64_t features = out_.features();
     const auto gate = [&](int64_t row, int64_t first, int64_t last) {
         float values[kGroup];
         for (int64_t group = first; group < last; ++group) {
@@ -163,11 +178,11 @@ void GateOp::run(Team& team) const {
             store_groups(out_, row, group, group + 1, values);
         }
     };
-    for_each_cell_range(team, rows_.count(), out_.groups(), gate);
+    for_each_cell_range(team, out_, rows_.count(), gate);
 }
 
 void ActivateOp::run(Team& team) const {
-    const int64_t features = out_.features;
+    const int64_t features = out_.features();
     const auto activate_groups = [&](int64_t row, int64_t first, int64_t last) {
         float values[kGroup];
         for (int64_t group = first; group < last; ++group) {
@@ -178,13 +193,14 @@ void ActivateOp::run(Team& team) const {
             store_groups(out_, row, group, group + 1, values);
         }
     };
-    for_each_cell_range(team, rows_.count(), out_.groups(), activate_groups);
+    for_each_cell_range(team, out_, rows_.count(), activate_groups);
 }
 
 void SoftCapOp::run(Team& team) const {
     const F32x16 cap = F32x16::broadcast(cap_);
     const int64_t groups = (features_ + kGroup - 1) / kGroup;
-    for_each_cell_range(team, rows_.count(), groups, [&](int64_t row, int64_t first, int64_t last) {
+    const int64_t rows = rows_.count();
+    for_each_cell_range(team, rows, rows, groups, [&](int64_t row, int64_t first, int64_t last) {
         float* x = x_ + row * features_;
         const int64_t end = std::min(last * kGroup, features_);
         for (int64_t i = first * kGroup; i < end; i += kLanes) {
@@ -195,14 +211,14 @@ void SoftCapOp::run(Team& team) const {
 }
 
 void QuantizeOp::run(Team& team) const {
-    for_each_cell_range(team, rows_.count(), out_.groups(),
+    for_each_cell_range(team, out_, rows_.count(),
                         [&](int64_t row, int64_t first, int64_t last) {
-        store_groups(out_, row, first, last, x_ + row * out_.features + first * kGroup);
+        store_groups(out_, row, first, last, x_ + row * out_.features() + first * kGroup);
     });
 }
 
 void PermuteOp::run(Team& team) const {
-    for_each_cell_range(team, rows_.count(), out_.groups(),
+    for_each_cell_range(team, out_, rows_.count(),
                         [&](int64_t row, int64_t first, int64_t last) {
         const float* x = x_ + row * features_;
         alignas(64) float values[kGroup];

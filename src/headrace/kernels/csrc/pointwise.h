@@ -41,7 +41,7 @@ enum class Norm { kRms, kLayer };
 class NormOp : public Op {
    public:
     NormOp(Rows rows, const float* x, int64_t x_rows, int64_t x_stride, const int32_t* index,
-           Norm kind, const float* weight, const float* bias, float eps, Activation out,
+           Norm kind, const float* weight, const float* bias, float eps, SplitActivation out,
            int64_t out_stride, bool accumulate)
         : Op(rows), x_(x), x_rows_(x_rows), x_stride_(x_stride), index_(index), kind_(kind),
           weight_(weight), bias_(bias), eps_(eps), out_(out), out_stride_(out_stride),
@@ -57,7 +57,7 @@ class NormOp : public Op {
     Norm kind_;
     const float *weight_, *bias_;
     float eps_;
-    Activation out_;
+    SplitActivation out_;
     int64_t out_stride_;
     bool accumulate_;
 };
@@ -65,27 +65,27 @@ class NormOp : public Op {
 // out[r][f] = activate(x[r][f]) * x[r][features + f].
 class GateOp : public Op {
    public:
-    GateOp(Rows rows, const float* x, Gate kind, Activation out)
+    GateOp(Rows rows, const float* x, Gate kind, SplitActivation out)
         : Op(rows), x_(x), kind_(kind), out_(out) {}
     void run(Team& team) const override;
 
    private:
     const float* x_;
     Gate kind_;
-    Activation out_;
+    SplitActivation out_;
 };
 
 // out[r][f] = activate(x[r][f]).
 class ActivateOp : public Op {
    public:
-    ActivateOp(Rows rows, const float* x, Gate kind, Activation out)
+    ActivateOp(Rows rows, const float* x, Gate kind, SplitActivation out)
         : Op(rows), x_(x), kind_(kind), out_(out) {}
     void run(Team& team) const override;
 
    private:
     const float* x_;
     Gate kind_;
-    Activation out_;
+    SplitActivation out_;
 };
 
 // x[r][f] = cap * tanh(x[r][f] / cap).
@@ -104,18 +104,18 @@ class SoftCapOp : public Op {
 // out = x, quantized.
 class QuantizeOp : public Op {
    public:
-    QuantizeOp(Rows rows, const float* x, Activation out) : Op(rows), x_(x), out_(out) {}
+    QuantizeOp(Rows rows, const float* x, SplitActivation out) : Op(rows), x_(x), out_(out) {}
     void run(Team& team) const override;
 
    private:
     const float* x_;
-    Activation out_;
+    SplitActivation out_;
 };
 
 // out[r][k] = x[r][index[k]], 0 where the index is negative.
 class PermuteOp : public Op {
    public:
-    PermuteOp(Rows rows, const float* x, int64_t features, const int32_t* index, Activation out)
+    PermuteOp(Rows rows, const float* x, int64_t features, const int32_t* index, SplitActivation out)
         : Op(rows), x_(x), features_(features), index_(index), out_(out) {}
     void run(Team& team) const override;
 
@@ -123,7 +123,7 @@ class PermuteOp : public Op {
     const float* x_;
     int64_t features_;
     const int32_t* index_;
-    Activation out_;
+    SplitActivation out_;
 };
 
 // out[r] = the least index of the largest of x[r].

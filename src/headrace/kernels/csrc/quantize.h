@@ -51,4 +51,12 @@ inline void store_groups(const Activation& to, int64_t row, int64_t first, int64
     }
 }
 
+// The same of a row of both parts together.
+inline void store_groups(const SplitActivation& to, int64_t row, int64_t first, int64_t last,
+                         const float* from) {
+    const int64_t split = to.first_rows(row + 1);
+    if (row < split) return store_groups(to.first, row, first, last, from);
+    store_groups(to.rest, row - split, first, last, from);
+}
+
 }  // namespace headrace

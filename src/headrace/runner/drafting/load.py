@@ -77,7 +77,8 @@ def load_drafter(
 
 
 def _load_model(checkpoint: Checkpoint, target: DraftTarget, progress: Progress) -> LoadedDrafter:
-    model, backend = load_model(checkpoint, target.options, progress)
+    options = replace(target.options, prompt_dtype=None)  # drafts may differ in their last bits
+    model, backend = load_model(checkpoint, options, progress)
     if model.vocab_size != target.model.vocab_size:
         raise StartupError(
             f"{FLAG} {checkpoint.path}: its vocabulary has {model.vocab_size} tokens, the model's "
@@ -102,7 +103,7 @@ def _load_model(checkpoint: Checkpoint, target: DraftTarget, progress: Progress)
 
 def _load_self(target: DraftTarget, progress: Progress) -> LoadedDrafter:
     _check_has_narrower_form(target)
-    options = replace(target.options, quantize="int4", backend=target.backend)
+    options = replace(target.options, quantize="int4", backend=target.backend, prompt_dtype=None)
     model, backend = load_model(target.checkpoint, options, progress)
 
     def make(buffers: BatchBuffers, num_blocks: int) -> Drafter:
