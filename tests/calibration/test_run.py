@@ -265,6 +265,9 @@ def test_transformers_reads_fused_layers(architecture: str, tmp_path: Path) -> N
     assert error(reference_logits(theirs), reference_logits(model)) < 2e-3
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)  # importing the library alone takes long
+@pytest.mark.filterwarnings("ignore")  # many, of the library
 @pytest.mark.parametrize("name", ["gptq", "gptq-act-order", "gptq-8bit-channel"])
 @pytest.mark.parametrize("architecture", ["Qwen2ForCausalLM", "Phi3ForCausalLM"])
 def test_transformers_reads_gptq(name: str, architecture: str, tmp_path: Path) -> None:

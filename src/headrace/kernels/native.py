@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from headrace.kernels.base import HeadOptions, Kernels
+from headrace.kernels.memory import Arena
 from headrace.kernels.ranks import RankMemory, Relay
 from headrace.kernels.routing import RoutingRule
 from headrace.kernels.tensors import (
@@ -71,6 +72,7 @@ class NativeKernels(Kernels):
         self.has_bfloat16_tiles = bool(module.has_bfloat16_tiles)
         self._module = module
         self._program: NativeProgram | None = None
+        self._weights = Arena()
 
     @contextmanager
     def record(self) -> Iterator[NativeProgram]:
@@ -156,7 +158,7 @@ class NativeKernels(Kernels):
         self, kind: WeightKind, out: int, in_: int, group_size: int, scaling: Scaling
     ) -> PackedWeight:
         words = WEIGHT_KINDS.index(kind), group_size, SCALINGS.index(scaling)
-        storage = torch.zeros(self._module.weight_bytes(0, out, in_, *words), dtype=torch.uint8)
+        storage = self._weights.zeroed(self._module.weight_bytes(0, out, in_, *words))
         return PackedWeight(out, in_, kind, group_size, scaling, (storage,))
 
     def _pack_blocks(

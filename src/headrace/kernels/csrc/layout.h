@@ -173,4 +173,13 @@ struct Weight {
     }
 };
 
+// One or two tiles of a weight that are multiplied side by side, and how far from them the next are.
+struct Tiles {
+    int64_t first, second;
+    int count;
+    int64_t stride;
+
+    int64_t operator[](int i) const { return i ? second : first; }
+};
+
 }  // namespace headrace

@@ -92,62 +92,63 @@ void widen_group(const Weight& weight, int64_t tile, int64_t first, float* to) {
 }
 
 // Such a weight with float activations.
-void widened_product(const Activation& x, const Weight& weight, int64_t tile, int vectors,
-                     int64_t row, int64_t rows, float* c) {
+void widened_product(const Activation& x, const Weight& weight, Tiles tiles, int64_t row,
+                     int64_t rows, float* c) {
     alignas(64) float widened[2 * kPanelDepth * kLanes];
     for (int64_t k = 0; k < weight.in; k += kPanelDepth) {
         const int64_t depth = std::min(kPanelDepth, weight.in - k);
-        for (int v = 0; v < vectors; ++v) {
+        for (int v = 0; v < tiles.count; ++v) {
             for (int64_t i = 0; i < depth; i += kGroup) {
-                widen_group(weight, tile + v, k + i, widened + (v * kPanelDepth + i) * kLanes);
+                widen_group(weight, tiles[v], k + i, widened + (v * kPanelDepth + i) * kLanes);
             }
         }
         const Lanes<Float32> lanes{widened, kLanes, kPanelDepth * kLanes, widened};
-        multiply(x.row(row) + k, x.features, rows, lanes, vectors, depth, c, kPanelColumns);
+        multiply(x.row(row) + k, x.features, rows, lanes, tiles.count, depth, c, kPanelColumns);
     }
 }
 
 template <typename Type>
-void float_product(const Activation& x, const Weight& weight, int64_t tile, int vectors,
-                   int64_t row, int64_t rows, float* c) {
-    const auto* data = reinterpret_cast<const typename Type::Element*>(weight.tile(tile));
+void float_product(const Activation& x, const Weight& weight, Tiles tiles, int64_t row,
+                   int64_t rows, float* c) {
+    const auto* data = reinterpret_cast<const typename Type::Element*>(weight.tile(tiles[0]));
     constexpr int64_t ahead = kPrefetchBytes / static_cast<int64_t>(sizeof *data);
-    const Lanes<Type> lanes{data, kLanes, weight.in * kLanes, data + ahead};
-    multiply(x.row(row), x.features, rows, lanes, vectors, weight.in, c, kPanelColumns);
+    const int64_t apart = (tiles[1] - tiles[0]) * weight.in * kLanes;
+    const Lanes<Type> lanes{data, kLanes, apart, data + ahead};
+    multiply(x.row(row), x.features, rows, lanes, tiles.count, weight.in, c, kPanelColumns);
 }
 
-// Rows of floats times the one or two tiles from `tile`.
-void exact_product(const Activation& x, const Weight& weight, int64_t tile, int vectors,
-                   int64_t row, int64_t rows, float* c) {
+// Rows of floats times one or two tiles.
+void exact_product(const Activation& x, const Weight& weight, Tiles tiles, int64_t row,
+                   int64_t rows, float* c) {
     std::memset(c, 0, static_cast<size_t>(rows * kPanelColumns) * sizeof(float));
     switch (weight.kind) {
-        case Kind::kFloat16: return float_product<Float16>(x, weight, tile, vectors, row, rows, c);
+        case Kind::kFloat16: return float_product<Float16>(x, weight, tiles, row, rows, c);
         case Kind::kBFloat16:
             if (weight.is_tiled()) break;
-            return float_product<BFloat16>(x, weight, tile, vectors, row, rows, c);
-        case Kind::kFloat32: return float_product<Float32>(x, weight, tile, vectors, row, rows, c);
+            return float_product<BFloat16>(x, weight, tiles, row, rows, c);
+        case Kind::kFloat32: return float_product<Float32>(x, weight, tiles, row, rows, c);
         default: break;
     }
-    widened_product(x, weight, tile, vectors, row, rows, c);
+    widened_product(x, weight, tiles, row, rows, c);
 }
 
-// panel = rows row..row + rows of x times the one or two tiles from `tile`. Calls done(first, count)
-// when these of the panel's rows are finished.
+// Rows row..row + rows of x times one or two tiles. Calls done(first, count, sums) with the sums
+// [count][kPanelColumns] of all rows in turn; they lie in the panel.
 template <typename Done>
-void product(const Activation& x, const Weight& weight, int64_t tile, int vectors, int64_t row,
-             int64_t rows, Panel& panel, Done done) {
+void product(const Activation& x, const Weight& weight, Tiles tiles, int64_t row, int64_t rows,
+             Panel& panel, Done done) {
     float* c = panel.values;
     if (x.format == Format::kBFloat16) {
-        return multiply_bfloat16(x, row, rows, weight, tile, vectors, c, kPanelColumns, done);
+        return multiply_bfloat16(x, row, rows, weight, tiles, c, kPanelColumns, done);
     }
     if (x.format == Format::kInt8) {
-        for (int v = 0; v < vectors; ++v) {
-            integer_product(x, weight, tile + v, row, rows, c + v * kLanes);
+        for (int v = 0; v < tiles.count; ++v) {
+            integer_product(x, weight, tiles[v], row, rows, c + v * kLanes);
         }
     } else {
-        exact_product(x, weight, tile, vectors, row, rows, c);
+        exact_product(x, weight, tiles, row, rows, c);
     }
-    done(0, rows);
+    done(0, rows, c);
 }
 
 // Rows of bfloat16 are as many as stay in the L2 cache while all tiles are multiplied with them.
@@ -157,7 +158,10 @@ int64_t panel_rows(Format format, int64_t features, int64_t pairs, int64_t rows)
     const int64_t resident = kResidentBytes / (features * 2);
     const int64_t fair = rows * pairs / (4 * num_threads());
     const int64_t most = std::max(kFewest, std::min({kMaxPanelRows, resident, fair}));
-    return most / (2 * kBlockRows) * 2 * kBlockRows;
+    // All equal, but for the last.
+    constexpr int64_t kStep = 2 * kBlockRows;
+    const int64_t count = std::max<int64_t>(1, (rows + most - 1) / most);
+    return std::max<int64_t>(1, (rows + count * kStep - 1) / (count * kStep)) * kStep;
 }
 
 int64_t panels(Format format, int64_t features, int64_t pairs, int64_t rows) {
@@ -198,31 +202,21 @@ void share_parts(Team& team, const SplitActivation& x, int64_t rows, Units units
     });
 }
 
-// Moves rows of a panel to where they belong, from row `row` and the first of its tiles on.
-void finish(const float* panel, const Weight& weight, const LinearOut& out, int64_t row,
-            int64_t rows, int64_t tile, int vectors) {
-    const int64_t first = tile * kLanes;
+// Moves sums of rows to where they belong, from row `row` and the first of the tiles on.
+void finish(const float* sums, const Weight& weight, const LinearOut& out, int64_t row,
+            int64_t rows, Tiles tiles) {
+    const int64_t first = tiles.first * kLanes;
     const int64_t stride = out.stride ? out.stride : weight.out;
     for (int64_t r = 0; r < rows; ++r) {
         float* to = out.values + (row + r) * stride + first;
-        // What comes after these rows, most likely.
-        __builtin_prefetch(to + rows * stride, 1);
-        __builtin_prefetch(to + rows * stride + kLanes, 1);
-        for (int v = 0; v < vectors; ++v) {
+        for (int v = 0; v < tiles.count; ++v) {
             const int64_t column = v * kLanes;
             const int64_t count = std::min<int64_t>(kLanes, weight.out - first - column);
-            F32x16 sum = F32x16::load(panel + r * kPanelColumns + column);
+            F32x16 sum = F32x16::load(sums + r * kPanelColumns + column);
             if (out.bias) sum = sum + load_partial(out.bias + first + column, count);
             if (out.accumulate) sum = load_partial(to + column, count) + sum;
             store_partial(sum, to + column, count);
         }
-    }
-}
-
-void add_to_rows(const float* bias, int64_t rows, float* panel) {
-    for (int64_t i = 0; i < rows * kPanelColumns; i += kLanes) {
-        const F32x16 sum = F32x16::load(panel + i) + F32x16::load(bias + i % kPanelColumns);
-        sum.store(panel + i);
     }
 }
 
@@ -237,10 +231,10 @@ void linear_unit(const Activation& x, const Weight& weight, const LinearOut& out
     with_panel(x, linear_pairs(weight), all_rows, unit, [&](int64_t pair, int64_t row,
                                                             int64_t rows) {
         Panel panel;
-        const int vectors = pair * 2 + 1 < weight.tiles() ? 2 : 1;
-        product(x, weight, pair * 2, vectors, row, rows, panel, [&](int64_t first, int64_t count) {
-            const float* from = panel.values + first * kPanelColumns;
-            finish(from, weight, out, row + first, count, pair * 2, vectors);
+        const Tiles tiles{pair * 2, pair * 2 + 1, pair * 2 + 1 < weight.tiles() ? 2 : 1, 2};
+        product(x, weight, tiles, row, rows, panel,
+                [&](int64_t first, int64_t count, const float* sums) {
+            finish(sums, weight, out, row + first, count, tiles);
         });
     });
 }
@@ -252,22 +246,24 @@ int64_t gate_units(Format format, const Weight& weight, int64_t rows) {
 void gate_unit(const Activation& x, const Weight& weight, const float* bias, Gate kind,
                const SplitActivation& out, int64_t out_row, int64_t all_rows, int64_t unit) {
     const int64_t first_up = weight.out / 2 / kLanes;
+    const auto biased = [&](const float* sums, int64_t tile) {
+        const F32x16 sum = F32x16::load(sums);
+        return bias ? sum + F32x16::load(bias + tile * kLanes) : sum;
+    };
     with_panel(x, gate_pairs(weight), all_rows, unit, [&](int64_t pair, int64_t row, int64_t rows) {
-        Panel gate, up;
-        product(x, weight, pair * 2, 2, row, rows, gate, [](int64_t, int64_t) {});
-        product(x, weight, first_up + pair * 2, 2, row, rows, up, [&](int64_t first, int64_t count) {
-            float* values = gate.values + first * kPanelColumns;
-            float* ups = up.values + first * kPanelColumns;
-            if (bias) {
-                add_to_rows(bias + pair * kPanelColumns, count, values);
-                add_to_rows(bias + weight.out / 2 + pair * kPanelColumns, count, ups);
-            }
-            gate_rows(kind, values, ups, count * kPanelColumns, values);
-            for (int64_t r = 0; r < count; ++r) {
-                const float* from = values + r * kPanelColumns;
-                store_groups(out, out_row + row + first + r, pair, pair + 1, from);
-            }
-        });
+        Panel panel, gates;
+        for (int64_t half = 0; half < 2; ++half) {
+            const Tiles tiles{pair * 2 + half, first_up + pair * 2 + half, 2, 1};
+            product(x, weight, tiles, row, rows, panel,
+                    [&](int64_t first, int64_t count, const float* sums) {
+                for (int64_t r = first; r < first + count; ++r, sums += kPanelColumns) {
+                    float* to = gates.values + r * kPanelColumns;
+                    gated(kind, biased(sums, tiles.first), biased(sums + kLanes, tiles.second))
+                        .store(to + half * kLanes);
+                    if (half == 1) store_groups(out, out_row + row + r, pair, pair + 1, to);
+                }
+            });
+        }
     });
 }
 

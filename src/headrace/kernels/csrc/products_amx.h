@@ -77,9 +77,6 @@ inline void unpack_group(const Weight& weight, int64_t tile, int64_t index, Unpa
     const auto store = [&](int line, __m512i bytes) { _mm512_store_si512(to.q[line], bytes); };
     const int64_t first = index * kGroup;
     const uint8_t* quants = weight.quants(tile, first);
-    for (int line = 0; line < kBits; ++line) {
-        __builtin_prefetch(quants + 64 * line + kPrefetchBytes);
-    }
     const __m512i flip = _mm512_set1_epi8(-128);
     if constexpr (kBits == 8) {
         for (int line = 0; line < 8; ++line) {
@@ -145,10 +142,21 @@ inline void store_sums(TileSums& sums) {
     store_sum<2>(sums);
 }
 
+// Lines of weights that are unpacked later and fetched meanwhile, so many with each group.
+struct LinesAhead {
+    const uint8_t* next;
+    int64_t lines;
+
+    void fetch() {
+        for (int64_t i = 0; i < lines; ++i, next += 64) __builtin_prefetch(next, 0, 2);
+    }
+};
+
 template <int kCount, bool kMinimum, int kRows>
 inline void add_scaled(const TileSums& sums, const Cell* cells, const UnpackedGroup* groups,
-                       F32x16 (&acc)[kRows]) {
+                       LinesAhead& ahead, F32x16 (&acc)[kRows]) {
     for (int g = 0; g < kCount; ++g) {
+        ahead.fetch();
         const F32x16 scale = F32x16::load(groups[g].scale);
         const F32x16 minimum = F32x16::load(groups[g].minimum);
         HEADRACE_UNROLL
@@ -166,7 +174,7 @@ inline void add_scaled(const TileSums& sums, const Cell* cells, const UnpackedGr
 // Starts those of the block at `next`, if any, at the end: the tiles are never idle.
 template <int kRows, bool kMinimum>
 inline void multiply_block(const Cell* cells, const Cell* next, const UnpackedGroup* groups,
-                           int64_t count, float* c, int64_t ldc) {
+                           int64_t count, LinesAhead ahead, float* c, int64_t ldc) {
     TileSums sums;
     F32x16 acc[kRows];
     HEADRACE_UNROLL
@@ -175,12 +183,12 @@ inline void multiply_block(const Cell* cells, const Cell* next, const UnpackedGr
     for (; count - g > kInFlight; g += kInFlight) {
         store_sums(sums);
         start_products(cells + g + kInFlight, groups + g + kInFlight, count - g - kInFlight);
-        add_scaled<kInFlight, kMinimum>(sums, cells + g, groups + g, acc);
+        add_scaled<kInFlight, kMinimum>(sums, cells + g, groups + g, ahead, acc);
     }
     store_sums(sums);
     if (next) start_products(next, groups, count);
     with_constant<kInFlight>(static_cast<int>(count - g), [&](auto n) {
-        add_scaled<n.value, kMinimum>(sums, cells + g, groups + g, acc);
+        add_scaled<n.value, kMinimum>(sums, cells + g, groups + g, ahead, acc);
     });
     HEADRACE_UNROLL
     for (int r = 0; r < kRows; ++r) acc[r].store(c + r * ldc);
@@ -192,6 +200,8 @@ inline void multiply_blocks(const Activation& x, int64_t block, int64_t rows,
                             const Weight& weight, int64_t tile, float* c, int64_t ldc) {
     constexpr bool kMinimum = kScaling != Scaling::kSymmetric;
     const int64_t blocks = (rows + kBlockRows - 1) / kBlockRows;
+    const int64_t group_lines = (weight.tile_bytes() / x.groups() + 63) / 64;
+    LinesAhead ahead{weight.tile(tile + 1), 0};
     UnpackedGroup groups[kUnpackedGroups];
     for (int64_t r = 0; r < blocks * kBlockRows; ++r) F32x16::zero().store(c + r * ldc);
     for (int64_t first = 0; first < x.groups(); first += kUnpackedGroups) {
@@ -204,11 +214,13 @@ inline void multiply_blocks(const Activation& x, int64_t block, int64_t rows,
         for (int64_t b = 0; b < blocks; ++b, cells += x.groups()) {
             const Cell* next = b + 1 < blocks ? cells + x.groups() : nullptr;
             float* to = c + b * kBlockRows * ldc;
+            ahead.lines = group_lines * (b + 1) / blocks - group_lines * b / blocks;
             if (rows - b * kBlockRows > kBlockRows / 2) {
-                multiply_block<kBlockRows, kMinimum>(cells, next, groups, count, to, ldc);
+                multiply_block<kBlockRows, kMinimum>(cells, next, groups, count, ahead, to, ldc);
             } else {
-                multiply_block<kBlockRows / 2, kMinimum>(cells, next, groups, count, to, ldc);
+                multiply_block<kBlockRows / 2, kMinimum>(cells, next, groups, count, ahead, to, ldc);
             }
+            ahead.next += 64 * count * ahead.lines;
         }
     }
 }
@@ -226,6 +238,13 @@ template <int kTile>
 inline void load_tile(const void* from, int64_t row_bytes = 64) {
     __asm__ volatile("tileloadd (%[from], %[row]), %%tmm%c[tile]"
                      : : [from] "r"(from), [row] "r"(row_bytes), [tile] "i"(kTile) : "memory");
+}
+// What is read only once does not take the L1 cache from other data.
+template <int kTile, bool kOnce>
+inline void load_operand(const void* from) {
+    if constexpr (!kOnce) return load_tile<kTile>(from);
+    __asm__ volatile("tileloaddt1 (%[from], %[row]), %%tmm%c[tile]"
+                     : : [from] "r"(from), [row] "r"(int64_t{64}), [tile] "i"(kTile) : "memory");
 }
 template <int kTile>
 inline void store_tile(float* to, int64_t row_floats) {
@@ -349,19 +368,19 @@ inline void store_sums(float* c, int64_t ldc) {
     if (kBlocks > 1 && kVectors > 1) store_tile<3>(c2 + kLanes, ldc);
 }
 
-// Adds the products of 32 inputs.
-template <int kBlocks, int kVectors>
+// Adds the products of 32 inputs. Either the weights stay in the L1 cache, or the rows do.
+template <int kBlocks, int kVectors, bool kKeepsWeights>
 inline void add_products(const BFloat16Cell* cell, const BFloat16Cell* cell2, const RightTile* right,
                          const RightTile* right2) {
-    load_tile<4>(cell);
-    load_tile<6>(right);
+    load_operand<4, kKeepsWeights>(cell);
+    load_operand<6, !kKeepsWeights>(right);
     multiply_tiles<0, 4, 6>();
     if (kVectors > 1) {
-        load_tile<7>(right2);
+        load_operand<7, !kKeepsWeights>(right2);
         multiply_tiles<1, 4, 7>();
     }
     if (kBlocks > 1) {
-        load_tile<5>(cell2);
+        load_operand<5, kKeepsWeights>(cell2);
         multiply_tiles<2, 5, 6>();
     }
     if (kBlocks > 1 && kVectors > 1) multiply_tiles<3, 5, 7>();
@@ -370,16 +389,17 @@ inline void add_products(const BFloat16Cell* cell, const BFloat16Cell* cell2, co
 // c[16 * kBlocks][16 * kVectors] = blocks of rows times tiles that no other rows read: a stream, of
 // which what follows is fetched.
 template <int kBlocks, int kVectors>
-inline void multiply_stream(const BFloat16Cell* cells, const RightTile* tiles, int64_t groups,
-                            float* c, int64_t ldc) {
+inline void multiply_stream(const BFloat16Cell* cells, const RightTile* right,
+                            const RightTile* right2, int64_t groups, float* c, int64_t ldc) {
+    constexpr int64_t kAhead = kPrefetchBytes / sizeof(RightTile);
     clear_sums<kBlocks, kVectors>();
     for (int64_t g = 0; g < groups; ++g) {
-        for (int v = 0; v < kVectors; ++v) {
-            const RightTile* ahead = tiles + v * groups + g + kPrefetchBytes / sizeof(RightTile);
-            for (const auto& line : ahead->values) __builtin_prefetch(line, 0, 2);
+        for (const auto& line : right[g + kAhead].values) __builtin_prefetch(line, 0, 2);
+        if (kVectors > 1) {
+            for (const auto& line : right2[g + kAhead].values) __builtin_prefetch(line, 0, 2);
         }
-        add_products<kBlocks, kVectors>(cells + g, cells + groups + g, tiles + g,
-                                        tiles + groups + g);
+        add_products<kBlocks, kVectors, false>(cells + g, cells + groups + g, right + g,
+                                               right2 + g);
     }
     store_sums<kBlocks, kVectors>(c, ldc);
 }
@@ -393,12 +413,13 @@ struct Resident {
     const uint8_t *next, *next2;
     int64_t lines;
 };
-constexpr int64_t kResidentGroups = 9;
+constexpr int64_t kResidentGroups = 18;
 
-// c[16 * kBlocks][16 * kVectors] += blocks of rows, `row_groups` long, times a part's tiles.
-template <int kBlocks, int kVectors>
+// c[16 * kBlocks][16 * kVectors] += blocks of rows, `row_groups` long, times a part's tiles. Calls
+// meanwhile() after each group: products leave time for other work.
+template <int kBlocks, int kVectors, typename Meanwhile>
 inline void multiply_resident(const BFloat16Cell* cells, int64_t row_groups, const Resident& part,
-                              int64_t step, float* c, int64_t ldc) {
+                              int64_t step, float* c, int64_t ldc, Meanwhile meanwhile) {
     if (part.is_first) {
         clear_sums<kBlocks, kVectors>();
     } else {
@@ -412,7 +433,9 @@ inline void multiply_resident(const BFloat16Cell* cells, int64_t row_groups, con
             __builtin_prefetch(next, 0, 2);
             __builtin_prefetch(next2, 0, 2);
         }
-        add_products<kBlocks, kVectors>(cells + g, cells + row_groups + g, right + g, right2 + g);
+        add_products<kBlocks, kVectors, true>(cells + g, cells + row_groups + g, right + g,
+                                              right2 + g);
+        meanwhile();
     }
     store_sums<kBlocks, kVectors>(c, ldc);
 }
@@ -425,46 +448,72 @@ inline void with_blocks(int vectors, int64_t rows, Function function) {
     });
 }
 
-// c[rows][16 * vectors] = rows from `row`, the first of a block, times one or two tiles of a bfloat16
-// weight or of one in groups, which is rounded to bfloat16; of any number of rows with the same
-// instructions. Writes whole blocks to c, and calls finish(first, count) when these rows are done.
+// Rows whose sums are complete and yet to be finished.
+struct Complete {
+    int64_t first = 0, last = 0;
+    const float* sums = nullptr;
+};
+
+// Finishes so many of them.
+template <typename Finish>
+inline void advance(Complete& rows, int64_t most, int64_t ldc, Finish& finish) {
+    const int64_t count = std::min(most, rows.last - rows.first);
+    if (count == 0) return;
+    finish(rows.first, count, rows.sums);
+    rows.first += count;
+    rows.sums += count * ldc;
+}
+
+// Rows from `row`, the first of a block, times one or two tiles of a bfloat16 weight or of one in
+// groups, which is rounded to bfloat16; of any number of rows with the same instructions. Calls
+// finish(first, count, sums) with the sums [count][ldc] of all rows in turn. c has room for whole
+// blocks.
 template <typename Finish>
 inline void multiply_bfloat16(const Activation& x, int64_t row, int64_t rows, const Weight& weight,
-                              int64_t tile, int vectors, float* c, int64_t ldc, Finish finish) {
+                              Tiles tiles, float* c, int64_t ldc, Finish finish) {
     constexpr int64_t kRows = 2 * kBlockRows;
-    const auto* tiles = reinterpret_cast<const RightTile*>(weight.tile(tile));
+    const auto tile = [&](int64_t i) { return reinterpret_cast<const RightTile*>(weight.tile(i)); };
+    const RightTile *right = tile(tiles[0]), *right2 = tile(tiles[1]);
     const int64_t groups = x.groups(), steps = (rows + kRows - 1) / kRows;
     const bool is_widened = is_grouped(weight.kind);
     if (steps == 1 && !is_widened) {
-        with_blocks(vectors, rows, [&](auto v, auto n) {
-            multiply_stream<n.value, v.value>(x.bfloat16_cells(row / kBlockRows), tiles, groups, c,
-                                              ldc);
+        with_blocks(tiles.count, rows, [&](auto v, auto n) {
+            multiply_stream<n.value, v.value>(x.bfloat16_cells(row / kBlockRows), right, right2,
+                                              groups, c, ldc);
         });
-        return finish(0, rows);
+        return finish(0, rows, c);
     }
     RightTile widened[2][kResidentGroups];
     const int64_t parts = (groups + kResidentGroups - 1) / kResidentGroups;
+    Complete complete;
     for (int64_t part = 0; part < parts; ++part) {
         const int64_t first = groups * part / parts, last = groups * (part + 1) / parts;
-        const auto* next = reinterpret_cast<const uint8_t*>(
-            tiles + (part + 1 < parts ? last : vectors * groups));
-        Resident resident{tiles + first, tiles + groups + first, last - first, part == 0, next,
-                          next + groups * sizeof *tiles, (kGroup / 2 + steps - 1) / steps};
+        const int64_t next = last < groups ? last : tiles.stride * groups;
+        Resident resident{right + first, right2 + first, last - first, part == 0,
+                          reinterpret_cast<const uint8_t*>(right + next),
+                          reinterpret_cast<const uint8_t*>(right2 + next),
+                          (kGroup / 2 + steps - 1) / steps};
         if (is_widened) {
-            for (int v = 0; v < vectors; ++v) {
-                widen_groups(weight, tile + v, first, last - first, widened[v]);
+            for (int v = 0; v < tiles.count; ++v) {
+                widen_groups(weight, tiles[v], first, last - first, widened[v]);
             }
             resident.right = widened[0], resident.right2 = widened[1], resident.lines = 0;
         }
+        const int64_t rows_each = (kRows + resident.groups - 1) / resident.groups;
         for (int64_t step = 0; step < steps; ++step) {
             const int64_t r = step * kRows, count = std::min(kRows, rows - r);
             const BFloat16Cell* cells = x.bfloat16_cells((row + r) / kBlockRows) + first;
-            with_blocks(vectors, count, [&](auto v, auto n) {
-                multiply_resident<n.value, v.value>(cells, groups, resident, step, c + r * ldc, ldc);
+            // What is complete at once needs room for two steps only.
+            float* const to = c + (parts == 1 ? r % (2 * kRows) : r) * ldc;
+            with_blocks(tiles.count, count, [&](auto v, auto n) {
+                multiply_resident<n.value, v.value>(cells, groups, resident, step, to, ldc, [&] {
+                    advance(complete, rows_each, ldc, finish);
+                });
             });
-            if (last == groups) finish(r, count);
+            if (last == groups) complete = {r, r + count, to};
         }
     }
+    advance(complete, kRows, ldc, finish);
 }
 
 #else
@@ -477,8 +526,8 @@ struct TileRegisters {
 };
 
 template <typename Finish>
-inline void multiply_bfloat16(const Activation&, int64_t, int64_t, const Weight&, int64_t, int,
-                              float*, int64_t, Finish) {}
+inline void multiply_bfloat16(const Activation&, int64_t, int64_t, const Weight&, Tiles, float*,
+                              int64_t, Finish) {}
 
 template <Kind, Scaling>
 inline void multiply_blocks(const Activation&, int64_t, int64_t, const Weight&, int64_t, float*,
