@@ -147,6 +147,8 @@ def write_plot(results: dict[str, Figures]) -> None:
     figure = Figure(figsize=(10, 7), layout="constrained")
     axis = figure.subplots()
     for name, row in results.items():
+        if KINDS["fidelity"] not in row:
+            continue
         peer = "exact_kl" not in row
         axis.scatter(row["megabytes"], row["kl"], color="C3" if peer else "C0", s=18)
         if not peer:
