@@ -1,6 +1,7 @@
 # make serve: set everything up and serve the embedded model on port 8080.
 # make test:  set everything up and run every check and test.
-# Both can be run again at any time; a second run starts within seconds.
+# make check-gpu: the tests that need a CUDA device; without one it says that nothing was checked.
+# All can be run again at any time; a second run starts within seconds.
 
 PYTHON ?= python3
 VENV := .venv
@@ -10,7 +11,7 @@ ARGS ?=
 PARALLEL := -n auto --maxprocesses 8 --dist loadfile
 NATIVE := setup.py $(wildcard src/headrace/kernels/csrc/*)
 
-.PHONY: serve test unit check install clean
+.PHONY: serve test unit check check-gpu install clean
 
 serve: $(VENV)/.installed
 	@$(BIN)/headrace serve --port $(PORT) $(ARGS)
@@ -30,6 +31,9 @@ check: $(VENV)/.installed-test
 	@$(BIN)/ruff check src tests setup.py
 	@$(BIN)/ruff format --check src tests setup.py
 	@$(BIN)/mypy
+
+check-gpu: $(VENV)/.installed-test
+	@$(BIN)/python -m tests.gpu
 
 install: $(VENV)/.installed
 

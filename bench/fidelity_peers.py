@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from bench.fidelity import CONTEXT, ROWS, WINDOW, compare, text
-from bench.side_by_side import OpenVinoEngine
+from bench.peers.engines import Load, OpenVinoEngine
 from torch import Tensor
 
 from headrace.checkpoint.gguf import GGUFFile
@@ -42,11 +42,11 @@ class OpenVino:
     def speed(self) -> Figures:
         engine = OpenVinoEngine(self.python, self.model)
         try:
-            engine.measure(1, CONTEXT, 8)  # warm
+            _seconds(engine, 1, CONTEXT, 8)  # warm
             return {
                 "one_row": _decode(engine, 1),
                 "eight_rows": _decode(engine, ROWS),
-                "prompt": engine.measure(1, WINDOW, 1),
+                "prompt": WINDOW / _seconds(engine, 1, WINDOW, 1),
             }
         finally:
             engine.process.kill()
@@ -100,6 +100,13 @@ class LlamaCpp:
 
 def _decode(engine: OpenVinoEngine, rows: int) -> float:
     """Tokens per second of decode: a run with many new tokens, less one with a single one."""
-    many = rows * NEW_TOKENS / engine.measure(rows, CONTEXT, NEW_TOKENS)
-    one = rows * CONTEXT / engine.measure(rows, CONTEXT, 1)
+    many = _seconds(engine, rows, CONTEXT, NEW_TOKENS)
+    one = _seconds(engine, rows, CONTEXT, 1)
     return rows * (NEW_TOKENS - 1) / (many - one)
+
+
+def _seconds(engine: OpenVinoEngine, rows: int, prompt_tokens: int, new_tokens: int) -> float:
+    load = Load(streams=rows, prompt_tokens=prompt_tokens, new_tokens=new_tokens, requests=rows)
+    # A seed of its own, so that no prompt is in the prefix cache.
+    seed = hash((rows, prompt_tokens, new_tokens))
+    return rows * new_tokens / engine.measure(load, seed)["output"]

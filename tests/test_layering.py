@@ -89,7 +89,7 @@ def test_host_side_never_imports_torch(path: Path) -> None:
 
 @pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(SOURCE)))
 def test_environment_is_read_only_in_config(path: Path) -> None:
-    if path == SOURCE / "config.py":
+    if path.parent == SOURCE / "config":
         return
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):

@@ -146,6 +146,8 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """Drafted tokens that were right."""
     num_forced_tokens: int = 0
     """Tokens that the grammar left no choice of, taken without a forward pass of their own."""
+    num_draft_steps: int = 0
+    """Steps in which drafts were verified."""
 
 
 class TokenEvent(msgspec.Struct, kw_only=True, array_like=True):
@@ -167,6 +169,10 @@ class TokenEvent(msgspec.Struct, kw_only=True, array_like=True):
     """With the first token, as far as they are known then, and with the last event."""
     is_invalid: bool = False
     """The error is the request's own fault; for example, its grammar is not valid."""
+    num_draft_tokens: int = 0
+    """Drafted tokens that were verified in the step; all tokens but the last were among them."""
+    is_forced: bool = False
+    """A grammar left no choice of the tokens."""
 
 
 class EngineStats(msgspec.Struct, kw_only=True, array_like=True):
@@ -201,6 +207,8 @@ class EngineStats(msgspec.Struct, kw_only=True, array_like=True):
     """Taking in its tokens and letting ended requests go."""
     num_failed: int = 0
     """Requests that failed in this step through no fault of theirs."""
+    num_draft_steps: int = 0
+    """See `Timings`; of all requests added up."""
     num_engine_deaths: int = 0
     """Engine processes that ended by themselves since start."""
 

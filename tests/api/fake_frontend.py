@@ -29,7 +29,8 @@ INFO = EngineInfo(
     kernels="none",
 )
 TIMINGS = Timings(queue_time=0.25, prefill_time=0.5, decode_time=1.0, num_cached_tokens=1,
-                  num_draft_tokens=8, num_accepted_tokens=5, num_forced_tokens=1)  # fmt: skip
+                  num_draft_tokens=8, num_accepted_tokens=5, num_forced_tokens=1,
+                  num_draft_steps=3)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -152,7 +152,8 @@ async def test_chat_stream_bytes(client: httpx.AsyncClient, frontend: FakeFronte
         b'"finish_reason":"stop"}],"usage":null,"timings":{"queue_ms":250.0,"cache_n":1,'
         b'"prompt_n":1,"prompt_ms":500.0,"prompt_per_token_ms":500.0,"prompt_per_second":2.0,'
         b'"predicted_n":2,"predicted_ms":1000.0,"predicted_per_token_ms":500.0,'
-        b'"predicted_per_second":2.0,"draft_n":8,"draft_n_accepted":5,"forced_n":1}}'
+        b'"predicted_per_second":2.0,"draft_n":8,"draft_n_accepted":5,'
+        b'"draft_steps_n":3,"forced_n":1}}'
     )
     assert done == b"[DONE]"
 
@@ -243,6 +244,7 @@ async def test_timings(official: openai.AsyncOpenAI) -> None:
         "predicted_per_second": 12.0,
         "draft_n": 32,
         "draft_n_accepted": 20,
+        "draft_steps_n": 12,
         "forced_n": 4,
     }
 

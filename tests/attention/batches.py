@@ -15,6 +15,7 @@ from headrace.attention.base import (
 from headrace.attention.native import NativeBackend
 from headrace.attention.paged import PagedBackend
 from headrace.attention.varlen import VarlenBackend
+from tests.devices import CPU
 
 Backend = PagedBackend | VarlenBackend | NativeBackend
 HEADS, KV_HEADS, HEAD_SIZE, LAYERS = 6, 2, 16, 2
@@ -28,7 +29,7 @@ def shape(**changes: Any) -> AttentionShape:
         "head_size": HEAD_SIZE,
         "dtype": torch.float32,
         "kv_dtype": torch.float32,
-        "device": torch.device("cpu"),
+        "device": CPU,
     }
     return AttentionShape(**values | changes)
 
@@ -47,14 +48,16 @@ class Case:
     """Less: values are the first elements of keys."""
     seed: int = 0
 
-    @property
-    def options(self) -> AttentionOptions:
+    def options(self, device: torch.device) -> AttentionOptions:
+        def tensor(values: list[float] | None) -> torch.Tensor | None:
+            return None if values is None else torch.tensor(values, device=device)
+
         return AttentionOptions(
             scale=HEAD_SIZE**-0.5,
             window=self.window,
             soft_cap=self.soft_cap,
-            alibi_slopes=None if self.alibi_slopes is None else torch.tensor(self.alibi_slopes),
-            sinks=None if self.sinks is None else torch.tensor(self.sinks),
+            alibi_slopes=tensor(self.alibi_slopes),
+            sinks=tensor(self.sinks),
             chunk=self.chunk,
         )
 
@@ -73,7 +76,7 @@ class Case:
 
 
 def batch_of(
-    sequences: list[tuple[int, int]], tables: list[list[int]], size: int
+    sequences: list[tuple[int, int]], tables: list[list[int]], size: int, device: torch.device = CPU
 ) -> AttentionBatch:
     counts = [count for count, _ in sequences]
     contexts = [count + before for count, before in sequences]
@@ -88,15 +91,16 @@ def batch_of(
         [block if i * size < context else junk for i, block in enumerate(table)]
         for table, context in zip(tables, contexts, strict=True)
     ]
-    return AttentionBatch(
-        positions=torch.tensor(positions, dtype=torch.int32),
-        slot_mapping=torch.tensor(slots),
-        query_start=torch.tensor([0, *counts]).cumsum(0).int(),
-        context_lens=torch.tensor(contexts, dtype=torch.int32),
-        block_table=torch.tensor(table, dtype=torch.int32),
-        max_query_len=max(counts),
-        max_context_len=max(contexts),
-    )
+    with device:
+        return AttentionBatch(
+            positions=torch.tensor(positions, dtype=torch.int32),
+            slot_mapping=torch.tensor(slots),
+            query_start=torch.tensor([0, *counts]).cumsum(0).int(),
+            context_lens=torch.tensor(contexts, dtype=torch.int32),
+            block_table=torch.tensor(table, dtype=torch.int32),
+            max_query_len=max(counts),
+            max_context_len=max(contexts),
+        )
 
 
 def cache_of(backend: Backend) -> list[torch.Tensor]:
@@ -107,11 +111,11 @@ def cache_of(backend: Backend) -> list[torch.Tensor]:
 
 
 def run(backend: Backend, case: Case, layer: int = 0) -> torch.Tensor:
-    """Fill the cache with the tokens computed before, then attend with the others.
+    """Fill the cache with the tokens computed before, then attend with the others; on the CPU.
 
     What nobody wrote is NaN, as the leftovers of a request that went wrong may be.
     """
-    size = backend.block_size
+    size, device, dtype = backend.block_size, backend.shape.device, backend.shape.dtype
     blocks = -(-max(sum(s) for s in case.sequences) // size) + 1
     backend.allocate(len(case.sequences) * blocks)
     for part in cache_of(backend):
@@ -119,19 +123,21 @@ def run(backend: Backend, case: Case, layer: int = 0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(case.seed)
     order = torch.randperm(len(case.sequences) * blocks, generator=generator)
     tables = order.view(-1, blocks).tolist()
-    contexts = case.tokens()
+    contexts = [[x.to(device, dtype) for x in own] for own in case.tokens()]
     earlier = [(s, i) for i, s in enumerate(case.sequences) if s[1]]
     if earlier:
-        batch = batch_of([(s[1], 0) for s, _ in earlier], [tables[i] for _, i in earlier], size)
+        batch = batch_of(
+            [(s[1], 0) for s, _ in earlier], [tables[i] for _, i in earlier], size, device
+        )
         parts = [[x[: s[1]] for x in contexts[i]] for s, i in earlier]
         query, key, value = (torch.cat(xs) for xs in zip(*parts, strict=True))
-        backend.forward(layer, query, key, value, batch, case.options)
+        backend.forward(layer, query, key, value, batch, case.options(device))
     parts = [
         [x[before:] for x in c] for c, (_, before) in zip(contexts, case.sequences, strict=True)
     ]
     query, key, value = (torch.cat(xs) for xs in zip(*parts, strict=True))
-    batch = batch_of(case.sequences, tables, size)
-    return backend.forward(layer, query, key, value, batch, case.options)
+    batch = batch_of(case.sequences, tables, size, device)
+    return backend.forward(layer, query, key, value, batch, case.options(device)).cpu()
 
 
 def expected_output(case: Case) -> torch.Tensor:
@@ -145,7 +151,7 @@ def expected_output(case: Case) -> torch.Tensor:
             for head in range(HEADS):
                 shared = head * KV_HEADS // HEADS
                 keys = key[first : position + 1, shared].double()
-                scores = keys @ query[position, head].double() * case.options.scale
+                scores = keys @ query[position, head].double() * HEAD_SIZE**-0.5
                 if case.soft_cap is not None:
                     scores = case.soft_cap * (scores / case.soft_cap).tanh()
                 if case.alibi_slopes is not None:

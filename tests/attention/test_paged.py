@@ -10,15 +10,18 @@ from hypothesis import strategies as st
 from headrace.attention import paged
 from headrace.attention.paged import PagedBackend, _store
 from tests.attention.batches import HEAD_SIZE, HEADS, Case, cases, expected_output, run, shape
+from tests.devices import every_device
 
 
+@every_device
 @settings(max_examples=60, deadline=None)
 @given(case=cases())
-def test_any_batch(case: Case) -> None:
-    output = run(PagedBackend(shape()), case)
+def test_any_batch(device: torch.device, case: Case) -> None:
+    output = run(PagedBackend(shape(device=device)), case)
     torch.testing.assert_close(output, expected_output(case), rtol=1e-4, atol=1e-5)
 
 
+@every_device
 @settings(max_examples=40, deadline=None)
 @given(
     case=cases(),
@@ -27,11 +30,11 @@ def test_any_batch(case: Case) -> None:
     value_size=st.sampled_from([4, HEAD_SIZE]),
 )
 def test_sinks_chunks_and_values_within_keys(
-    case: Case, sinks: list[float] | None, chunk: int | None, value_size: int
+    device: torch.device, case: Case, sinks: list[float] | None, chunk: int | None, value_size: int
 ) -> None:
     case = replace(case, sinks=sinks, chunk=chunk, value_size=value_size)
     within_keys = value_size if value_size < HEAD_SIZE else None
-    output = run(PagedBackend(shape(value_size=within_keys)), case)
+    output = run(PagedBackend(shape(value_size=within_keys, device=device)), case)
     torch.testing.assert_close(output, expected_output(case), rtol=1e-4, atol=1e-5)
 
 
@@ -72,9 +75,10 @@ def test_half_precision_cache(kv_dtype: torch.dtype) -> None:
 @pytest.mark.parametrize(
     ("kv_dtype", "limit"), [(torch.float8_e4m3fn, 0.06), (torch.float8_e5m2, 0.12)]
 )
-def test_cache_of_8_bit_floats(kv_dtype: torch.dtype, limit: float) -> None:
+@every_device
+def test_cache_of_8_bit_floats(device: torch.device, kv_dtype: torch.dtype, limit: float) -> None:
     case = Case(sequences=[(1, 30), (20, 5)])
-    backend = PagedBackend(shape(kv_dtype=kv_dtype))
+    backend = PagedBackend(shape(kv_dtype=kv_dtype, device=device))
     assert backend.bytes_per_block() * 4 == PagedBackend(shape()).bytes_per_block()
     output, expected = run(backend, case), expected_output(case)
     assert float((output - expected).norm() / expected.norm()) < limit

@@ -1,4 +1,5 @@
-"""The CUDA backend's logic, with a stand-in for the kernel that follows its documentation."""
+"""The CUDA backend's logic, with a stand-in for the kernel that follows its documentation; and on a
+GPU with the kernel itself."""
 
 import logging
 import math
@@ -12,6 +13,7 @@ from torch.nn.attention import varlen
 from headrace.attention import PagedBackend, VarlenBackend, choose_backend
 from headrace.attention.varlen import trial
 from tests.attention.batches import Case, expected_output, run, shape
+from tests.devices import CUDA
 
 
 def fake_varlen_attn(
@@ -55,8 +57,9 @@ def fake_varlen_attn(
 
 
 @pytest.fixture(autouse=True)
-def fake_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(varlen, "varlen_attn", fake_varlen_attn)
+def fake_kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.node.get_closest_marker("cuda") is None:
+        monkeypatch.setattr(varlen, "varlen_attn", fake_varlen_attn)
 
 
 @pytest.mark.parametrize("window", [None, 1, 7])
@@ -64,6 +67,18 @@ def test_matches_plain_attention(window: int | None) -> None:
     case = Case(sequences=[(1, 20), (1, 300), (40, 0), (12, 270)], window=window)
     output = run(VarlenBackend(shape()), case)
     torch.testing.assert_close(output, expected_output(case), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("window", [None, 1, 7])
+def test_the_kernel_of_this_gpu(window: int | None, dtype: torch.dtype) -> None:
+    asked = shape(device=CUDA, dtype=dtype, kv_dtype=dtype)
+    if reason := VarlenBackend.unsupported(asked):
+        pytest.skip(reason)
+    case = Case(sequences=[(1, 20), (1, 300), (40, 0), (12, 270)], window=window)
+    output = run(VarlenBackend(asked), case)
+    torch.testing.assert_close(output.float(), expected_output(case), rtol=0.02, atol=0.02)
 
 
 def test_bytes_per_block_are_those_allocated() -> None:

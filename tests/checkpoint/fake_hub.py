@@ -40,6 +40,8 @@ class Repository:
 class FakeHub:
     url: str = ""
     token: str = "good"
+    stranger: str = "stranger"
+    """A token of somebody who may not read gated models."""
     repositories: dict[str, Repository] = field(default_factory=dict)
     requests: list[tuple[str, str, str | None]] = field(default_factory=list)
     """Method, path and Range header."""
@@ -70,7 +72,7 @@ class FakeHub:
         parts = request.path_params
         repository = self.repositories.get(f"{parts['owner']}/{parts['name']}")
         authorization = request.headers.get("authorization")
-        if authorization not in (None, f"Bearer {self.token}"):
+        if authorization not in (None, f"Bearer {self.token}", f"Bearer {self.stranger}"):
             message = "Invalid credentials in Authorization header"
             return Response(status_code=401, headers={"X-Error-Message": message})
         if repository is None:
@@ -115,8 +117,9 @@ class FakeHub:
         repository = self._find(request)
         if isinstance(repository, Response):
             return repository
-        if repository.is_gated and "authorization" not in request.headers:
-            return _error(401, "GatedRepo")
+        authorization = request.headers.get("authorization")
+        if repository.is_gated and authorization != f"Bearer {self.token}":
+            return _error(403 if authorization else 401, "GatedRepo")
         name = request.path_params["file"]
         if name not in repository.files:
             return _error(404, "EntryNotFound")

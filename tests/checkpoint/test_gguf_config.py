@@ -35,11 +35,16 @@ def test_embedded_model_matches_transformers() -> None:
 @pytest.mark.parametrize(
     ("architecture", "hf"),
     [
-        ("llama", "LlamaForCausalLM"), ("qwen2", "Qwen2ForCausalLM"), ("qwen3", "Qwen3ForCausalLM")
+        ("llama", "LlamaForCausalLM"), ("qwen2", "Qwen2ForCausalLM"),
+        ("qwen3", "Qwen3ForCausalLM"), ("qwen2moe", "Qwen2MoeForCausalLM"),
+        ("qwen3moe", "Qwen3MoeForCausalLM"),
     ],
 )  # fmt: skip
 def test_each_architecture_matches_transformers(architecture: str, hf: str, tmp_path: Path) -> None:
     keys = {f"{architecture}.attention.key_length": 16, f"{architecture}.vocab_size": len(TOKENS)}
+    if architecture.endswith("moe"):
+        experts = {"expert_count": 6, "expert_used_count": 2, "expert_feed_forward_length": 32}
+        keys |= {f"{architecture}.{name}": value for name, value in experts.items()}
     path = write_gguf(tmp_path / "model.gguf", architecture, keys)
     config, expected = config_of(GGUFFile(path)), reference(path)
     assert config["architectures"] == [hf]
@@ -48,6 +53,9 @@ def test_each_architecture_matches_transformers(architecture: str, hf: str, tmp_
                  "num_key_value_heads", "max_position_embeddings", "vocab_size"):  # fmt: skip
         assert config[name] == getattr(expected, name), name
     assert config["head_dim"] == 16
+    if architecture.endswith("moe"):
+        for name in ("num_experts", "num_experts_per_tok", "norm_topk_prob"):
+            assert config[name] == getattr(expected, name), name
     assert config["rope_theta"] == expected.rope_parameters["rope_theta"]
 
 

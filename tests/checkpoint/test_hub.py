@@ -144,10 +144,14 @@ def test_revisions(fake: FakeHub, tmp_path: Path) -> None:
         Hub(cache_dir=tmp_path).fetch(MODEL, "v9")
 
 
-def test_gated_model_names_page_and_variable(fake: FakeHub, tmp_path: Path) -> None:
+@pytest.mark.parametrize("token", [None, "stranger"])
+def test_gated_model_names_page_and_variable(
+    token: str | None, fake: FakeHub, tmp_path: Path
+) -> None:
+    """Without a token (401), and with that of somebody who was not let in (403)."""
     fake.repositories["org/model"].is_gated = True
     with pytest.raises(StartupError, match=f"gated: .*{fake.url}/org/model.*HF_TOKEN"):
-        Hub(cache_dir=tmp_path).fetch(MODEL)
+        Hub(cache_dir=tmp_path, token=token).fetch(MODEL)
     assert set(FILES) == names(Hub(cache_dir=tmp_path, token="good").fetch(MODEL))
 
 

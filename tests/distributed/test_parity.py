@@ -13,7 +13,7 @@ from headrace.errors import StartupError
 from headrace.models import spec_of
 from headrace.models.load import check_num_ranks
 from tests.distributed.rank_group import RankGroup
-from tests.models.checkpoints import ALL_CASES, BASE, BASES, CASES, make_checkpoint
+from tests.models.checkpoints import ALL_CASES, BASE, BASES, cases_of, make_checkpoint
 from tests.models.driver import ENGINES, Driver
 from tests.models.test_decoder import random_prompts
 from tests.models.transformers.checkpoints import FALLBACK
@@ -27,7 +27,7 @@ def wide(architecture: str, name: str) -> dict[str, Any]:
     """The case with MLPs of five groups of 32, as the kernels need them: uneven, and enough for
     four ranks."""
     is_llama_like = "intermediate_size" in BASES.get(architecture, BASE)
-    return CASES[architecture][name] | ({"intermediate_size": 160} if is_llama_like else {})
+    return cases_of(architecture)[name] | ({"intermediate_size": 160} if is_llama_like else {})
 
 
 def allowed(path: Path) -> list[int]:

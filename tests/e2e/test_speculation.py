@@ -18,12 +18,16 @@ SCHEMA = {
     "required": ["first_name", "is_old"],
     "additionalProperties": False,
 }
+TOOL = {"type": "function", "function": {"name": "note_person", "parameters": SCHEMA}}
 BODIES: list[dict[str, Any]] = [
     {"content": f"Repeat word for word: {TEXT} {TEXT}", "max_tokens": 60},
     {"content": f"Repeat: {TEXT}", "max_tokens": 60, "temperature": 0.6, "seed": 1, "n": 2,
      "frequency_penalty": 0.2, "logprobs": True, "top_logprobs": 2},
     {"content": "Somebody, as JSON.", "temperature": 0.8, "seed": 3, "max_tokens": 60,
      "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}},
+    {"content": f"Repeat word for word: {TEXT} {TEXT}", "max_tokens": 60, "stop": ["wheel turns"]},
+    {"content": "Note Ada, who is old.", "max_tokens": 60, "tools": [TOOL],
+     "tool_choice": {"type": "function", "function": {"name": "note_person"}}},
 ]  # fmt: skip
 
 
@@ -49,12 +53,21 @@ def ask(server: ServerProcess, body: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
+def choices(answer: dict[str, Any]) -> list[dict[str, Any]]:
+    """Without the ids of tool calls, which are drawn."""
+    for choice in answer["choices"]:
+        for call in choice["message"].get("tool_calls") or []:
+            call.pop("id", None)
+    found: list[dict[str, Any]] = answer["choices"]
+    return found
+
+
 def test_the_same_answers_in_fewer_steps(plain: ServerProcess, speculative: ServerProcess) -> None:
     expected = [ask(plain, body) for body in BODIES]
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda body: ask(speculative, body), BODIES * 2))
     for answer, other in zip(answers, expected * 2, strict=True):
-        assert answer["choices"] == other["choices"]
+        assert choices(answer) == choices(other)
     assert all(answer["timings"]["draft_n"] == 0 for answer in expected)
     for answer in answers[:1]:
         assert 0 < answer["timings"]["draft_n_accepted"] <= answer["timings"]["draft_n"]

@@ -1,5 +1,7 @@
 """An engine without processes: a scheduler and a fake executor, stepped by hand."""
 
+from collections.abc import Callable
+
 from headrace.engine.fake import GENERATED, FakeExecutor
 from headrace.engine.scheduler import Scheduler
 from headrace.engine.speculation.speculator import Speculator
@@ -21,7 +23,9 @@ class Engine:
         poison: int | None = None,
         speculator: Speculator | None = None,
         distinguishes_prompts: bool = False,
+        duration: Callable[[int], float] = lambda num_tokens: 1.0 + 0.001 * num_tokens,
     ) -> None:
+        """`duration`: what a step of so many tokens takes; by default, tokens are cheap."""
         self.scheduler = Scheduler(
             num_blocks=num_blocks,
             block_size=block_size,
@@ -39,6 +43,7 @@ class Engine:
             distinguishes_prompts=distinguishes_prompts,
         )
         self.vocab_size = vocab_size
+        self.duration = duration
         self.events: dict[int, list[TokenEvent]] = {}
 
     def add(self, add: Add) -> None:
@@ -50,8 +55,7 @@ class Engine:
         plan = self.scheduler.schedule()
         assert plan.rows, "a step that does nothing, although there is work"
         assert sum(plan.counts) == len(plan.token_ids) <= self.scheduler.token_budget
-        # As on a device where tokens are cheap.
-        duration = 1.0 + 0.001 * sum(plan.counts)
+        duration = self.duration(sum(plan.counts))
         for event in self.scheduler.update(plan, self.executor.execute(plan), duration):
             self.events[event.request_id].append(event)
         self.scheduler.check()

@@ -220,8 +220,12 @@ def test_lookup_saves_steps_and_changes_nothing() -> None:
     assert timings is not None
     assert len(engine.events[1]) < 25
     assert timings.num_draft_tokens >= timings.num_accepted_tokens
+    drafts_failed = timings.num_draft_tokens - timings.num_accepted_tokens
+    assert timings.num_accepted_tokens / 8 <= timings.num_draft_steps <= len(engine.events[1])
+    assert drafts_failed <= 8 * timings.num_draft_steps
     assert timings.num_accepted_tokens == 60 - len(engine.events[1])
     stats = engine.scheduler.stats()
+    assert stats.num_draft_steps >= timings.num_draft_steps > 0
     assert stats.num_accepted_tokens == 120 - len(engine.events[0]) - len(engine.events[1])
 
 

@@ -7,6 +7,7 @@ compared. Half an hour on one core; without names the table is printed, with som
 """
 
 import argparse
+import contextlib
 import faulthandler
 import multiprocessing
 import sys
@@ -78,7 +79,7 @@ def small_config(config_class: Any) -> Any:
     changes: dict[str, Any] = {
         name: value
         for name, value in SMALL.items()
-        if name in vars(default) and isinstance(getattr(default, name), int | None)
+        if name in vars(default) and isinstance(vars(default)[name], int | None)
     }
     for name, part_class in (getattr(config_class, "sub_configs", None) or {}).items():
         if getattr(default, name, None) is not None and part_class is not transformers.AutoConfig:
@@ -89,15 +90,23 @@ def small_config(config_class: Any) -> Any:
     if "is_decoder" in vars(default):
         changes["is_decoder"] = True
     for attempt in (changes, {k: v for k, v in changes.items() if k not in GUESSED}):
-        try:
+        with contextlib.suppress(Exception):
             return config_class(**attempt)
-        except Exception as error:
-            failure = error
-    raise failure
+    return config_class(**_acceptable(config_class, changes))
 
 
 GUESSED = ("head_dim", "num_key_value_heads", "sliding_window", "rotary_dim")
 """Fields that some configs derive and check."""
+
+
+def _acceptable(config_class: Any, changes: dict[str, Any]) -> dict[str, Any]:
+    """Those that the class's own checks allow, one after another."""
+    accepted: dict[str, Any] = {}
+    for name, value in changes.items():
+        with contextlib.suppress(Exception):
+            config_class(**accepted, **{name: value})
+            accepted[name] = value
+    return accepted
 
 
 def make_random(model_type: str, folder: Path) -> Any:
@@ -181,7 +190,9 @@ def _answer(model_type: str, connection: Connection) -> None:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as folder:
-        connection.send(examine(model_type, Path(folder)))
+        result = examine(model_type, Path(folder))
+        reason = result.reason.replace(folder, "CHECKPOINT")
+        connection.send(Result(result.outcome, reason))
 
 
 def in_a_process(model_type: str) -> Result:

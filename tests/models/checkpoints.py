@@ -77,7 +77,7 @@ QWEN3_VL_MOE = {
     "text_config": BASE
     | EXPERTS
     | {
-        "moe_intermediate_size": 48,
+        "moe_intermediate_size": 96,
         "rope_parameters": {
             "rope_type": "default",
             "rope_theta": 1e4,
@@ -135,7 +135,7 @@ CASES: dict[str, dict[str, dict[str, Any]]] = {
         "plain": EXPERTS | {"norm_topk_prob": True},
         "window": EXPERTS | QWEN_WINDOW | {"decoder_sparse_step": 2},
     },
-    "Qwen3VLMoeForConditionalGeneration": {"hub": QWEN3_VL_MOE},
+    "Qwen3VLMoeForConditionalGeneration": {"hub": QWEN3_VL_MOE, "transformers": QWEN3_VL_MOE},
     "GraniteMoeForCausalLM": {
         "plain": LOCAL_EXPERTS | {"attention_multiplier": 0.25},
         "multipliers": LOCAL_EXPERTS
@@ -276,7 +276,6 @@ CASES: dict[str, dict[str, dict[str, Any]]] = {
         },
         "rw": {"alibi": True, "multi_query": False, "parallel_attn": False, "bias": True},
     },
-    "PhiForCausalLM": {"plain": {}},
     "Glm4ForCausalLM": {"plain": {"pad_token_id": 0}},
     "GPTJForCausalLM": {"plain": {"rotary_dim": 8}},
     "OPTForCausalLM": {
@@ -323,10 +322,17 @@ BASES: dict[str, dict[str, Any]] = {
     "Qwen3VLMoeForConditionalGeneration": {},
 }  # fmt: skip
 """Of architectures whose configs have other names."""
+
+
+def cases_of(architecture: str) -> dict[str, dict[str, Any]]:
+    """Changes to its config by case. A family is tested once it is registered."""
+    return CASES.get(architecture, {"plain": {}})
+
+
 ALL_CASES = [
     pytest.param((architecture, case), id=f"{architecture}-{case}")
     for architecture in ARCHITECTURES
-    for case in CASES.get(architecture, {"missing": {}})
+    for case in cases_of(architecture)
 ]
 
 
@@ -334,7 +340,7 @@ def make_checkpoint(
     folder: Path, architecture: str, case: str | dict[str, Any], **save: Any
 ) -> Any:
     """Save a tiny model with every parameter random; returns it for comparison."""
-    changes = CASES[architecture][case] if isinstance(case, str) else case
+    changes = cases_of(architecture)[case] if isinstance(case, str) else case
     torch.manual_seed(sum(map(ord, architecture + str(changes))))
     model_class = getattr(transformers, architecture)
     config = model_class.config_class(**BASES.get(architecture, BASE) | changes)
@@ -347,13 +353,13 @@ def make_checkpoint(
             if name.endswith("e_score_correction_bias"):
                 buffer.add_(torch.randn_like(buffer) * 0.2)
     model.save_pretrained(folder, **save)
-    if architecture == "Qwen3VLMoeForConditionalGeneration":
+    if case == "hub":
         transpose_experts(folder / "model.safetensors")
     return model
 
 
 def transpose_experts(path: Path) -> None:
-    """As the hub has them: transformers reads both orders, and writes its own."""
+    """As the hub has Qwen3-VL's: transformers reads both orders, and writes its own."""
     tensors = load_file(path)
     for name in tensors:
         if ".experts." in name:

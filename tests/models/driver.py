@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from headrace.attention.base import AttentionBackend, AttentionBatch
@@ -15,6 +16,7 @@ from headrace.models.load import LoadOptions, load_model
 from headrace.runner.batch import BatchBuffers
 from headrace.runner.executor import Model
 from headrace.runner.recorded import RecordedDecoder
+from tests.devices import CUDA
 
 
 class Replayed:
@@ -94,32 +96,36 @@ class Driver:
         """The same of sequences behind their prompts, then others."""
         size, counts = self.backend.block_size, [count for _, count in work]
         num_prompt_tokens = sum(count for sequence, count in work if sequence.is_in_prompt)
-        token_ids, positions, slots = [], [], []
+        ids, positions, slots = [], [], []
         for sequence, count in work:
             end = sequence.computed + count
             while len(sequence.blocks) * size < end:
                 sequence.blocks.append(self.free.pop())
             for position in range(sequence.computed, end):
-                token_ids.append(sequence.tokens[position])
+                ids.append(sequence.tokens[position])
                 positions.append(position)
                 slots.append(sequence.blocks[position // size] * size + position % size)
             sequence.computed = end
         widest = max(len(sequence.blocks) for sequence, _ in work)
         table = [s.blocks + [199] * (widest - len(s.blocks)) for s, _ in work]
         contexts = [sequence.computed for sequence, _ in work]
+
+        def tensor(values: list[Any], dtype: torch.dtype = torch.int32) -> torch.Tensor:
+            return torch.tensor(values, dtype=dtype).to(self.backend.shape.device)
+
         batch = AttentionBatch(
-            positions=torch.tensor(positions, dtype=torch.int32),
-            slot_mapping=torch.tensor(slots),
-            query_start=torch.tensor([0, *counts]).cumsum(0).int(),
-            context_lens=torch.tensor(contexts, dtype=torch.int32),
-            block_table=torch.tensor(table, dtype=torch.int32),
+            positions=tensor(positions),
+            slot_mapping=tensor(slots, torch.int64),
+            query_start=tensor([sum(counts[:s]) for s in range(len(counts) + 1)]),
+            context_lens=tensor(contexts),
+            block_table=tensor(table),
             max_query_len=max(counts),
             max_context_len=max(contexts),
             num_prompt_tokens=num_prompt_tokens,
         )
         with torch.inference_mode():
-            hidden = self.model.forward(torch.tensor(token_ids, dtype=torch.int32), batch)
-            return list(self.model.logits(hidden, num_prompt_tokens).split(counts))
+            hidden = self.model.forward(tensor(ids), batch)
+            return list(self.model.logits(hidden, num_prompt_tokens).cpu().split(counts))
 
     def greedy(self, prompts: list[list[int]], num_tokens: int) -> list[list[int]]:
         """Prefill all prompts together, then decode them as one batch."""
@@ -149,4 +155,14 @@ def drive_kernels(path: Path, **options: Any) -> Driver:
     return driver
 
 
+def drive_cuda(path: Path, **options: Any) -> Driver:
+    """In plain torch on a GPU."""
+    return drive(path, **{"device": CUDA} | options)
+
+
 ENGINES = {"torch": drive, "kernels": drive_kernels}
+ALL_ENGINES = ENGINES | {"cuda": drive_cuda}
+every_engine = pytest.mark.parametrize(
+    "engine", [*ENGINES, pytest.param("cuda", marks=pytest.mark.cuda)]
+)
+"""Plain torch, the recorded CPU kernels with exact activations, and plain torch on a GPU."""

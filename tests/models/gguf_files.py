@@ -1,6 +1,6 @@
 """Writes GGUF files as llama.cpp's converter does, out of transformers models."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -16,9 +16,12 @@ ARCHITECTURES = {
     "Gemma2ForCausalLM": ("gemma2", gguf.MODEL_ARCH.GEMMA2),
     "Gemma3ForCausalLM": ("gemma3", gguf.MODEL_ARCH.GEMMA3),
     "LlamaForCausalLM": ("llama", gguf.MODEL_ARCH.LLAMA),
+    "MixtralForCausalLM": ("llama", gguf.MODEL_ARCH.LLAMA),
     "Phi3ForCausalLM": ("phi3", gguf.MODEL_ARCH.PHI3),
     "Qwen2ForCausalLM": ("qwen2", gguf.MODEL_ARCH.QWEN2),
+    "Qwen2MoeForCausalLM": ("qwen2moe", gguf.MODEL_ARCH.QWEN2MOE),
     "Qwen3ForCausalLM": ("qwen3", gguf.MODEL_ARCH.QWEN3),
+    "Qwen3MoeForCausalLM": ("qwen3moe", gguf.MODEL_ARCH.QWEN3MOE),
 }
 
 
@@ -37,37 +40,59 @@ def write_gguf(
     model: Any,
     type: GGMLQuantizationType,
     others: Mapping[str, GGMLQuantizationType] = MappingProxyType({}),
+    *,
+    has_single_experts: bool = False,
 ) -> None:
     """Save `model` with its matrices as `type`, those of layers in `others` ("v_proj") as these,
-    and round its own matrices to what was saved."""
+    and round its own matrices to what was saved.
+
+    `has_single_experts`: each in tensors of its own, as before April 2024.
+    """
     config = model.config
     name, architecture = ARCHITECTURES[config.architectures[0]]
     writer = gguf.GGUFWriter(path, name)
     write_metadata(writer, config)
     names = gguf.get_tensor_name_map(architecture, config.num_hidden_layers)
     heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
-    for parameter, tensor in model.state_dict().items():
+    for parameter, tensor in named_parts(model):
         if parameter == "lm_head.weight" and config.tie_word_embeddings:
             continue
         array = tensor.numpy()
         layer = parameter.split(".")[-2]
         num_heads = heads.get(layer) if name == "llama" else None
-        form = stored_type(array, others.get(layer, type))
-        blocks = quantize(array, form)
-        tensor.copy_(torch.from_numpy(dequantize(blocks, form)))
+        stored = names.get_name(parameter, try_suffixes=(".weight", ".bias"))
+        is_router = "ffn_gate_inp" in stored
+        matrix_type = GGMLQuantizationType.F32 if is_router else others.get(layer, type)
+        own_type = stored_type(array.squeeze(), matrix_type)
+        blocks = quantize(array, own_type)
+        tensor.copy_(torch.from_numpy(dequantize(blocks, own_type)))
         if name.startswith("gemma") and parameter.endswith("norm.weight"):
             blocks = blocks + 1
-        stored = names.get_name(parameter, try_suffixes=(".weight", ".bias"))
-        writer.add_tensor(
-            stored,
-            permute(blocks, num_heads) if num_heads else blocks,
-            raw_dtype=form,
-        )
+        blocks = permute(blocks, num_heads) if num_heads else blocks.squeeze()
+        if has_single_experts and ".experts." in parameter:
+            for expert, own in enumerate(blocks):
+                single = stored.replace("_exps.", f".{expert}.")
+                writer.add_tensor(single, own, raw_dtype=own_type)
+        else:
+            writer.add_tensor(stored, blocks, raw_dtype=own_type)
     write_rope(writer, model)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def named_parts(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """The parameters under names that the converters know: views, so that they can be changed."""
+    for name, tensor in model.state_dict().items():
+        prefix, _, last = name.rpartition(".")
+        if last == "gate_up_proj" and prefix.endswith("experts"):
+            for kind, part in zip(("gate", "up"), tensor.chunk(2, 1), strict=True):
+                yield f"{prefix}.{kind}_proj.weight", part
+        elif prefix.endswith("experts"):
+            yield f"{name}.weight", tensor
+        else:
+            yield name, tensor
 
 
 def default_frequencies(config: Any) -> torch.Tensor:
@@ -110,6 +135,10 @@ def write_metadata(writer: gguf.GGUFWriter, config: Any) -> None:
         "sliding_window": writer.add_sliding_window,
         "attn_logit_softcapping": writer.add_attn_logit_softcapping,
         "final_logit_softcapping": writer.add_final_logit_softcapping,
+        "num_experts": writer.add_expert_count,
+        "num_experts_per_tok": writer.add_expert_used_count,
+        "moe_intermediate_size": writer.add_expert_feed_forward_length,
+        "shared_expert_intermediate_size": writer.add_expert_shared_feed_forward_length,
     }
     for name, add in optional.items():
         if getattr(config, name, None) is not None:

@@ -11,7 +11,7 @@ import torch
 from headrace.attention.native import NativeBackend
 from headrace.models import ARCHITECTURES
 from tests.models.checkpoints import ALL_CASES, CASES, make_checkpoint
-from tests.models.driver import ENGINES, Driver, drive, drive_kernels
+from tests.models.driver import ALL_ENGINES, Driver, drive, drive_cuda, drive_kernels, every_engine
 from tests.models.transformers.checkpoints import FALLBACK_CASES
 
 
@@ -61,8 +61,10 @@ def prefill_in_chunks(driver: Driver, tokens: list[int], chunk: int) -> torch.Te
     return torch.cat(parts)
 
 
-def test_every_architecture_has_a_case() -> None:
-    assert set(CASES) == set(ARCHITECTURES)
+def test_every_architecture_is_tested() -> None:
+    """Those without cases of their own with transformers' defaults."""
+    assert set(CASES) < set(ARCHITECTURES)
+    assert {case.values[0][0] for case in ALL_CASES} == set(ARCHITECTURES)  # type: ignore[index]
 
 
 @pytest.fixture(scope="module")
@@ -79,15 +81,13 @@ def checkpoint(
 
 
 every_case = pytest.mark.parametrize("checkpoint", ALL_CASES + FALLBACK_CASES, indirect=True)
-every_engine = pytest.mark.parametrize("engine", ENGINES)
-"""Plain torch, and the recorded CPU kernels with exact activations."""
 
 
 @every_engine
 @every_case
 def test_ragged_batch_matches_transformers(checkpoint: tuple[Path, Reference], engine: str) -> None:
     folder, reference = checkpoint
-    driver = ENGINES[engine](folder)
+    driver = ALL_ENGINES[engine](folder)
     prompts = random_prompts(3, 40, 1, 17, 70)
     sequences = [driver.start(prompt) for prompt in prompts]
     outputs = driver.step([(s, len(s.tokens)) for s in sequences])
@@ -100,7 +100,7 @@ def test_ragged_batch_matches_transformers(checkpoint: tuple[Path, Reference], e
 def test_native_families_run_on_the_kernels(checkpoint: tuple[Path, Reference]) -> None:
     """All but those whose sizes are no whole groups; else the tests above would say little."""
     folder, reference = checkpoint
-    is_whole = reference.model.config.hidden_size % 32 == 0
+    is_whole = reference.model.config.get_text_config().hidden_size % 32 == 0
     assert isinstance(drive_kernels(folder).backend, NativeBackend) == is_whole
 
 
@@ -110,7 +110,7 @@ def test_chunked_prefill_matches_transformers(
     checkpoint: tuple[Path, Reference], engine: str
 ) -> None:
     folder, reference = checkpoint
-    driver = ENGINES[engine](folder)
+    driver = ALL_ENGINES[engine](folder)
     (prompt,) = random_prompts(75)
     expected = reference.logits(prompt)
     for chunk in (1, 7, 32):
@@ -124,7 +124,9 @@ def test_greedy_tokens_are_those_of_transformers(
 ) -> None:
     folder, reference = checkpoint
     prompts = random_prompts(5, 33, 12)
-    for prompt, tokens in zip(prompts, ENGINES[engine](folder).greedy(prompts, 16), strict=True):
+    for prompt, tokens in zip(
+        prompts, ALL_ENGINES[engine](folder).greedy(prompts, 16), strict=True
+    ):
         assert tokens == reference.greedy(prompt, 16)
 
 
@@ -134,7 +136,7 @@ def test_decodes_beside_prompts_and_shared_blocks(
     checkpoint: tuple[Path, Reference], engine: str
 ) -> None:
     folder, reference = checkpoint
-    driver = ENGINES[engine](folder)
+    driver = ALL_ENGINES[engine](folder)
     first, second, other = random_prompts(72, 20, 31)
     one = driver.start(first)
     driver.step([(one, 71)])
@@ -157,7 +159,7 @@ def test_dynamic_rope_matches_incremental_decoding(tmp_path: Path, engine: str) 
     }
     reference = Reference(make_checkpoint(tmp_path, "LlamaForCausalLM", changes))
     (prompt,) = random_prompts(20)
-    (tokens,) = ENGINES[engine](tmp_path).greedy([prompt], 50)
+    (tokens,) = ALL_ENGINES[engine](tmp_path).greedy([prompt], 50)
     assert tokens == reference.greedy(prompt, 50)
 
 
@@ -176,3 +178,18 @@ def test_half_precision_stays_near_float32(tmp_path: Path, dtype: torch.dtype) -
     expected = reference.logits(prompt)
     error = (prefill_in_chunks(driver, prompt, 16) - expected).norm() / expected.norm()
     assert error < 0.05
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("dtype, limit", [(torch.bfloat16, 0.25), (torch.float16, 0.06)])
+@pytest.mark.parametrize("checkpoint", ALL_CASES, indirect=True)
+def test_half_precision_on_a_gpu_stays_near_float32(
+    checkpoint: tuple[Path, Reference], dtype: torch.dtype, limit: float
+) -> None:
+    """At half of the tokens: in mixtures others may go to other experts."""
+    folder, reference = checkpoint
+    (prompt,) = random_prompts(40)
+    driver = drive_cuda(folder, dtype=dtype, kv_dtype=dtype)
+    expected = reference.logits(prompt)
+    differences = prefill_in_chunks(driver, prompt, 16) - expected
+    assert (differences.norm(dim=1) / expected.norm(dim=1)).median() < limit

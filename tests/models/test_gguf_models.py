@@ -7,8 +7,9 @@ import pytest
 import torch
 from gguf import GGMLQuantizationType
 
-from tests.models.checkpoints import CASES, make_checkpoint
-from tests.models.driver import ENGINES
+from headrace.kernels import load as load_kernels
+from tests.models.checkpoints import CASES, EXPERTS, make_checkpoint
+from tests.models.driver import ENGINES, Driver, Replayed, drive
 from tests.models.gguf_files import write_gguf
 
 QWEN = ("Qwen2ForCausalLM", "Qwen3ForCausalLM")
@@ -36,6 +37,13 @@ TYPES = [GGMLQuantizationType[name] for name in ("F32", "F16", "BF16", "Q8_0", "
         ("Gemma3ForCausalLM", GEMMA3),
         ("Phi3ForCausalLM", "partial"),
         ("Phi3ForCausalLM", "long"),
+        ("MixtralForCausalLM", {"num_local_experts": 5, "sliding_window": None}),
+        ("Qwen2MoeForCausalLM", "plain"),
+        (
+            "Qwen2MoeForCausalLM",
+            EXPERTS | {"shared_expert_intermediate_size": 64, "qkv_bias": False},
+        ),
+        ("Qwen3MoeForCausalLM", "plain"),
     ],
     ids=str,
 )
@@ -66,3 +74,21 @@ def check_logits(path: Path, model: Any) -> None:
         driver = engine(path)
         (logits,) = driver.step([(driver.start(tokens.tolist()), 50)])
         torch.testing.assert_close(logits, expected, rtol=1e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize("has_single_experts", [False, True])
+def test_experts_stay_quantized_however_they_are_stored(
+    tmp_path: Path, has_single_experts: bool
+) -> None:
+    model = make_checkpoint(tmp_path, "MixtralForCausalLM", "plain")
+    path = tmp_path / "model.gguf"
+    write_gguf(path, model, GGMLQuantizationType.Q4_1, has_single_experts=has_single_experts)
+    tokens = list(range(40))
+    with torch.inference_mode():
+        expected = model(torch.tensor([tokens])).logits[0]
+    driver = drive(path, kernels=load_kernels(), exact_activations=True)
+    assert driver.model.weight_bytes < 0.2 * sum(p.nbytes for p in model.parameters())
+    (logits,) = Driver(Replayed(driver.model), driver.backend).step(
+        [(driver.start(tokens), len(tokens))]
+    )
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=2e-4)

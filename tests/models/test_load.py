@@ -12,7 +12,7 @@ from headrace.kernels import load as load_kernels
 from headrace.kernels.twins import TorchKernels
 from headrace.models import ARCHITECTURES
 from headrace.models.load import LoadOptions, _default_kv_dtype, load_model
-from tests.models.checkpoints import CASES, make_checkpoint
+from tests.models.checkpoints import CASES, cases_of, make_checkpoint
 from tests.models.driver import Driver
 
 CPU = torch.device("cpu")
@@ -52,9 +52,24 @@ def test_the_longest_request_bounds_the_context(
     assert decoder.spec.max_position == expected
 
 
+@pytest.mark.parametrize("asked, length", [(64, 60), (None, 70)])
+def test_longrope_goes_by_the_longest_request(
+    tmp_path: Path, asked: int | None, length: int
+) -> None:
+    """transformers has short factors up to 64 tokens, and long ones from there on."""
+    changes = {**CASES["Phi3ForCausalLM"]["short"], "original_max_position_embeddings": 64}
+    model = make_checkpoint(tmp_path, "Phi3ForCausalLM", changes)
+    driver = Driver(*load_model(open_checkpoint(tmp_path), options(max_total_tokens=asked)))
+    tokens = torch.arange(length)
+    (logits,) = driver.step([(driver.start(tokens.tolist()), length)])
+    with torch.inference_mode():
+        expected = model(tokens[None]).logits[0]
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=2e-4)
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_dummy_weights_have_the_sizes_of_real_ones(tmp_path: Path, architecture: str) -> None:
-    make_checkpoint(tmp_path, architecture, next(iter(CASES[architecture])))
+    make_checkpoint(tmp_path, architecture, next(iter(cases_of(architecture))))
     checkpoint = open_checkpoint(tmp_path)
     real, _ = load_model(checkpoint, options())
     dummy, backend = load_model(checkpoint, options(load_format="dummy"))

@@ -14,7 +14,8 @@ INFO = EngineInfo(
 )  # fmt: skip
 STATS = EngineStats(num_running=2, num_waiting=5, num_free_blocks=75, prefix_cache_queries=10,
                     prefix_cache_hits=4, num_preemptions=3, num_draft_tokens=9,
-                    num_accepted_tokens=6, num_forced_tokens=2, num_engine_deaths=2)  # fmt: skip
+                    num_accepted_tokens=6, num_forced_tokens=2, num_engine_deaths=2,
+                    num_draft_steps=4)  # fmt: skip
 TIMINGS = Timings(queue_time=0.25, prefill_time=0.5, decode_time=1.0, num_cached_tokens=3)
 
 TGI_FAMILIES = {
@@ -189,6 +190,7 @@ def test_speculation(metrics: Metrics, steps: StepCounts) -> None:
         "tgi_request_skipped_tokens_sum 7",
         "headrace_draft_tokens 9",
         "headrace_accepted_draft_tokens 6",
+        "headrace_draft_steps 4",
         "headrace_forced_tokens 2",
     ]:
         assert line in text

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.models.driver import ENGINES, drive_kernels
+from tests.models.driver import ALL_ENGINES, drive_kernels, every_engine
 from tests.quantization.checkpoints import write_quantized
 from tests.quantization.formats import FORMATS, Format
 
@@ -34,11 +34,11 @@ def error(logits: torch.Tensor, wanted: torch.Tensor) -> float:
     return float((logits - wanted).norm() / wanted.norm())
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@every_engine
 def test_exact_logits(checkpoint: tuple[Path, Format, torch.Tensor], engine: str) -> None:
     folder, form, wanted = checkpoint
-    limit = form.precision if engine == "torch" or has_half_scales(form) else 3e-3
-    assert error(logits_of(ENGINES[engine](folder)), wanted) < limit
+    limit = form.precision if engine != "kernels" or has_half_scales(form) else 3e-3
+    assert error(logits_of(ALL_ENGINES[engine](folder)), wanted) < limit
 
 
 def has_half_scales(form: Format) -> bool:

@@ -8,7 +8,7 @@ import torch
 from headrace.errors import StartupError
 from headrace.quantization.on_load import ON_LOAD
 from tests.models.checkpoints import make_checkpoint
-from tests.models.driver import ENGINES
+from tests.models.driver import ENGINES, drive_cuda
 from tests.quantization.checkpoints import SIZES
 from tests.quantization.test_formats import error, logits_of
 
@@ -40,6 +40,14 @@ def test_every_engine_computes_the_same_model(quantize: str, tmp_path: Path) -> 
     assert error(kernel_logits, torch_logits) < 3e-3
     quick = logits_of(ENGINES["kernels"](tmp_path, quantize=quantize, exact_activations=False))
     assert error(quick, torch_logits) < 0.05
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("quantize", ON_LOAD)
+def test_a_gpu_computes_the_same_model(quantize: str, tmp_path: Path) -> None:
+    make_checkpoint(tmp_path, "LlamaForCausalLM", SIZES)
+    expected = logits_of(ENGINES["torch"](tmp_path, quantize=quantize))
+    assert error(logits_of(drive_cuda(tmp_path, quantize=quantize)), expected) < 1e-4
 
 
 def test_a_gguf_file_keeps_what_it_has() -> None:

@@ -11,7 +11,7 @@ from bitsandbytes.nn import Linear4bit, Linear8bitLt
 
 from headrace.quantization.on_load import ON_LOAD
 from tests.models.checkpoints import make_checkpoint
-from tests.models.driver import ENGINES
+from tests.models.driver import ALL_ENGINES, every_engine
 from tests.quantization.checkpoints import SIZES, write_quantized
 from tests.quantization.formats import FORMATS
 from tests.quantization.test_formats import PROMPT, error, logits_of
@@ -36,7 +36,7 @@ def dequantized(module: Any) -> torch.Tensor:
     return module.weight.data
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@every_engine
 @pytest.mark.parametrize(
     "settings",
     [
@@ -59,7 +59,7 @@ def test_bitsandbytes(settings: dict[str, Any], engine: str, tmp_path: Path) -> 
             module.weight.data.copy_(dequantized(model.get_submodule(name)))
     with torch.inference_mode():
         wanted = floats(torch.tensor([PROMPT])).logits[0]
-    assert error(logits_of(ENGINES[engine](tmp_path / "stored")), wanted) < 3e-3
+    assert error(logits_of(ALL_ENGINES[engine](tmp_path / "stored")), wanted) < 3e-3
 
 
 # Current versions of the library have dropped groups in activation order.

@@ -23,25 +23,12 @@ def random_rows(type: GGMLType, rows: int, columns: int, seed: int) -> np.ndarra
     return raw.reshape(rows, -1)
 
 
-@pytest.mark.parametrize("type", [t for t in UNPACK if t.name.startswith("Q")])
+@pytest.mark.parametrize("type", UNPACK)
 def test_quantized_blocks_match_the_reference(type: GGMLType) -> None:
     raw = random_rows(type, rows=7, columns=1024, seed=type)
     expected = reference(raw, gguf.GGMLQuantizationType(type))
     actual = dequantize(type, torch.from_numpy(raw))
     torch.testing.assert_close(actual, torch.from_numpy(expected), rtol=1e-6, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    "type, dtype",
-    [
-        (GGMLType.F32, torch.float32),
-        (GGMLType.F16, torch.float16),
-        (GGMLType.BF16, torch.bfloat16),
-    ],
-)
-def test_plain_types_are_widened(type: GGMLType, dtype: torch.dtype) -> None:
-    values = torch.randn(5, 48).to(dtype)
-    assert torch.equal(dequantize(type, values.view(torch.uint8)), values.float())
 
 
 def test_rows_longer_than_a_chunk() -> None:

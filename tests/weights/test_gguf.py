@@ -12,14 +12,8 @@ from hypothesis import strategies as st
 from headrace.checkpoint.checkpoint import open_checkpoint
 from headrace.checkpoint.gguf import GGUFFile
 from headrace.errors import CheckpointError
-from headrace.weights.gguf import (
-    LAYER_NAMES,
-    NAMES,
-    OTHER_LAYER_NAMES,
-    GGUFWeights,
-    gguf_name,
-    unpermute,
-)
+from headrace.weights.gguf import FLOATS, GGUFWeights, unpermute
+from headrace.weights.gguf_names import LAYER_NAMES, NAMES, OTHER_LAYER_NAMES, gguf_name
 from tests.checkpoint.gguf_files import write_gguf
 from tests.models.gguf_files import permute
 
@@ -74,6 +68,31 @@ def test_other_architectures_are_not_permuted(tmp_path: Path) -> None:
     weights = write(tmp_path / "a.gguf", "qwen2", **{"blk.0.attn_q.weight": (rows, "F32")})
     actual = weights.get("model.layers.0.self_attn.q_proj.weight")
     assert torch.equal(actual, torch.from_numpy(rows))
+
+
+@pytest.mark.parametrize("dtype", FLOATS.values(), ids=str)
+def test_floats_stay_as_they_are_stored(tmp_path: Path, dtype: torch.dtype) -> None:
+    rows = torch.randn(8, 4).to(dtype)
+    type = next(type for type, stored in FLOATS.items() if stored == dtype)
+    stored = rows.view(torch.uint8).numpy()
+    weights = write(tmp_path / "a.gguf", "qwen2", **{"output.weight": (stored, type.name)})
+    assert torch.equal(weights.get("lm_head.weight"), rows)
+    assert weights.raw("lm_head.weight") is None
+
+
+def test_experts_share_a_tensor_or_have_their_own(tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).normal(size=(3, 8, 4)).astype(np.float32)
+    single = {f"blk.0.ffn_up.{expert}.weight": (rows[expert], "F32") for expert in range(3)}
+    weights = write(
+        tmp_path / "a.gguf", "qwen3moe", **{"blk.0.ffn_gate_exps.weight": (rows, "F32")}, **single
+    )
+    for expert in range(3):
+        for kind in ("gate", "up"):
+            found = weights.get(f"model.layers.0.mlp.experts.{expert}.{kind}_proj.weight")
+            assert torch.equal(found, torch.from_numpy(rows[expert]))
+    with pytest.raises(CheckpointError, match=r"ffn_gate_exps.weight .* has no expert 3"):
+        weights.get("model.layers.0.mlp.experts.3.gate_proj.weight")
+    assert not weights.has("model.layers.0.mlp.experts.3.up_proj.weight")
 
 
 def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:

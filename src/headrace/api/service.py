@@ -6,6 +6,8 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+import msgspec
+
 from headrace.api.compute_headers import describe_device
 from headrace.api.parameters import Limits
 from headrace.config import Settings
@@ -78,7 +80,7 @@ async def _numbered_from(
 ) -> AsyncGenerator[TextDelta, None]:
     async with aclosing(deltas):
         async for delta in deltas:
-            yield replace(delta, index=first_index + delta.index)
+            yield msgspec.structs.replace(delta, index=first_index + delta.index)
 
 
 class Service:

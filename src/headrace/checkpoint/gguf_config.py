@@ -21,9 +21,11 @@ ARCHITECTURES = {
     "llama": ("LlamaForCausalLM", "llama"),
     "phi3": ("Phi3ForCausalLM", "phi3"),
     "qwen2": ("Qwen2ForCausalLM", "qwen2"),
+    "qwen2moe": ("Qwen2MoeForCausalLM", "qwen2_moe"),
     "qwen3": ("Qwen3ForCausalLM", "qwen3"),
+    "qwen3moe": ("Qwen3MoeForCausalLM", "qwen3_moe"),
 }
-"""GGUF architecture to HF architecture and model type; Mistral's files say "llama"."""
+"""GGUF architecture to HF architecture and model type; files of Mistral's say "llama" too."""
 
 LLAMA3_ROPE = {
     "low_freq_factor": 1.0,

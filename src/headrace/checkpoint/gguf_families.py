@@ -51,6 +51,44 @@ def phi3_fields(metadata: GGUFMetadata, fields: Fields) -> Fields:
     return {"sliding_window": metadata.get("attention.sliding_window", int, 0) or None}
 
 
+def llama_fields(metadata: GGUFMetadata, fields: Fields) -> Fields:
+    """With experts it is a Mixtral."""
+    if not metadata.get("expert_count", int, 0):
+        return {}
+    mixtral = {"architectures": ["MixtralForCausalLM"], "model_type": "mixtral"}
+    return mixtral | _expert_counts(metadata)
+
+
+def qwen2_moe_fields(metadata: GGUFMetadata, fields: Fields) -> Fields:
+    """Older files do not say how large an expert is: llama.cpp divides by how many a token has."""
+    counts, size = _expert_counts(metadata), fields["intermediate_size"]
+    expert_size = size // max(counts["num_experts_per_tok"], 1)
+    return {
+        **counts,
+        "moe_intermediate_size": metadata.get("expert_feed_forward_length", int, expert_size),
+        "shared_expert_intermediate_size": metadata.get(
+            "expert_shared_feed_forward_length", int, size
+        ),
+        "qkv_bias": fields["attention_bias"],
+        "norm_topk_prob": False,
+    }
+
+
+def qwen3_moe_fields(metadata: GGUFMetadata, fields: Fields) -> Fields:
+    return {
+        **_expert_counts(metadata),
+        "moe_intermediate_size": metadata.get("expert_feed_forward_length", int),
+        "norm_topk_prob": True,
+    }
+
+
+def _expert_counts(metadata: GGUFMetadata) -> Fields:
+    return {
+        "num_experts": metadata.get("expert_count", int),
+        "num_experts_per_tok": metadata.get("expert_used_count", int),
+    }
+
+
 def longrope_scaling(metadata: GGUFMetadata) -> Fields:
     """Phi-3's, whose divisors are tensors."""
     return {
@@ -68,6 +106,9 @@ FAMILY_FIELDS: dict[str, Callable[[GGUFMetadata, Fields], Fields]] = {
     "gemma": gemma_fields,
     "gemma2": gemma2_fields,
     "gemma3": gemma3_fields,
+    "llama": llama_fields,
     "phi3": phi3_fields,
+    "qwen2moe": qwen2_moe_fields,
+    "qwen3moe": qwen3_moe_fields,
 }
 """By GGUF architecture: what to add to, or change in, the fields that all have."""

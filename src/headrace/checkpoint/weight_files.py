@@ -37,8 +37,10 @@ FORMATS = (
 )
 """The best first: reading .bin files is slower, and they are code that must not be run."""
 
-OTHER_CONTENTS = ("consolidated*", "adapter_model*")
-"""The same weights in another layout, and adapters."""
+CONVERTED = "converted"
+"""How files begin that `weights.convert` has made: they count with their index only."""
+OTHER_CONTENTS = ("consolidated*", "adapter_model*", f"{CONVERTED}-*")
+"""The same weights in another layout, adapters, and what may not be whole."""
 
 SPLIT = re.compile(r"-\d{5}-of-\d{5}(?=\.gguf$)")
 """The number of one part of a GGUF model in several files."""

@@ -152,7 +152,7 @@ class Planner(RequestQueues):
         forced_ids = forced_ids[: request.append(forced_ids)]
         request.num_forced_tokens += len(forced_ids)
         self._stats.num_forced_tokens += len(forced_ids)
-        event = TokenEvent(request_id=request.request_id, token_ids=forced_ids)
+        event = TokenEvent(request_id=request.request_id, token_ids=forced_ids, is_forced=True)
         self._forced_events.append(event)
         if request.finish_reason is None:
             self._move(request, self.prefilling)

@@ -74,6 +74,7 @@ class Request:
         "num_accepted_tokens",
         "num_cached_tokens",
         "num_computed",
+        "num_draft_steps",
         "num_draft_tokens",
         "num_forced_tokens",
         "num_preemptions",
@@ -143,6 +144,7 @@ class Request:
         self.num_draft_tokens = 0
         self.num_accepted_tokens = 0
         self.num_forced_tokens = 0
+        self.num_draft_steps = 0
 
         self.arrival_time = now
         self.start_time: float | None = None
@@ -222,4 +224,5 @@ class Request:
             num_draft_tokens=self.num_draft_tokens,
             num_accepted_tokens=self.num_accepted_tokens,
             num_forced_tokens=self.num_forced_tokens,
+            num_draft_steps=self.num_draft_steps,
         )

@@ -46,6 +46,7 @@ class Scheduler(Planner):
                 if num_samples > 1:
                     self._count_drafts(request, num_samples - 1, len(tokens) - 1)
                 events.append(self._take_tokens(request, result, now))
+                events[-1].num_draft_tokens = num_samples - 1
                 if request.constraint is not None and request.finish_reason is None:
                     constrained.append((request, tokens))
             if request.num_computed >= request.next_full:
@@ -65,7 +66,11 @@ class Scheduler(Planner):
     ) -> None:
         """Learn from a step, and draft for the next."""
         if plan.rows:
-            speculator.observe(len(plan.token_ids), execute_duration - output.draft_duration)
+            speculator.observe(
+                len(plan.token_ids),
+                execute_duration - output.draft_duration,
+                has_prompts=plan.num_prompt_rows > 0,
+            )
         if plan.num_drafts:
             speculator.observe_drafting(plan.num_drafts, output.draft_duration)
         for index in plan.num_drafts:
@@ -83,8 +88,10 @@ class Scheduler(Planner):
     def _count_drafts(self, request: Request, num_drafts: int, num_accepted: int) -> None:
         request.num_draft_tokens += num_drafts
         request.num_accepted_tokens += num_accepted
+        request.num_draft_steps += 1
         self._stats.num_draft_tokens += num_drafts
         self._stats.num_accepted_tokens += num_accepted
+        self._stats.num_draft_steps += 1
 
     def _note_tokens(self, plan: StepPlan, output: StepOutput) -> None:
         num_rows = len(plan.rows) - plan.num_samples.count(0)

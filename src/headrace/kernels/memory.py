@@ -1,5 +1,5 @@
-"""Memory of caches and weights: it costs nothing until it is used, and comes in huge pages where the
-system has them, because most of the time of reading a page of 4 KiB goes into finding it."""
+"""Memory of caches and weights: it costs nothing until it is used, and comes in huge pages where
+the system has them, because most of the time of reading a page of 4 KiB goes into finding it."""
 
 import math
 import mmap

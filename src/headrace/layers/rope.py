@@ -68,7 +68,9 @@ class RotaryEmbedding:
 
     def __init__(self, spec: RopeSpec, device: torch.device, max_position: int) -> None:
         """`max_position`: the longest context there can be. It alone decides on longrope's
-        factors, so that all keys in the cache agree, whatever their sequence's length."""
+        factors, as in vLLM and llama.cpp, so that all keys in the cache agree, whatever their
+        sequence's length. transformers goes by each prompt's: a server that admits contexts up to
+        the original length has its short factors, and one that admits more has its long ones."""
         self.spec = spec
         self._exponents = (
             torch.arange(0, spec.rotary_size, 2, dtype=torch.float32, device=device)

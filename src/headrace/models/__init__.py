@@ -42,6 +42,7 @@ ARCHITECTURES = {
     "Qwen3ForCausalLM": "headrace.models.qwen3:spec",
     "Qwen3MoeForCausalLM": "headrace.models.qwen3_moe:spec",
     "Qwen3VLMoeForConditionalGeneration": "headrace.models.qwen3_vl_moe:spec",
+    "SeedOssForCausalLM": "headrace.models.seed_oss:spec",
     "SmolLM3ForCausalLM": "headrace.models.smollm3:spec",
     "StableLmForCausalLM": "headrace.models.stablelm:spec",
     "Starcoder2ForCausalLM": "headrace.models.starcoder2:spec",

@@ -7,16 +7,14 @@ from headrace.layers.embedding import EmbeddingSpec
 from headrace.models.family import (
     FamilyConfig,
     alibi_slopes,
-    attention_spec,
     decoder_spec,
-    layer_norm,
-    mlp_spec,
+    gpt_layer,
     read_config,
     refuse,
 )
 from headrace.models.fields import Positive
 from headrace.models.sources import grouped_qkv
-from headrace.models.spec import DecoderSpec, LayerSpec
+from headrace.models.spec import DecoderSpec
 from headrace.weights import Naming
 
 
@@ -32,15 +30,8 @@ def spec(config: dict[str, Any]) -> DecoderSpec:
     """Describe the model. Raises StartupError naming the field that cannot be used."""
     refuse(config, "apply_residual_connection_post_layernorm")
     bloom = read_config(BloomConfig, config)
-    attention = replace(
-        attention_spec(bloom),
-        rope=None,
-        alibi_slopes=alibi_slopes(bloom.num_attention_heads),
-        qkv_bias=True,
-        output_bias=True,
-    )
-    mlp = replace(mlp_spec(bloom), is_gated=False, bias=True)
-    norm = layer_norm(bloom)
+    layer, slopes = gpt_layer(bloom), alibi_slopes(bloom.num_attention_heads)
+    attention = replace(layer.attention, rope=None, alibi_slopes=slopes)
     naming = Naming(
         base="transformer.",
         layers="h.",
@@ -56,6 +47,6 @@ def spec(config: dict[str, Any]) -> DecoderSpec:
             "norm": "ln_f",
         },
     )
-    decoder = decoder_spec(bloom, LayerSpec(attention=attention, mlp=mlp, norm=norm))
-    embedding = EmbeddingSpec(size=bloom.hidden_size, norm=norm)
+    decoder = decoder_spec(bloom, replace(layer, attention=attention))
+    embedding = EmbeddingSpec(size=bloom.hidden_size, norm=layer.norm)
     return replace(decoder, embedding=embedding, naming=naming)

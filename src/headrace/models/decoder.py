@@ -104,7 +104,9 @@ class Decoder:
         """Loads all parameters; `progress` is told how many layers of how many are loaded."""
         self.spec = spec
         self.operations = load.operations
+        # The largest matrices first, while little else is in memory.
         self.embedding = Embedding(load, spec.vocab_size, spec.hidden_size, spec.embedding)
+        self.head = Head(load, self.embedding, spec.head)
         ropes = {layer.attention.rope for layer in spec.layers}
         self.rotary = {
             rope: RotaryEmbedding(rope, load.device, spec.max_position) for rope in ropes if rope
@@ -116,7 +118,6 @@ class Decoder:
         self.norm: Norm | None = None
         if spec.norm is not None:
             self.norm = Norm(load, "model.norm", spec.hidden_size, spec.norm)
-        self.head = Head(load, self.embedding, spec.head)
         progress(len(spec.layers), len(spec.layers))
         self.weight_bytes = load.nbytes
         self.vocab_size = spec.vocab_size

@@ -9,12 +9,11 @@ from headrace.models.family import (
     alibi_slopes,
     attention_spec,
     decoder_spec,
-    layer_norm,
-    mlp_spec,
+    gpt_layer,
     read_config,
 )
 from headrace.models.sources import grouped_qkv
-from headrace.models.spec import DecoderSpec, LayerSpec
+from headrace.models.spec import DecoderSpec
 from headrace.weights import Naming
 
 
@@ -55,10 +54,9 @@ def spec(config: dict[str, Any]) -> DecoderSpec:
     """Describe the model. Raises StartupError naming the field that cannot be used."""
     falcon = read_config(FalconConfig, config)
     attention = falcon_attention(falcon)
-    layer = LayerSpec(
+    layer = replace(
+        gpt_layer(falcon, bias=falcon.bias),
         attention=attention,
-        mlp=replace(mlp_spec(falcon), is_gated=False, bias=falcon.bias),
-        norm=layer_norm(falcon),
         is_parallel=falcon.parallel_attn or falcon.new_decoder_architecture,
     )
     naming = Naming(

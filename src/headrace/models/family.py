@@ -5,6 +5,7 @@ names of parameters.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -108,6 +109,16 @@ def layer_norm(config: FamilyConfig) -> NormSpec:
     return NormSpec(epsilon=config.layer_norm_eps, kind="layer", has_bias=True)
 
 
+def gpt_layer(config: FamilyConfig, *, bias: bool = True) -> LayerSpec:
+    """Rotary attention and an MLP without gate, each behind a layer norm; biases everywhere, or in
+    the norms only."""
+    return LayerSpec(
+        attention=replace(attention_spec(config), qkv_bias=bias, output_bias=bias),
+        mlp=replace(mlp_spec(config), is_gated=False, bias=bias),
+        norm=layer_norm(config),
+    )
+
+
 def layer_windows(config: FamilyConfig, types: LayerTypes, window: int | None) -> list[int | None]:
     """The window of each layer by its type. Raises StartupError for a wrong number of types."""
     if len(types) != config.num_hidden_layers:
@@ -124,13 +135,14 @@ def every_nth_full(config: FamilyConfig, n: int) -> LayerTypes:
     return ["sliding_attention" if layer % n else "full_attention" for layer in layers]
 
 
-def alibi_slopes(num_heads: int) -> tuple[float, ...]:
-    """One per head (Press et al. 2021): a geometric series; what is past a power of two is from
-    the series of the next one."""
-    whole = 1 << (num_heads.bit_length() - 1)
-    slopes = [2 ** (-8 * (head + 1) / whole) for head in range(whole)]
-    between = [2 ** (-4 * (head + 1) / whole) for head in range(0, 2 * whole, 2)]
-    return tuple(slopes + between)[:num_heads]
+def alibi_slopes(num_heads: int, largest: int = 8) -> tuple[float, ...]:
+    """One per head (Press et al. 2021): a geometric series down to 2 ** -largest; what is past a
+    power of two is from between its members."""
+    count = 1 << (num_heads - 1).bit_length()
+    slopes = [2 ** (-largest * (head + 1) / count) for head in range(count)]
+    if count != num_heads:
+        slopes = slopes[1::2] + slopes[::2]
+    return tuple(slopes[:num_heads])
 
 
 def decoder_spec(config: FamilyConfig, layers: LayerSpec | Sequence[LayerSpec]) -> DecoderSpec:

@@ -4,15 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from headrace.layers.embedding import EmbeddingSpec
-from headrace.models.family import (
-    FamilyConfig,
-    attention_spec,
-    decoder_spec,
-    layer_norm,
-    mlp_spec,
-    read_config,
-    refuse,
-)
+from headrace.models.family import FamilyConfig, decoder_spec, gpt_layer, read_config, refuse
 from headrace.models.sources import stacked_qkv
 from headrace.models.spec import DecoderSpec, LayerSpec
 from headrace.weights import Naming
@@ -34,11 +26,9 @@ def gpt2_spec(gpt: GPT2Config, layer: LayerSpec, naming: Naming) -> DecoderSpec:
 
 
 def gpt2_layer(gpt: GPT2Config) -> LayerSpec:
-    attention = replace(attention_spec(gpt), rope=None, qkv_bias=True, output_bias=True)
-    if not gpt.scale_attn_weights:
-        attention = replace(attention, scale=1.0)
-    mlp = replace(mlp_spec(gpt), is_gated=False, bias=True)
-    return LayerSpec(attention=attention, mlp=mlp, norm=layer_norm(gpt))
+    layer = gpt_layer(gpt)
+    scale = layer.attention.scale if gpt.scale_attn_weights else 1.0
+    return replace(layer, attention=replace(layer.attention, rope=None, scale=scale))
 
 
 def gpt2_naming(qkv: dict[str, Source], *, is_transposed: bool) -> Naming:

@@ -3,17 +3,10 @@
 from dataclasses import replace
 from typing import Any
 
-from headrace.models.family import (
-    FamilyConfig,
-    attention_spec,
-    decoder_spec,
-    layer_norm,
-    mlp_spec,
-    read_config,
-)
+from headrace.models.family import FamilyConfig, decoder_spec, gpt_layer, read_config
 from headrace.models.fields import Share
 from headrace.models.sources import grouped_qkv
-from headrace.models.spec import DecoderSpec, LayerSpec
+from headrace.models.spec import DecoderSpec
 from headrace.weights import Naming
 
 
@@ -29,14 +22,9 @@ class GPTNeoXConfig(FamilyConfig, kw_only=True):
 def spec(config: dict[str, Any]) -> DecoderSpec:
     """Describe the model. Raises StartupError naming the field that cannot be used."""
     neox = read_config(GPTNeoXConfig, config)
-    bias = neox.attention_bias
-    attention = replace(attention_spec(neox), qkv_bias=bias, output_bias=bias)
-    layer = LayerSpec(
-        attention=attention,
-        mlp=replace(mlp_spec(neox), is_gated=False, bias=True),
-        norm=layer_norm(neox),
-        is_parallel=neox.use_parallel_residual,
-    )
+    layer, bias = gpt_layer(neox), neox.attention_bias
+    attention = replace(layer.attention, qkv_bias=bias, output_bias=bias)
+    layer = replace(layer, attention=attention, is_parallel=neox.use_parallel_residual)
     naming = Naming(
         base="gpt_neox.",
         inner={

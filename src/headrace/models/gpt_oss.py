@@ -18,7 +18,7 @@ from headrace.models.mixture import MoEConfig, moe_spec
 from headrace.models.sources import stacked_experts
 from headrace.models.spec import DecoderSpec, LayerSpec, with_windows
 from headrace.weights import Naming
-from headrace.weights.naming import Source, every_other
+from headrace.weights.naming import Source
 
 
 class GptOssConfig(FamilyConfig, kw_only=True):
@@ -42,18 +42,18 @@ def spec(config: dict[str, Any]) -> DecoderSpec:
     mixture, bias = moe_spec(oss, moe), oss.attention_bias
     expert = replace(mixture.expert, activation=CLAMPED_SWIGLU, bias=True)
     router = replace(mixture.router, is_normalized=True, has_bias=True)
+    mixture = replace(mixture, expert=expert, router=router)
     layer = LayerSpec(
         attention=replace(attention_spec(oss), qkv_bias=bias, output_bias=bias, has_sinks=True),
-        mlp=replace(mixture, expert=expert, router=router),
+        mlp=mixture,
         norm=rms_norm(oss),
     )
     layers = [layer] * oss.num_hidden_layers
     windows = layer_windows(oss, oss.layer_types, oss.sliding_window)
     experts = stacked_experts(
         Source("mlp.experts.gate_up_proj", is_transposed=True, is_parameter=True),
-        gate=every_other(0),
-        up=every_other(1),
-        down=Source("mlp.experts.down_proj", is_transposed=True, is_parameter=True),
-        num_experts=moe.num_experts,
+        Source("mlp.experts.down_proj", is_transposed=True, is_parameter=True),
+        mixture,
+        is_interleaved=True,
     )
     return replace(decoder_spec(oss, with_windows(layers, windows)), naming=Naming(inner=experts))

@@ -7,13 +7,12 @@ from headrace.models.family import (
     FamilyConfig,
     attention_spec,
     decoder_spec,
-    layer_norm,
-    mlp_spec,
+    gpt_layer,
     read_config,
 )
 from headrace.models.fields import Positive
 from headrace.models.sources import interleaved_qk
-from headrace.models.spec import DecoderSpec, LayerSpec
+from headrace.models.spec import DecoderSpec
 from headrace.weights import Naming
 
 
@@ -29,12 +28,7 @@ def spec(config: dict[str, Any]) -> DecoderSpec:
     gpt = read_config(GPTJConfig, config)
     gpt.partial_rotary_factor = gpt.rotary_dim / gpt.head_dim
     attention = attention_spec(gpt)
-    layer = LayerSpec(
-        attention=attention,
-        mlp=replace(mlp_spec(gpt), is_gated=False, bias=True),
-        norm=layer_norm(gpt),
-        is_parallel=True,
-    )
+    layer = replace(gpt_layer(gpt), attention=attention, is_parallel=True)
     naming = Naming(
         base="transformer.",
         layers="h.",

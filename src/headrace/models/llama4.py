@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from headrace.layers.attention import AttentionSpec, HeadNormSpec
+from headrace.layers.moe import MoESpec
 from headrace.layers.norm import NormSpec
 from headrace.layers.operations import Temperature
 from headrace.models.family import attention_spec, decoder_spec, mlp_spec, read_config, rms_norm
@@ -14,7 +15,7 @@ from headrace.models.smollm3 import layer_rotations
 from headrace.models.sources import MLP_PARTS, interleaved_qk, stacked_experts
 from headrace.models.spec import DecoderSpec, LayerSpec
 from headrace.weights import Naming
-from headrace.weights.naming import Source, part
+from headrace.weights.naming import Source
 
 
 class Llama4Config(LlamaConfig, kw_only=True):
@@ -50,13 +51,11 @@ def llama4_attention(config: Llama4Config, *, rotates: bool) -> AttentionSpec:
     return replace(attention, chunk=config.attention_chunk_size, head_norm=head_norm)
 
 
-def llama4_naming(attention: AttentionSpec, num_experts: int, expert_size: int) -> Naming:
+def llama4_naming(attention: AttentionSpec, mixture: MoESpec) -> Naming:
     experts = stacked_experts(
         Source("feed_forward.experts.gate_up_proj", is_transposed=True, is_parameter=True),
-        gate=part(0, expert_size),
-        up=part(expert_size, expert_size),
-        down=Source("feed_forward.experts.down_proj", is_transposed=True, is_parameter=True),
-        num_experts=num_experts,
+        Source("feed_forward.experts.down_proj", is_transposed=True, is_parameter=True),
+        mixture,
     )
     rest = ["router", *MLP_PARTS, *(f"shared_expert.{name}" for name in MLP_PARTS)]
     return Naming(
@@ -85,5 +84,5 @@ def spec(config: dict[str, Any]) -> DecoderSpec:
     count, step = len(layers), moe.interleave_moe_layer_step
     chosen = moe.moe_layers if moe.moe_layers is not None else range(step - 1, count, step)
     layers = with_mixtures(layers, mixture, [number in chosen for number in range(count)])
-    naming = llama4_naming(attention_spec(llama), moe.num_experts, llama.intermediate_size)
+    naming = llama4_naming(attention_spec(llama), mixture)
     return replace(decoder_spec(llama, layers), naming=naming)

@@ -5,18 +5,17 @@ from typing import Any
 
 import msgspec
 
-from headrace.layers.norm import NormSpec
 from headrace.models.family import (
     FamilyConfig,
-    attention_spec,
+    alibi_slopes,
     decoder_spec,
-    mlp_spec,
+    gpt_layer,
     read_config,
     refuse,
 )
 from headrace.models.fields import Positive, PositiveFloat
 from headrace.models.sources import stacked_qkv
-from headrace.models.spec import DecoderSpec, LayerSpec
+from headrace.models.spec import DecoderSpec
 from headrace.weights import Naming
 
 
@@ -35,33 +34,20 @@ class MPTConfig(FamilyConfig, kw_only=True):
     attn_config: MPTAttention = msgspec.field(default_factory=MPTAttention)
 
 
-def alibi_slopes(num_heads: int, largest: int) -> tuple[float, ...]:
-    """As in the paper, but from the next power of two on, its odd members first."""
-    count = 1 << (num_heads - 1).bit_length()
-    slopes = [2 ** (-largest * (head + 1) / count) for head in range(count)]
-    if count != num_heads:
-        slopes = slopes[1::2] + slopes[::2]
-    return tuple(slopes[:num_heads])
-
-
 def spec(config: dict[str, Any]) -> DecoderSpec:
     """Describe the model. Raises StartupError naming the field that cannot be used."""
     refuse(config, "logit_scale")
     refuse(config.get("attn_config") or {}, "qk_ln", "prefix_lm")
     mpt = read_config(MPTConfig, config)
-    options, base = mpt.attn_config, attention_spec(mpt)
+    options, layer = mpt.attn_config, gpt_layer(mpt, bias=False)
     attention = replace(
-        base,
+        layer.attention,
         rope=None,
-        alibi_slopes=alibi_slopes(base.num_heads, options.alibi_bias_max),
+        alibi_slopes=alibi_slopes(layer.attention.num_heads, options.alibi_bias_max),
         clip=options.clip_qkv,
-        scale=options.softmax_scale or base.scale,
+        scale=options.softmax_scale or layer.attention.scale,
     )
-    layer = LayerSpec(
-        attention=attention,
-        mlp=replace(mlp_spec(mpt), is_gated=False),
-        norm=NormSpec(epsilon=mpt.layer_norm_eps, kind="layer"),
-    )
+    layer = replace(layer, attention=attention, norm=replace(layer.norm, has_bias=False))
     naming = Naming(
         base="transformer.",
         layers="blocks.",

@@ -4,16 +4,9 @@ from dataclasses import replace
 from typing import Any
 
 from headrace.layers.embedding import EmbeddingSpec
-from headrace.models.family import (
-    FamilyConfig,
-    attention_spec,
-    decoder_spec,
-    layer_norm,
-    mlp_spec,
-    read_config,
-)
+from headrace.models.family import FamilyConfig, decoder_spec, gpt_layer, read_config
 from headrace.models.fields import Positive
-from headrace.models.spec import DecoderSpec, LayerSpec
+from headrace.models.spec import DecoderSpec
 from headrace.weights import Naming
 from headrace.weights.naming import Source, part
 
@@ -48,12 +41,11 @@ class OPTConfig(FamilyConfig, kw_only=True):
 def spec(config: dict[str, Any]) -> DecoderSpec:
     """Describe the model. Raises StartupError naming the field that cannot be used."""
     opt = read_config(OPTConfig, config)
-    bias, has_parameters = opt.enable_bias, opt.layer_norm_elementwise_affine
-    attention = replace(attention_spec(opt), rope=None, qkv_bias=bias, output_bias=bias)
-    layer = LayerSpec(
-        attention=attention,
-        mlp=replace(mlp_spec(opt), is_gated=False, bias=bias),
-        norm=replace(layer_norm(opt), has_weight=has_parameters, has_bias=has_parameters),
+    layer, has_parameters = gpt_layer(opt, bias=opt.enable_bias), opt.layer_norm_elementwise_affine
+    layer = replace(
+        layer,
+        attention=replace(layer.attention, rope=None),
+        norm=replace(layer.norm, has_weight=has_parameters, has_bias=has_parameters),
         placement="before" if opt.do_layer_norm_before else "sum",
     )
     positions = opt.max_position_embeddings

@@ -3,17 +3,9 @@
 from dataclasses import replace
 from typing import Any
 
-from headrace.models.family import (
-    FamilyConfig,
-    attention_spec,
-    decoder_spec,
-    layer_norm,
-    mlp_spec,
-    read_config,
-    refuse,
-)
+from headrace.models.family import FamilyConfig, decoder_spec, gpt_layer, read_config, refuse
 from headrace.models.fields import Share
-from headrace.models.spec import DecoderSpec, LayerSpec
+from headrace.models.spec import DecoderSpec
 from headrace.weights import Naming
 
 NAMING = Naming(
@@ -38,11 +30,5 @@ def spec(config: dict[str, Any]) -> DecoderSpec:
     """Describe the model. Raises StartupError naming the field that cannot be used."""
     refuse(config, "qk_layernorm")
     phi = read_config(PhiConfig, config)
-    layer = LayerSpec(
-        attention=replace(attention_spec(phi), qkv_bias=True, output_bias=True),
-        mlp=replace(mlp_spec(phi), is_gated=False, bias=True),
-        norm=layer_norm(phi),
-        is_parallel=True,
-    )
-    decoder = decoder_spec(phi, layer)
+    decoder = decoder_spec(phi, replace(gpt_layer(phi), is_parallel=True))
     return replace(decoder, head=replace(decoder.head, bias=True), naming=NAMING)

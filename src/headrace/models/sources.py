@@ -3,7 +3,8 @@
 from dataclasses import replace
 
 from headrace.layers.attention import AttentionSpec
-from headrace.weights.naming import Rows, Source, deinterleaved, grouped_heads, part
+from headrace.layers.moe import MoESpec
+from headrace.weights.naming import Source, deinterleaved, every_other, grouped_heads, part
 
 Experts = dict[str, str | Source]
 MLP_PARTS = ("gate_proj", "up_proj", "down_proj")
@@ -43,11 +44,11 @@ def interleaved_qk(query: str, key: str, attention: AttentionSpec) -> dict[str, 
     }
 
 
-def stacked_gate_up(name: str, intermediate_size: int) -> dict[str, Source]:
-    """The MLP's gate, then its other input, in the layer `name`."""
+def stacked_gate_up(name: str, size: int, mlp: str = "mlp") -> dict[str, Source]:
+    """The gate of an MLP, then its other input, in the layer `name`."""
     return {
-        "mlp.gate_proj": Source(name, part(0, intermediate_size)),
-        "mlp.up_proj": Source(name, part(intermediate_size, intermediate_size)),
+        f"{mlp}.gate_proj": Source(name, part(0, size)),
+        f"{mlp}.up_proj": Source(name, part(size, size)),
     }
 
 
@@ -62,11 +63,16 @@ def separate_experts(prefix: str, num_experts: int, gate: str, up: str, down: st
 
 
 def stacked_experts(
-    gate_up: Source, gate: Rows, up: Rows, down: Source, num_experts: int
+    gate_up: Source, down: Source, mixture: MoESpec, *, is_interleaved: bool = False
 ) -> Experts:
-    """All experts are in one tensor, [experts, ...]; `gate` and `up` are rows of `gate_up`."""
+    """All experts are in one tensor, [experts, ...]; of `gate_up` the first rows are the gate's, or
+    every other one is."""
+    size = mixture.expert.intermediate_size
+    gate, up = part(0, size), part(size, size)
+    if is_interleaved:
+        gate, up = every_other(0), every_other(1)
     sources: dict[str, str | Source] = {}
-    for expert in range(num_experts):
+    for expert in range(mixture.router.num_experts):
         prefix = f"mlp.experts.{expert}"
         sources[f"{prefix}.gate_proj"] = replace(gate_up, expert=expert, rows=gate)
         sources[f"{prefix}.up_proj"] = replace(gate_up, expert=expert, rows=up)

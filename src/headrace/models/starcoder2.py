@@ -3,16 +3,9 @@
 from dataclasses import replace
 from typing import Any
 
-from headrace.models.family import (
-    FamilyConfig,
-    attention_spec,
-    decoder_spec,
-    layer_norm,
-    mlp_spec,
-    read_config,
-)
+from headrace.models.family import FamilyConfig, decoder_spec, gpt_layer, read_config
 from headrace.models.fields import Positive
-from headrace.models.spec import DecoderSpec, LayerSpec, with_windows
+from headrace.models.spec import DecoderSpec, with_windows
 from headrace.weights import Naming
 
 NAMING = Naming(inner={"mlp.up_proj": "mlp.c_fc", "mlp.down_proj": "mlp.c_proj"})
@@ -29,12 +22,6 @@ class Starcoder2Config(FamilyConfig, kw_only=True):
 def spec(config: dict[str, Any]) -> DecoderSpec:
     """Describe the model. Raises StartupError naming the field that cannot be used."""
     coder = read_config(Starcoder2Config, config)
-    bias = coder.use_bias
-    layer = LayerSpec(
-        attention=replace(attention_spec(coder), qkv_bias=bias, output_bias=bias),
-        mlp=replace(mlp_spec(coder), is_gated=False, bias=bias),
-        norm=layer_norm(coder),
-    )
-    layers = [layer] * coder.num_hidden_layers
+    layers = [gpt_layer(coder, bias=coder.use_bias)] * coder.num_hidden_layers
     decoder = decoder_spec(coder, with_windows(layers, [coder.sliding_window] * len(layers)))
     return replace(decoder, naming=NAMING)

@@ -89,6 +89,7 @@ class Metrics:
         self._preemptions.set(stats.num_preemptions)
         self._draft_tokens.set(stats.num_draft_tokens)
         self._accepted_tokens.set(stats.num_accepted_tokens)
+        self._draft_steps.set(stats.num_draft_steps)
         self._forced_tokens.set(stats.num_forced_tokens)
         self._engine_deaths.set(stats.num_engine_deaths)
         return render(self._registry.collect())
@@ -173,6 +174,9 @@ class Metrics:
         )
         self._accepted_tokens = self._gauge(
             "headrace_accepted_draft_tokens", "Drafted tokens that were right since start"
+        )
+        self._draft_steps = self._gauge(
+            "headrace_draft_steps", "Steps in which drafts of a sequence were verified since start"
         )
         self._forced_tokens = self._gauge(
             "headrace_forced_tokens", "Tokens that grammars forced since start"

@@ -6,7 +6,6 @@ kernels keep blocks quantized and 16-bit floats narrow. Floats of 8 bits stay su
 
 import torch
 
-from headrace.kernels import BLOCK_FORMATS
 from headrace.quantization.float8 import read_float8
 from headrace.quantization.place import Matrix, MatrixScheme, check_floats
 from headrace.weights.base import Weights
@@ -17,7 +16,7 @@ class Unquantized(MatrixScheme):
 
     def read(self, weights: Weights, name: str) -> Matrix:
         raw = weights.raw(f"{name}.weight")
-        if self.target.kernels is not None and raw is not None and raw.type.name in BLOCK_FORMATS:
+        if raw is not None:
             return raw
         matrix = weights.get(f"{name}.weight")
         if matrix.dtype == torch.float8_e4m3fn:

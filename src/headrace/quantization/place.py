@@ -109,16 +109,27 @@ def place(matrices: Sequence[Matrix], target: Target, names: Sequence[str]) -> L
     quantized = [matrix for matrix in matrices if isinstance(matrix, QuantizedMatrix)]
     if len(quantized) == len(matrices):
         return CompressedLinear(quantized, target.device, target.dtype)
-    floats = [to_floats(matrix).to(device=target.device, dtype=target.dtype) for matrix in matrices]
-    return DenseWeight(floats[0] if len(floats) == 1 else torch.cat(floats))
+    return DenseWeight(_fuse(matrices, target))
 
 
-def to_floats(matrix: Matrix) -> Tensor:
-    """[out_features, in_features] in the dtype it is stored in, float32 where it is quantized."""
+def _fuse(matrices: Sequence[Matrix], target: Target) -> Tensor:
+    """Floats on the target; a single matrix that is such already stays where it is."""
+    if len(matrices) == 1:
+        return to_floats(matrices[0], target.dtype).to(device=target.device, dtype=target.dtype)
+    rows = [matrix.shape[0] for matrix in matrices]
+    fused = torch.empty(sum(rows), matrices[0].shape[1], dtype=target.dtype, device=target.device)
+    for part, matrix in zip(fused.split(rows), matrices, strict=True):
+        part.copy_(to_floats(matrix, target.dtype))
+    return fused
+
+
+def to_floats(matrix: Matrix, dtype: torch.dtype = torch.float32) -> Tensor:
+    """[out_features, in_features] in the dtype it is stored in, float32 where it is quantized;
+    blocks become `dtype`."""
     if isinstance(matrix, Tensor):
         return matrix
     if isinstance(matrix, RawTensor):
-        whole = dequantize(matrix.type, matrix.data).view(len(matrix.data), -1)
+        whole = dequantize(matrix.type, matrix.data, dtype).view(len(matrix.data), -1)
         return whole[:, matrix.first : matrix.first + matrix.shape[-1]]
     return matrix.dequantize()
 

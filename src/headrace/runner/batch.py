@@ -28,6 +28,8 @@ class StepBatch:
     """[S] executor rows."""
     query_end: Indices
     """[S], behind each sequence's last token of this step."""
+    context_lens: Indices
+    """[S] tokens of each sequence up to there."""
 
 
 class BlockTables:
@@ -88,6 +90,8 @@ class BatchBuffers:
         tensors = self._device.split((*lengths, max_rows * max_blocks))
         self._tensors = (tensors[0].view(torch.int64), *tensors[1:])
         self._arange = np.arange(max_tokens, dtype=np.int32)
+        self._shape = (0, 0, 0)
+        self._shaped = self._slices(*self._shape)
 
     def beside(self, max_tokens: int, *, is_fixed: bool) -> "BatchBuffers":
         """Buffers for another model over the same rows and blocks."""
@@ -129,6 +133,7 @@ class BatchBuffers:
             *self._upload(num_tokens, num_rows, stride, max(plan.counts), max_context_len),
             rows,
             query_start[1:].astype(np.int64),
+            context_lens.astype(np.int64),
         )
 
     def _place(
@@ -158,13 +163,20 @@ class BatchBuffers:
     def _views(
         self, num_tokens: int, num_rows: int, stride: int, max_query_len: int, max_context_len: int
     ) -> tuple[Tensor, AttentionBatch]:
+        shape = num_tokens, num_rows, stride
+        if shape != self._shape:  # decodes come in the same shape step after step
+            self._shape, self._shaped = shape, self._slices(*shape)
+        token_ids, parts = self._shaped
+        return token_ids, AttentionBatch(*parts, max_query_len, max_context_len)
+
+    def _slices(
+        self, num_tokens: int, num_rows: int, stride: int
+    ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]:
         slot_mapping, token_ids, positions, query_start, context_lens, block_table = self._tensors
-        return token_ids[:num_tokens], AttentionBatch(
+        return token_ids[:num_tokens], (
             positions[:num_tokens],
             slot_mapping[:num_tokens],
             query_start[: num_rows + 1],
             context_lens[:num_rows],
             block_table[: num_rows * stride].view(num_rows, stride),
-            max_query_len,
-            max_context_len,
         )

@@ -79,7 +79,7 @@ class ModelExecutor:
             plan, step.query_end, hidden, lambda states: self._model.logits(states, len(states))
         )
         self._sampler.catch_up(plan)
-        at = sample_positions(plan, step.rows, step.query_end)
+        at = sample_positions(plan, step.rows, step.query_end, step.context_lens)
         num_prompt_samples = sum(plan.num_samples[first_prompt_row:])
         samples = self._sample(hidden, at, step_masks(plan, hidden.device), num_prompt_samples)
         outputs = row_outputs(plan, at, samples)

@@ -28,42 +28,70 @@ class RecordedDecoder:
         assert isinstance(operations, NativeOperations)
         self._kernels: Kernels = operations.kernels
         token_ids, batch = buffers.everything()
-        self._tokens, self._sequences, self._rows, self._boundary = (
-            torch.zeros(1, dtype=torch.int32) for _ in range(4)
-        )
-        tokens = Counts(len(token_ids), self._tokens, self._sequences, self._boundary)
-        with operations.passes(tokens), self._kernels.record() as program:
-            self._hidden = decoder.forward(token_ids, batch)
+        counts = torch.zeros(4, dtype=torch.int32)
+        self._counts = counts.numpy().data
+        tokens, sequences, rows, boundary = counts.split(1)
+        whole = Counts(len(token_ids), tokens, sequences, boundary)
+        with operations.passes(whole), self._kernels.record() as program:
+            hidden = decoder.forward(token_ids, batch)
         self._forward: Program = program
+        self._hidden = _Leading(hidden)
+        self._max_logit_rows = max_logit_rows
         self._states = torch.zeros(max_logit_rows, decoder.spec.hidden_size)
-        rows = Counts(max_logit_rows, self._rows, self._rows, self._boundary)
-        with operations.passes(rows), self._kernels.record() as program:
-            self._logits = decoder.logits(self._states)
-        self._head: Program = program
+        with operations.passes(Counts(max_logit_rows, rows, rows, boundary)):
+            with self._kernels.record() as program:
+                logits = decoder.logits(self._states)
+            self._head: Program = program
+            with self._kernels.record() as program:
+                decoder.logits(hidden[:max_logit_rows])
+            self._head_in_place: Program = program
+        self._logits = _Leading(logits)
         self.distinguishes_prompts = operations.distinguishes_prompts
         """Prompt positions are computed otherwise than generated ones."""
 
     def forward(self, token_ids: Tensor, batch: AttentionBatch) -> Tensor:
-        self._tokens[0] = len(token_ids)
-        self._sequences[0] = len(batch.context_lens)
-        self._boundary[0] = len(token_ids) - batch.num_prompt_tokens
+        num_tokens = token_ids.shape[0]
+        self._counts[0], self._counts[1] = num_tokens, batch.context_lens.shape[0]
+        self._counts[3] = num_tokens - batch.num_prompt_tokens
         self._forward.run()
-        return self._hidden[: len(token_ids)]
+        return self._hidden.rows(num_tokens)
 
     def logits(self, hidden: Tensor, num_prompt_rows: int = 0) -> Tensor:
-        most, boundary = len(self._states), len(hidden) - num_prompt_rows
-        if len(hidden) > most:
-            firsts = range(0, len(hidden), most)
+        most, num_rows = self._max_logit_rows, hidden.shape[0]
+        boundary = num_rows - num_prompt_rows
+        if num_rows > most:
+            firsts = range(0, num_rows, most)
             parts = [(hidden[i : i + most], max(0, boundary - i)) for i in firsts]
             return torch.cat([self._part(*part).clone() for part in parts])
         return self._part(hidden, boundary)
 
     def _part(self, hidden: Tensor, boundary: int) -> Tensor:
-        self._rows[0] = len(hidden)
-        self._boundary[0] = min(boundary, len(hidden))
-        self._states[: len(hidden)] = hidden
-        self._head.run()
-        return self._logits[: len(hidden)]
+        num_rows = hidden.shape[0]
+        self._counts[2], self._counts[3] = num_rows, min(boundary, num_rows)
+        if hidden is self._hidden.view:  # of a step that samples at every token
+            self._head_in_place.run()
+        else:
+            self._states[:num_rows] = hidden
+            self._head.run()
+        return self._logits.rows(num_rows)
+
+
+class _Leading:
+    """The first rows of a buffer: the same view as long as their number is the same.
+
+    Between two passes every call into torch costs 20 to 60 us, because the weights have driven its
+    code out of the CPU's caches.
+    """
+
+    def __init__(self, buffer: Tensor) -> None:
+        self._buffer = buffer
+        self._num_rows = 0
+        self.view = buffer[:0]
+
+    def rows(self, num_rows: int) -> Tensor:
+        if num_rows != self._num_rows:
+            self._num_rows, self.view = num_rows, self._buffer[:num_rows]
+        return self.view
 
 
 def recorded(

@@ -32,9 +32,10 @@ class SamplePositions:
     """[T], the step's tokens: the one at `index` stands right before the sample."""
 
 
-def sample_positions(plan: StepPlan, rows: Indices, query_end: Indices) -> SamplePositions:
-    """The trailing `num_samples` positions of each row; rows and query_end are [S]."""
-    context_lens = np.array(plan.starts) + np.array(plan.counts)
+def sample_positions(
+    plan: StepPlan, rows: Indices, query_end: Indices, context_lens: Indices
+) -> SamplePositions:
+    """The trailing `num_samples` positions of each row; the arrays are [S], as in `StepBatch`."""
     if plan.num_samples.count(1) == len(rows):
         return SamplePositions(query_end - 1, rows, context_lens, token_ids=plan.token_ids)
     num_samples = np.array(plan.num_samples)

@@ -10,7 +10,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from headrace.kernels import DRAW, Kernels
+from headrace.kernels import DRAW, Kernels, Program
+from headrace.kernels.tensors import Draws
 from headrace.runner.bias import LogitBias
 from headrace.runner.logits import allow_
 from headrace.runner.logprobs import SampledLogprobs, TopLogprobs
@@ -40,6 +41,30 @@ class Samples:
     top_logprobs: dict[int, TopLogprobs]
 
 
+class _Drawing:
+    """Recorded for logits in one place: step after step it is one call, without any into torch."""
+
+    def __init__(self, kernels: Kernels, logits: Tensor) -> None:
+        self.logits = logits
+        num_rows = logits.shape[0]
+        self._draws = np.zeros(num_rows, DRAW)
+        token_ids = torch.empty(num_rows, dtype=torch.int64, device=logits.device)
+        largest = torch.empty(num_rows, device=logits.device)
+        self._results = token_ids, largest
+        self._arrays = None if logits.is_cuda else (token_ids.numpy(), largest.numpy())
+        with kernels.record() as program:
+            kernels.sample(logits, self._draws, token_ids, largest)
+        self._program: Program = program
+
+    def draw(self, draws: Draws, positions: Indices) -> tuple[Indices, npt.NDArray[np.float32]]:
+        """The tokens [R] chosen by `draws` at `positions`, and the rows' largest logits."""
+        self._draws[:] = draws
+        self._draws["position"] = positions
+        self._program.run()
+        token_ids, largest = self._arrays or (result.cpu().numpy() for result in self._results)
+        return token_ids.copy(), largest
+
+
 class Sampler:
     """Chooses tokens, and keeps per executor row what that needs."""
 
@@ -53,6 +78,7 @@ class Sampler:
         self._records = np.zeros(max_rows, RECORD)
         self._counts: dict[int, TokenCounts] = {}
         self._bias = LogitBias()
+        self._drawing: _Drawing | None = None
 
     def start(self, start: RowStart) -> None:
         """A request enters a row."""
@@ -129,12 +155,9 @@ class Sampler:
     def _choose(
         self, logits: Tensor, at: SamplePositions
     ) -> tuple[Indices, npt.NDArray[np.float32]]:
-        draws = self._draws[at.rows]
-        draws["position"] = at.positions
-        token_ids = torch.empty(len(logits), dtype=torch.int64, device=logits.device)
-        largest = torch.empty(len(logits), device=logits.device)
-        self.kernels.sample(logits, draws, token_ids, largest)
-        return token_ids.cpu().numpy(), largest.cpu().numpy()
+        if self._drawing is None or self._drawing.logits is not logits:
+            self._drawing = _Drawing(self.kernels, logits)
+        return self._drawing.draw(self._draws[at.rows], at.positions)
 
     def _change_(self, logits: Tensor, at: SamplePositions, masks: Masks | None) -> None:
         """The watermark, then penalties, then bias, then what is forbidden."""

@@ -4,14 +4,12 @@ Bytes, rate and remaining time, of all files together.
 """
 
 import logging
-import sys
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
-if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
+from headrace.serve.bar import Bar
 
 log = logging.getLogger(__name__)
 
@@ -24,8 +22,8 @@ class DownloadDisplay:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._bar: Progress | None = None
-        self._task: TaskID | None = None
+        self._bar = Bar(counts_bytes=True)
+        self._has_bar = False
         self._total = -1
         self._began = self._next_line = 0.0
 
@@ -38,15 +36,14 @@ class DownloadDisplay:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        self._bar.stop()
 
     def update(self, done: int, total: int) -> None:
         """Another `total` than before is another download."""
         if total != self._total:
             self._begin(total)
-        if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=done)
+        if self._has_bar:
+            self._bar.update(done)
         elif self._clock() >= self._next_line or done == total:
             self._next_line = self._clock() + SECONDS_BETWEEN_LINES
             log.info("%s", self._line(done))
@@ -55,9 +52,7 @@ class DownloadDisplay:
         self._total = total
         self._began = self._clock()
         self._next_line = self._began + SECONDS_BETWEEN_LINES
-        if sys.stderr.isatty():
-            self._bar = self._bar or _bar()
-            self._task = self._bar.add_task("download", total=total)
+        self._has_bar = self._bar.begin("download", total)
 
     def _line(self, done: int) -> str:
         elapsed = max(self._clock() - self._began, 1e-3)
@@ -66,31 +61,6 @@ class DownloadDisplay:
         if done < self._total and rate > 0:
             line += f", {(self._total - done) / rate:.0f} s left"
         return line
-
-
-def _bar() -> "Progress":
-    # A tenth of a second of imports that a service never needs.
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
-
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        transient=True,
-    )
-    bar.start()
-    return bar
 
 
 def _size(count: float) -> str:

@@ -1,5 +1,6 @@
 """The host side put together: tokenizer, template, front end, routes, HTTP server."""
 
+import gc
 import signal
 import socket
 
@@ -64,6 +65,9 @@ class Front:
         # process with the signal's code although nothing went wrong.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: None)
+        # What lives now lives for ever; without this each full collection walks it again.
+        gc.collect()
+        gc.freeze()
         try:
             await uvicorn.Server(config).serve(sockets=[listener])
         finally:

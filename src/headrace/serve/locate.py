@@ -1,15 +1,21 @@
 """Get the files that the settings name, and show people how far their download is."""
 
+import logging
+import subprocess
+import sys
 from pathlib import Path
 
 from headrace.checkpoint import locate as models
 from headrace.checkpoint.download import Progress
 from headrace.checkpoint.hub import Hub, parse_reference
 from headrace.checkpoint.locate import Located
+from headrace.checkpoint.weight_files import weight_files
 from headrace.config import Settings, hub_access
 from headrace.errors import StartupError
 from headrace.observability import logging as log_setup
 from headrace.serve.download_display import DownloadDisplay
+
+log = logging.getLogger(__name__)
 
 
 def run(settings: Settings) -> int:
@@ -27,15 +33,33 @@ def run(settings: Settings) -> int:
 
 def locate(settings: Settings) -> Located:
     """Where the model lies, after downloading it if need be. Raises StartupError."""
+    name = settings.weights_cache_override or settings.model_id
+    with_weights = settings.load_format != "dummy"
     with DownloadDisplay() as display:
-        return models.locate(
-            settings.weights_cache_override or settings.model_id,
+        located = models.locate(
+            name,
             _hub(settings, display.update),
             settings.revision,
             settings.draft_model_id,
-            with_weights=settings.load_format != "dummy",
+            with_weights=with_weights,
             with_code=settings.trust_remote_code,
         )
+    is_local = name is None or Path(name).expanduser().exists()
+    if with_weights and not is_local and located.path.is_dir():
+        _convert(located.path)
+    return located
+
+
+def _convert(folder: Path) -> None:
+    """Once, of a model that the hub has in .bin only; people's own folders stay as they are."""
+    kind, files = weight_files(folder, [path.name for path in folder.iterdir()])
+    if kind != "pytorch":
+        return
+    log.info("converting %s to safetensors", ", ".join(files))
+    command = [sys.executable, "-m", "headrace.weights.convert", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        log.warning("not converted: %s", done.stderr.strip().splitlines()[-1])
 
 
 def locate_template(settings: Settings) -> Path | None:

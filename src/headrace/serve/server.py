@@ -23,8 +23,8 @@ from headrace.errors import StartupError
 from headrace.observability import logging as log_setup
 from headrace.observability.tracing import Tracing
 from headrace.serve.launch import launches
+from headrace.serve.load_display import LoadDisplay
 from headrace.serve.locate import locate
-from headrace.serve.progress import LoadDisplay
 from headrace.types import LoadProgress, ServedEngine
 
 log = logging.getLogger(__name__)

@@ -2,9 +2,12 @@
 
 Every route, streaming or not, OpenAI's or TGI's, speaks in these terms; a dialect is only a
 translation of its own field names into a `GenerationRequest` and of `TextDelta`s into its bodies.
+What is made for every token is a msgspec structure: a frozen dataclass takes ten times as long.
 """
 
 from dataclasses import dataclass, field
+
+import msgspec
 
 from headrace.types import FinishReason, Grammar, Timings
 
@@ -57,8 +60,7 @@ class GenerationRequest:
     priority: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class TokenText:
+class TokenText(msgspec.Struct, frozen=True):
     """One token with its text; `text` of a token inside a multi-byte character is empty and the
     token that completes the character carries it whole."""
 
@@ -98,8 +100,7 @@ class Finish:
     """The stop string or stop token id that ended it."""
 
 
-@dataclass(frozen=True, slots=True)
-class TextDelta:
+class TextDelta(msgspec.Struct, frozen=True):
     """What one engine step (or the release of held-back text) adds to sequence `index`.
 
     Concatenated `text` of all deltas equals `finish.text`. Text that may still turn out to be the

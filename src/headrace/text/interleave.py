@@ -8,13 +8,12 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-async def interleave(streams: Sequence[AsyncGenerator[T, None]]) -> AsyncGenerator[T, None]:
+def interleave(streams: Sequence[AsyncGenerator[T, None]]) -> AsyncGenerator[T, None]:
     """Items of all streams. The first exception of one ends all; so does closing this one."""
-    if len(streams) == 1:
-        async with aclosing(streams[0]) as stream:
-            async for item in stream:
-                yield item
-        return
+    return streams[0] if len(streams) == 1 else _interleave(streams)
+
+
+async def _interleave(streams: Sequence[AsyncGenerator[T, None]]) -> AsyncGenerator[T, None]:
     # One place per stream: a slow reader slows the streams down.
     queue: asyncio.Queue[T | Exception | None] = asyncio.Queue(maxsize=len(streams))
     tasks = [asyncio.create_task(_pump(stream, queue)) for stream in streams]

@@ -5,8 +5,8 @@ Hot file: `SequenceText.update` runs once per engine step and stream.
 """
 
 import time
+from collections import Counter
 from collections.abc import Iterable
-from dataclasses import replace
 
 import msgspec
 
@@ -42,6 +42,8 @@ class SequenceText:
         self._started = time.monotonic()
         self._first_token_at = self._started
         self._timings: Timings | None = None
+        self._drafting: Counter[str] = Counter()
+        """Fields of `Timings` that grow from event to event."""
         self._num_tokens = 0
         self._text: list[str] = []
 
@@ -56,6 +58,7 @@ class SequenceText:
         prompt = None if self._num_tokens else self._begin(event)
         tokens, text = self._take(event)
         self._num_tokens += len(tokens)
+        self._count_drafts(event)
         stopped = self._stop.match is not None
         reason = FinishReason.STOP_SEQUENCE if stopped else event.finish_reason
         if reason is not None:
@@ -63,6 +66,14 @@ class SequenceText:
         self._text.append(text)
         finish = None if reason is None else self._finish(reason, event)
         return TextDelta(self._index, text, tokens, prompt, finish)
+
+    def _count_drafts(self, event: TokenEvent) -> None:
+        if event.is_forced:
+            self._drafting["num_forced_tokens"] += len(event.token_ids)
+        elif event.num_draft_tokens:
+            self._drafting["num_draft_tokens"] += event.num_draft_tokens
+            self._drafting["num_accepted_tokens"] += len(event.token_ids) - 1
+            self._drafting["num_draft_steps"] += 1
 
     def _begin(self, event: TokenEvent) -> PromptInfo:
         self._first_token_at = time.monotonic()
@@ -75,7 +86,7 @@ class SequenceText:
             return PromptInfo(len(ids), num_cached_tokens)
         tops = event.prompt_top_logprobs or [[] for _ in ids]
         tokens = tuple(
-            replace(self._describe(id, logprob), top=self._describe_all(top))
+            msgspec.structs.replace(self._describe(id, logprob), top=self._describe_all(top))
             for id, logprob, top in zip(ids, logprobs, tops, strict=True)
         )
         return PromptInfo(len(ids), num_cached_tokens, tokens)
@@ -145,15 +156,14 @@ class SequenceText:
 
     def _measured_timings(self) -> Timings:
         """After a stop string the engine is not asked any more: the front end's own clock."""
-        decode_time = time.monotonic() - self._first_token_at
-        if self._timings is not None:
-            return msgspec.structs.replace(self._timings, decode_time=decode_time)
-        return Timings(
+        known = self._timings or Timings(
             queue_time=0.0,
             prefill_time=self._first_token_at - self._started,
-            decode_time=decode_time,
+            decode_time=0.0,
             num_cached_tokens=0,
         )
+        decode_time = time.monotonic() - self._first_token_at
+        return msgspec.structs.replace(known, decode_time=decode_time, **self._drafting)
 
 
 def _without_tokens(event: TokenEvent) -> TokenEvent:

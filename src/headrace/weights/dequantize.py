@@ -113,14 +113,7 @@ def _q6_k(blocks: Tensor) -> Tensor:
     return _scaled(quants, scales * _half(blocks, 208))
 
 
-def _stored_as(dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
-    return lambda blocks: blocks.view(dtype).float()
-
-
 UNPACK: dict[GGMLType, Callable[[Tensor], Tensor]] = {
-    GGMLType.F32: _stored_as(torch.float32),
-    GGMLType.F16: _stored_as(torch.float16),
-    GGMLType.BF16: _stored_as(torch.bfloat16),
     GGMLType.Q4_0: _q4_0,
     GGMLType.Q4_1: _q4_1,
     GGMLType.Q5_0: _q5_0,
@@ -138,10 +131,10 @@ CHUNK_VALUES = 1 << 17
 """Values unpacked at once, so that the steps in between stay in the processor's cache."""
 
 
-def dequantize(type: GGMLType, raw: Tensor) -> Tensor:
-    """Raw rows [rows, bytes per row] uint8, of a type in UNPACK, to [rows, columns] float32."""
+def dequantize(type: GGMLType, raw: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Raw rows [rows, bytes per row] uint8, of a type in UNPACK, to [rows, columns] of `dtype`."""
     blocks = raw.reshape(-1, type.block_bytes)
-    values = torch.empty(len(blocks), type.block_size, dtype=torch.float32)
+    values = torch.empty(len(blocks), type.block_size, dtype=dtype)
     step = CHUNK_VALUES // type.block_size
     for start in range(0, len(blocks), step):
         values[start : start + step] = UNPACK[type](blocks[start : start + step])

@@ -1,60 +1,27 @@
 """Weights in a GGUF file, under the Hugging Face names of the model.
 
-Knows how llama.cpp names tensors, permutes Llama's query and key rows and shifts Gemma's norms; the
-container itself is `checkpoint.gguf`'s.
+Knows how llama.cpp permutes Llama's query and key rows and shifts Gemma's norms; names are
+`gguf_names`', the container itself is `checkpoint.gguf`'s.
 """
 
-import re
-
+import torch
 from torch import Tensor
 
+from headrace.checkpoint.ggml import GGMLType
 from headrace.checkpoint.gguf import GGUFFile, GGUFTensor
 from headrace.errors import CheckpointError
 from headrace.weights.base import RawTensor
 from headrace.weights.dequantize import UNPACK, dequantize
+from headrace.weights.gguf_names import stored_names
 from headrace.weights.mapped_file import MappedFile
 
-NAMES = {
-    "model.embed_tokens": "token_embd",
-    "model.norm": "output_norm",
-    "lm_head": "output",
-}
-LAYER_NAMES = {
-    "input_layernorm": "attn_norm",
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "self_attn.q_norm": "attn_q_norm",
-    "self_attn.k_norm": "attn_k_norm",
-    "post_attention_layernorm": "ffn_norm",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-}
-GEMMA_NORMS = {
-    "post_attention_layernorm": "post_attention_norm",
-    "pre_feedforward_layernorm": "ffn_norm",
-    "post_feedforward_layernorm": "post_ffw_norm",
-}
-OTHER_LAYER_NAMES = {
-    "gemma2": GEMMA_NORMS,
-    "gemma3": GEMMA_NORMS,
-    "phi3": {"self_attn.qkv_proj": "attn_qkv", "mlp.gate_up_proj": "ffn_up"},
-}
-"""By architecture: where its names differ from LAYER_NAMES, or add to them."""
-LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)")
-
-
-def gguf_name(name: str, architecture: str) -> str | None:
-    """llama.cpp's name of a Hugging Face parameter; None if it has none."""
-    prefix, _, suffix = name.rpartition(".")
-    if layer := LAYER.fullmatch(prefix):
-        names = LAYER_NAMES | OTHER_LAYER_NAMES.get(architecture, {})
-        inner = names.get(layer[2])
-        return inner and f"blk.{layer[1]}.{inner}.{suffix}"
-    outer = NAMES.get(prefix)
-    return outer and f"{outer}.{suffix}"
+FLOATS = {
+    GGMLType.F32: torch.float32, GGMLType.F16: torch.float16, GGMLType.BF16: torch.bfloat16,
+}  # fmt: skip
+"""Types whose tensors are not in blocks."""
+ROW_VECTOR = ".shared_expert_gate.weight"
+"""A matrix of one row in Hugging Face's format, and a vector in this one."""
+READABLE = (*FLOATS, *UNPACK)
 
 
 class GGUFWeights:
@@ -74,22 +41,42 @@ class GGUFWeights:
             self._rotary_heads = {"q_proj": heads, "k_proj": kv_heads}
 
     def has(self, name: str) -> bool:
-        return gguf_name(name, self._architecture) in self._file.tensors
+        return any(
+            stored in self._file.tensors for stored, _ in stored_names(name, self._architecture)
+        )
 
     def get(self, name: str) -> Tensor:
-        raw = self.raw(name)
-        values = dequantize(raw.type, raw.data).view(raw.shape)
+        stored = self._read(name)
+        if stored.type in FLOATS:
+            values = stored.data.view(FLOATS[stored.type]).view(stored.shape)
+        else:
+            values = dequantize(stored.type, stored.data).view(stored.shape)
+        if name.endswith(ROW_VECTOR):
+            return values.view(1, -1)
         # Gemma's norms are differences from 1 in Hugging Face's format, and not in this one.
         is_shifted = self._architecture.startswith("gemma") and name.endswith("norm.weight")
         return values - 1 if is_shifted else values
 
-    def raw(self, name: str) -> RawTensor:
-        """The tensor's blocks without unpacking them, rows in Hugging Face order."""
-        tensor = self._find(name)
+    def raw(self, name: str) -> RawTensor | None:
+        """The tensor's blocks without unpacking them; None if it is not stored in blocks."""
+        stored = self._read(name)
+        return None if stored.type in FLOATS else stored
+
+    def _read(self, name: str) -> RawTensor:
+        """Rows in Hugging Face order."""
+        tensor, expert = self._find(name)
         for mapped in self._mapped:
             mapped.release()
         stored = self._mapped[tensor.part].bytes[tensor.offset : tensor.offset + tensor.nbytes]
-        values = tensor.shape[-1] if len(tensor.shape) > 1 else tensor.type.block_size
+        shape = tensor.shape
+        if expert is not None:
+            if len(shape) != 3 or expert >= shape[0]:
+                raise CheckpointError(
+                    f"{self._file.path}: tensor {tensor.name} of shape {list(shape)} has no "
+                    f"expert {expert}"
+                )
+            stored, shape = stored.view(shape[0], -1)[expert], shape[1:]
+        values = shape[-1] if len(shape) > 1 else tensor.type.block_size
         data = stored.view(-1, values // tensor.type.block_size * tensor.type.block_bytes)
         if heads := self._rotary_heads.get(name.split(".")[-2]):
             if len(data) % (2 * heads):
@@ -98,17 +85,22 @@ class GGUFWeights:
                     f"which are not {heads} heads of even size"
                 )
             data = unpermute(data, heads)
-        return RawTensor(tensor.type, data, tensor.shape)
+        return RawTensor(tensor.type, data, shape)
 
-    def _find(self, name: str) -> GGUFTensor:
-        stored = gguf_name(name, self._architecture)
-        if stored is None or stored not in self._file.tensors:
-            raise CheckpointError(f"{self._file.path}: no tensor {stored or name!r} (for {name})")
+    def _find(self, name: str) -> tuple[GGUFTensor, int | None]:
+        candidates = stored_names(name, self._architecture)
+        for stored, expert in candidates:
+            if stored in self._file.tensors:
+                return self._readable(stored), expert
+        wanted = candidates[0][0] if candidates else name
+        raise CheckpointError(f"{self._file.path}: no tensor {wanted!r} (for {name})")
+
+    def _readable(self, stored: str) -> GGUFTensor:
         tensor = self._file.tensors[stored]
-        if tensor.type not in UNPACK:
+        if tensor.type not in READABLE:
             raise CheckpointError(
                 f"{self._file.path}: tensor {stored} has type {tensor.type.name}; "
-                f"readable are {', '.join(type.name for type in UNPACK)}"
+                f"readable are {', '.join(type.name for type in READABLE)}"
             )
         return tensor
 

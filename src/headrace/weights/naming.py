@@ -35,6 +35,8 @@ class Source:
     """Which rows of weight and bias are ours; None: all, as they are."""
     is_transposed: bool = False
     """The weight is stored as [in_features, out_features] (GPT-2's Conv1D)."""
+    in_features: int | None = None
+    """Stored in either order: it is transposed where its last dimension is not of this size."""
     num_parts: int | None = None
     """Stored in so many tensors, to be stacked; None: in one."""
     expert: int | None = None
@@ -107,7 +109,7 @@ class RenamedWeights:
         tensor = torch.stack(tensors) if source.num_parts is not None else tensors[0]
         if source.expert is not None:
             tensor = _picked(lambda experts: experts[source.expert], tensor, source)
-        is_transposed = source.is_transposed and kind == "weight"
+        is_transposed = kind == "weight" and _is_transposed(source, tensor)
         if is_transposed:
             tensor = _picked(torch.t, tensor, source)
         ours = tensor if source.rows is None else _picked(source.rows, tensor, source)
@@ -170,6 +172,12 @@ def _parts(source: Source, kind: str) -> Iterator[str]:
     name = source.parameter(kind)
     for part in range(source.num_parts or 1):
         yield name.format(part) if source.num_parts is not None else name
+
+
+def _is_transposed(source: Source, tensor: Tensor) -> bool:
+    if source.in_features is None:
+        return source.is_transposed
+    return tensor.shape[-1] != source.in_features
 
 
 def _picked(rows: Rows, tensor: Tensor, source: Source) -> Tensor:

@@ -7,7 +7,7 @@ pools, with drafts that are partly right.
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,6 +34,7 @@ from tests.engine.vocabulary import EOS, ByteVocabulary
 VOCAB_SIZE, BLOCK_TOKENS = 260, 32
 JSON = '{"type":"object","properties":{"a":{"type":"boolean"},"bcd":{"enum":["xyz","w"]}},'
 JSON += '"required":["a","bcd"],"additionalProperties":false}'
+SHARED_BLOCK = [*b"The headrace brings water to it."]
 GRAMMARS = [
     Grammar(kind="json", source=JSON),
     Grammar(kind="regex", source="(ab|c)+ 2001-[0-9]{2}"),
@@ -131,6 +132,8 @@ def requests(draw: st.DrawFn, request_id: int) -> Add:
         params = SamplingParams(**fields)
     motif = draw(st.lists(st.integers(0, 255), min_size=1, max_size=6))
     prompt_ids = (motif * 20)[: draw(st.integers(1, 50))]
+    if draw(st.booleans()):  # so that the prefix cache has something to find
+        prompt_ids = SHARED_BLOCK + prompt_ids[:30]
     return Add(
         request_id=request_id,
         prompt_ids=prompt_ids,
@@ -193,7 +196,10 @@ class SameDraft(RandomDrafts):
 
 
 def check_distribution(
-    executor: ModelExecutor, make_speculator: Callable[[], RandomDrafts], rounds: int
+    executor: ModelExecutor,
+    make_speculator: Callable[[], Speculator],
+    rounds: int,
+    prompt_ids: Sequence[int] = (7, 9),
 ) -> Counter[str]:
     """Second tokens of eight requests a round against the softmax; returns how many tokens were
     drafted and accepted."""
@@ -204,7 +210,7 @@ def check_distribution(
     totals: Counter[str] = Counter()
     for _ in range(rounds):
         adds = [
-            Add(request_id=i, prompt_ids=[7, 9],
+            Add(request_id=i, prompt_ids=[*prompt_ids],
                 params=SamplingParams(**params, seed=chance.getrandbits(64)))
             for i in range(8)
         ]  # fmt: skip
@@ -236,3 +242,11 @@ def test_samples_without_a_seed_keep_their_distribution(executor: ModelExecutor)
     greedy = plain(executor, Add(request_id=0, prompt_ids=[7, 9], params=params))
     totals = check_distribution(executor, lambda: SameDraft(greedy.token_ids[1]), rounds=250)
     assert 200 < totals["accepted"] < 1800
+
+
+def test_samples_behind_looked_up_tokens_keep_their_distribution(executor: ModelExecutor) -> None:
+    """The same with drafts from the prompt and from recent outputs, as the controller wants."""
+    speculator = Speculator(PromptLookup(), 8)
+    prompt_ids = [7, 9, 7, 9, 7, 9]
+    totals = check_distribution(executor, lambda: speculator, 250, prompt_ids)
+    assert 100 < totals["accepted"] < totals["drafted"] - 100

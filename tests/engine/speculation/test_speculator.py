@@ -7,10 +7,12 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from headrace.engine.request import Request
+from headrace.engine.speculation.prompt_lookup import PromptLookup
 from headrace.engine.speculation.proposal import Proposal
 from headrace.engine.speculation.speculator import STEPS_BETWEEN_PROBES, Speculator
-from headrace.engine.speculation.state import MAX_PAUSE
+from headrace.engine.speculation.state import MAX_INTERVAL
 from headrace.types import StepPlan
+from tests.engine.harness import Engine
 from tests.engine.oracle import make_add
 
 SIZE = 24
@@ -103,10 +105,59 @@ def test_it_wakes_up_when_drafts_become_good() -> None:
     for step in range(100):
         guesser.rate = float(step >= 60)
         speculator.draft([request], 0, 500)
-        is_learning = step < 5 or 60 <= step <= 60 + 2 * (MAX_PAUSE + 1)
+        is_learning = step < 5 or 60 <= step <= 60 + 2 * MAX_INTERVAL
         assert bool(request.draft_ids) == (step >= 60) or is_learning
         request.token_ids.append(0)
         request.draft_ids = []
+
+
+class CountingLookup(PromptLookup):
+    """Counts how often it is asked."""
+
+    num_looks = 0
+
+    def propose(
+        self, request: Request, num_tokens: int, draft_ids: Sequence[int] = ()
+    ) -> Proposal | None:
+        self.num_looks += 1
+        return super().propose(request, num_tokens, draft_ids)
+
+
+@pytest.mark.parametrize("num_requests", [1, 8])
+@pytest.mark.parametrize("vocab_size", [50, 5000])
+def test_random_text_is_hardly_looked_at(num_requests: int, vocab_size: int) -> None:
+    """Whether its last tokens always occurred before or never: a look in eight tokens, a wasted
+    position in a hundred, and the first ones, which tell that there is nothing to be had."""
+    proposer = CountingLookup()
+    engine = Engine(
+        num_blocks=1024, vocab_size=vocab_size, duration=CPU, speculator=Speculator(proposer, SIZE)
+    )
+    chance = random.Random(0)
+    for i in range(num_requests):
+        prompt_ids = [chance.randrange(vocab_size) for _ in range(60)]
+        engine.add(make_add(i, prompt_ids, max_tokens=400))
+    engine.run()
+    num_tokens = 400 * num_requests
+    assert proposer.num_looks < num_tokens / 8 + 20 * num_requests
+    assert engine.scheduler.stats().num_draft_tokens < num_tokens / 100 + 5
+
+
+def test_all_requests_get_their_rare_looks_in_the_same_steps() -> None:
+    proposer = CountingLookup()
+    speculator = Speculator(proposer, SIZE)
+    for num_tokens in (1, 100):
+        speculator.observe(num_tokens, CPU(num_tokens))
+    running, looks = requests(8), []
+    for step in range(200):
+        before = proposer.num_looks
+        speculator.draft(running[: 1 + step // 10], 0, 500)
+        looks.append(proposer.num_looks - before)
+        for request in running:
+            request.token_ids.append(100 + len(request.token_ids))
+    assert [step % MAX_INTERVAL for step, count in enumerate(looks[-50:]) if count] == [
+        step % MAX_INTERVAL for step in range(50) if (150 + step + 1) % MAX_INTERVAL == 0
+    ]
+    assert set(looks[-50:]) == {0, 8}
 
 
 def test_nothing_is_drafted_beyond_the_last_token_or_the_room() -> None:

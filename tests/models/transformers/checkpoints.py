@@ -20,8 +20,18 @@ FALLBACK: dict[str, dict[str, Any]] = {
         "pad_token_id": 0,
         "eos_token_id": None,
     },
+    "GraniteSWAForCausalLM": {"sliding_window": 7, "pad_token_id": 0},  # sinks
     "HunYuanMoEV1ForCausalLM": {"num_experts": 4, "moe_topk": 2},
     "MinistralForCausalLM": {"sliding_window": 7},
+    "ModernBertDecoderForCausalLM": {  # calls the last matrix of its head its decoder
+        "local_attention": 16,
+        "global_attn_every_n_layers": 2,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "cls_token_id": 1,
+        "sep_token_id": 2,
+    },
     "NanoChatForCausalLM": {"final_logit_softcapping": 3.0},  # no parameters but linear ones
     "NemotronForCausalLM": {"hidden_act": "relu2"},  # hands no arguments down to attention
     "PersimmonForCausalLM": {},

@@ -44,6 +44,7 @@ def write_config(folder: Path, architecture: str, **changes: Any) -> None:
         ("Lfm2ForCausalLM", {"layer_types": ["conv", "conv", "full_attention"]}, "layers of conv"),
         ("BertLMHeadModel", {"is_decoder": True, "add_cross_attention": True}, "cross-attention"),
         ("BertForMaskedLM", {}, "causal language model is BertLMHeadModel"),
+        ("GitForCausalLM", {}, "its attention does not go through .* interface"),
     ],
 )
 def test_what_the_cache_cannot_hold_is_refused_before_weights_are_read(
@@ -59,6 +60,7 @@ def test_what_the_cache_cannot_hold_is_refused_before_weights_are_read(
     [
         ("DogeForCausalLM", {}, "DogeAttention builds an attention mask of its own"),
         ("RoFormerForCausalLM", {"is_decoder": True}, "does not go through .* interface"),
+        ("CpmAntForCausalLM", {"dim_head": 16, "dim_ff": 96}, "does not go through .* interface"),
         ("BertLMHeadModel", {}, "BertSelfAttention is not causal"),
         ("HrmTextForCausalLM", {"sliding_window": 8}, "window stands in the attention mask only"),
     ],

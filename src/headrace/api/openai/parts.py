@@ -40,8 +40,8 @@ def timings_object(
     """llama.cpp's `timings`: where the answer's time went, in milliseconds.
 
     `prompt_n` tokens were computed, `cache_n` came from the prefix cache; of `draft_n` drafted
-    tokens `draft_n_accepted` were right, and a grammar forced `forced_n`. Of several sequences the
-    tokens are added up, the times are those of the slowest.
+    tokens, verified in `draft_steps_n` steps, `draft_n_accepted` were right, and a grammar forced
+    `forced_n`. Of several sequences counts are added up, the times are those of the slowest.
     """
     timings = max(finishes, key=total_time).timings
     num_computed_tokens = num_prompt_tokens - num_cached_tokens
@@ -53,6 +53,7 @@ def timings_object(
         **_pace("predicted", num_predicted_tokens, timings.decode_time),
         "draft_n": sum(finish.timings.num_draft_tokens for finish in finishes),
         "draft_n_accepted": sum(finish.timings.num_accepted_tokens for finish in finishes),
+        "draft_steps_n": sum(finish.timings.num_draft_steps for finish in finishes),
         "forced_n": sum(finish.timings.num_forced_tokens for finish in finishes),
     }
 

@@ -20,7 +20,7 @@ from headrace.types import StepPlan
 
 EXECUTOR_PRIOR_RATE: Final = 0.6
 LEAST_PROBABILITY: Final = 0.1
-LEAST_GAIN: Final = 1.03
+LEAST_GAIN: Final = 1.08
 """A step must promise so much more tokens per second, before anything is drafted."""
 LEAST_EXECUTOR_GAIN: Final = 1.2
 """More is asked of drafts that take time of their own: they are lost if wrong, and the largest of
@@ -64,6 +64,7 @@ class Speculator:
         self._draft_cost = DraftCost()
         self._least_probability = 1.0
         """Of a token that is worth its time in the next step."""
+        self._num_steps = 0
         self._num_refusals = 0
         """Steps since the executor was asked for drafts."""
 
@@ -71,9 +72,9 @@ class Speculator:
     def asks_executor(self) -> bool:
         return self._max_executor_drafts > 0
 
-    def observe(self, num_tokens: int, duration: float) -> None:
+    def observe(self, num_tokens: int, duration: float, *, has_prompts: bool = False) -> None:
         """A step of so many tokens took so many seconds, without what the executor drafted."""
-        self._cost.observe(num_tokens, duration)
+        self._cost.observe(num_tokens, duration, has_prompts=has_prompts)
 
     def observe_drafting(self, num_drafts: dict[int, int], duration: float) -> None:
         """The executor took so many seconds for `StepPlan.num_drafts`."""
@@ -91,51 +92,54 @@ class Speculator:
         The next step has `num_prompt_tokens` beside one token of each request, and room for `room`
         tokens in addition to these last.
         """
+        self._num_steps += 1
+        awake = self._awake(requests)
         num_base = len(requests) + num_prompt_tokens
         most = min(room - num_prompt_tokens, MAX_TOKENS - num_base)
-        if not requests or not self._may_gain(num_base, most):
+        if not awake or not self._may_gain(num_base, most):
             return
         self._least_probability = self._price(num_base)
-        offers = {
-            index: offer
-            for index, request in enumerate(requests[:MAX_REQUESTS])
-            if (offer := self._offer(request)).token_ids
-        }
-        counts = self._allot(offers, num_base, most) if offers else {}
-        for index, offer in offers.items():
-            request, count = requests[index], counts.get(index, 0)
+        offers = [self._offer(request, state) for request, state in awake]
+        counts = self._allot(offers, num_base, most) if any(o.token_ids for o in offers) else {}
+        for index, (request, state) in enumerate(awake):
+            offer, count = offers[index], counts.get(index, 0)
             request.draft_ids = offer.token_ids[:count]
-            assert request.speculation is not None
-            request.speculation.settle(count, offer.probabilities[count - 1] if count else 1.0)
+            state.settle(count, offer.probabilities[count - 1] if count else 1.0)
+
+    def _awake(self, requests: list[Request]) -> list[tuple[Request, SpeculationState]]:
+        """Those that get a look in this step; mostly nobody, where drafts are not worth it."""
+        step, awake = self._num_steps, []
+        for request in requests:
+            state = request.speculation
+            if state is None:
+                state = SpeculationState(
+                    NgramIndex(request.token_ids), Acceptance(self._acceptance)
+                )
+                request.speculation = state
+            if step % state.interval == 0 or request.executor_draft_ids:
+                awake.append((request, state))
+        return awake[:MAX_REQUESTS]
 
     def _may_gain(self, num_base: int, most: int) -> bool:
         """Whether even drafts that are all right would pay."""
         if most <= 0 or not self._cost.is_known:
             return False
-        curve = self._cost.curve
-        least = LEAST_GAIN * num_base / curve[num_base]
+        relative = self._cost.relative
+        least = LEAST_GAIN * num_base / relative(num_base)
         return any(
-            (num_base + count) / curve[num_base + count] > least
+            (num_base + count) / relative(num_base + count) > least
             for count in (most, 1, 2, 4, 8, 16, 32, 64)
             if count <= most
         )
 
     def _price(self, num_base: int) -> float:
         """How many tokens could be had in the time that one more takes in a step of so many."""
-        curve = self._cost.curve
-        end = min(num_base + NUM_PRICED, MAX_TOKENS)
-        slope = (curve[end] - curve[num_base]) / NUM_PRICED
-        return LEAST_GAIN * slope * num_base / curve[num_base]
+        base = self._cost.relative(num_base)
+        slope = (self._cost.relative(num_base + NUM_PRICED) - base) / NUM_PRICED
+        return LEAST_GAIN * slope * num_base / base
 
-    def _offer(self, request: Request) -> Offer:
+    def _offer(self, request: Request, state: SpeculationState) -> Offer:
         """The best draft for a request, and how far it can be trusted."""
-        state = request.speculation
-        if state is None:
-            state = SpeculationState(NgramIndex(request.token_ids), Acceptance(self._acceptance))
-            request.speculation = state
-        if state.pause and not request.executor_draft_ids:
-            state.pause -= 1
-            return NO_OFFER
         state.judge(request.token_ids)
         most = min(self._max_num_drafts, request.max_length - len(request.token_ids) - 1)
         proposal = self._proposer.propose(request, most) if most > 0 else None
@@ -149,23 +153,23 @@ class Speculator:
         state.observe(offer.token_ids, offer.kinds, len(request.token_ids))
         return offer
 
-    def _allot(self, offers: dict[int, Offer], num_base: int, most: int) -> Mapping[int, int]:
+    def _allot(self, offers: list[Offer], num_base: int, most: int) -> Mapping[int, int]:
         """By index, how much of each draft to verify beside `num_base` tokens, so that the step
         yields the most tokens per second. A drafted token counts with its probability."""
         candidates = sorted(
             (
                 (probability, index)
-                for index, offer in offers.items()
+                for index, offer in enumerate(offers)
                 for probability in offer.probabilities
             ),
             reverse=True,
         )[:most]
-        curve = self._cost.curve
+        relative = self._cost.relative
         num_taken, num_expected = 0, float(num_base)
-        best = LEAST_GAIN * num_base / curve[num_base]
+        best = LEAST_GAIN * num_base / relative(num_base)
         for count, (probability, _) in enumerate(candidates, 1):
             num_expected += probability
-            pace = num_expected / curve[num_base + count]
+            pace = num_expected / relative(num_base + count)
             if pace > best:
                 num_taken, best = count, pace
         return Counter(index for _, index in candidates[:num_taken])

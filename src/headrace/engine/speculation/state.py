@@ -1,10 +1,12 @@
 """What speculation keeps of one request."""
 
+from typing import Final
+
 from headrace.engine.speculation.acceptance import Acceptance, Kind
 from headrace.engine.speculation.ngram_index import NgramIndex
 
-MAX_PAUSE = 8
-REFUSALS_PER_DOUBLING = 8
+MAX_INTERVAL: Final = 16
+REFUSALS_PER_DOUBLING: Final = 4
 
 
 class SpeculationState:
@@ -14,8 +16,8 @@ class SpeculationState:
     """
 
     __slots__ = (
-        "_num_refusals", "acceptance", "confidence", "draft_ids", "index", "kinds", "num_known",
-        "pause",
+        "_num_refusals", "acceptance", "confidence", "draft_ids", "index", "interval", "kinds",
+        "num_known",
     )  # fmt: skip
 
     def __init__(self, index: NgramIndex, acceptance: Acceptance) -> None:
@@ -28,10 +30,10 @@ class SpeculationState:
         self.num_known = 0
         self.confidence = 1.0
         """Probability that all of the draft that will be verified is right."""
-        self.pause = 0
-        """Steps to go before anything is proposed again."""
+        self.interval = 1
+        """A look for drafts in steps divisible by this power of two, which are the same for all."""
         self._num_refusals = 0
-        """Proposals in a row of which nothing was worth its time."""
+        """Looks in a row that found nothing worth its time."""
 
     def observe(self, draft_ids: list[int], kinds: list[Kind], num_known: int) -> None:
         """A new draft."""
@@ -49,11 +51,7 @@ class SpeculationState:
 
     def settle(self, num_drafts: int, confidence: float) -> None:
         """So much of a draft was worth its time, and is right with this probability; after many
-        that were not, the next one waits."""
+        looks in vain they become rare."""
         self.confidence = confidence
-        if num_drafts:
-            self._num_refusals = 0
-        else:
-            self._num_refusals += 1
-            doublings = self._num_refusals // REFUSALS_PER_DOUBLING
-            self.pause = min(MAX_PAUSE, (1 << doublings) - 1)
+        self._num_refusals = 0 if num_drafts else self._num_refusals + 1
+        self.interval = min(MAX_INTERVAL, 1 << self._num_refusals // REFUSALS_PER_DOUBLING)

@@ -296,15 +296,22 @@ void AttentionOp::weigh(const Unit& unit, int64_t start, int64_t end, float* sco
 static void score_tiles(const SplitTile (*queries)[kMaxHeadSize / kGroup], int64_t row_blocks,
                         int64_t width, const Cells<uint16_t>& cells, int64_t blocks,
                         float* scores) {
+    int64_t b = 0;
+    for (; b + 2 <= row_blocks; b += 2) {
+        for (int64_t i = 0; i < blocks; ++i) {
+            float* to = scores + b * kBlockRows * kSplit + i * kBlockTokens;
+            score_pair(queries[b], queries[b + 1], width, cells[i],
+                       b ? nullptr : cells[i + kCellsAhead], to, kSplit);
+        }
+    }
+    if (b == row_blocks) return;
     for (int64_t i = 0; i < blocks; i += 2) {
         const int64_t second = std::min(i + 1, blocks - 1);
         const uint16_t* keys[] = {cells[i], cells[second]};
         const uint16_t* next[] = {cells[i + kCellsAhead], cells[second + kCellsAhead]};
         with_constant<2>(static_cast<int>(second - i + 1), [&](auto n) {
-            for (int64_t b = 0; b < row_blocks; ++b) {
-                float* to = scores + b * kBlockRows * kSplit + i * kBlockTokens;
-                score_blocks<n.value>(queries[b], width, keys, b ? keys : next, to, kSplit);
-            }
+            float* to = scores + b * kBlockRows * kSplit + i * kBlockTokens;
+            score_blocks<n.value>(queries[b], width, keys, b ? nullptr : next, to, kSplit);
         });
     }
 }
@@ -327,10 +334,17 @@ static void sum_tiles(const SplitTile (*weights)[kSplit / kBlockTokens], int64_t
             copy_tokens(values[blocks - 1], tiles, used, end);
             values[blocks - 1] = end;
         }
-        for (int64_t b = 0; b < row_blocks; ++b) {
-            float* to = sums + b * kBlockRows * stride + d;
-            sum_blocks(weights[b], blocks, values, b ? values : next, tiles, to, stride);
+        int64_t b = 0;
+        for (; b + 2 <= row_blocks; b += 2) {
+            for (int half = 0; half < tiles / 2; ++half) {
+                float* to = sums + b * kBlockRows * stride + d + half * 2 * kLanes;
+                sum_pair(weights[b], weights[b + 1], blocks, values, b ? nullptr : next,
+                         half * 2 * Cache::kTile, to, stride);
+            }
         }
+        if (b == row_blocks) continue;
+        float* to = sums + b * kBlockRows * stride + d;
+        sum_blocks(weights[b], blocks, values, b ? nullptr : next, tiles, to, stride);
     }
 }
 

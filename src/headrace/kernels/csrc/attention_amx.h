@@ -18,12 +18,16 @@ struct alignas(64) SplitTile {
 inline void split_row(F32x16 low, F32x16 up, SplitTile& to, int64_t row) {
     const __m512 a = low.v, b = up.v;
     const __m512i high = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(b, a));
-    const auto rest = [](__m512 x, __m256i half) {
-        return _mm512_sub_ps(x, _mm512_castsi512_ps(
-            _mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16)));
+    // The first or last 16 of `high` as floats: words to the upper halves of lanes.
+    const auto rest = [&](__m512 x, int first) {
+        const __m512i lanes =
+            _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+        const __m512i word = _mm512_add_epi32(lanes, _mm512_set1_epi32(first));
+        const __m512i words = _mm512_slli_epi32(word, 16);
+        const __m512i wide = _mm512_maskz_permutexvar_epi16(0xaaaaaaaau, words, high);
+        return _mm512_sub_ps(x, _mm512_castsi512_ps(wide));
     };
-    const __m512 rest_a = rest(a, _mm512_castsi512_si256(high));
-    const __m512 rest_b = rest(b, _mm512_extracti64x4_epi64(high, 1));
+    const __m512 rest_a = rest(a, 0), rest_b = rest(b, kLanes);
     _mm512_store_si512(to.high[row], high);
     _mm512_store_si512(to.low[row], reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(rest_b, rest_a)));
 }
@@ -33,13 +37,11 @@ inline void load_split(const SplitTile& left) {
     load_tile<5>(left.low);
 }
 
-// Sums kSum and kSum + 1 += the left tiles times two successive right ones, of which those at
-// `next` are fetched.
+// Sums kSum and kSum + 1 += the left tiles times two successive right ones.
 template <int kSum>
-inline void add_split(const uint16_t* right, const uint16_t* next) {
+inline void add_split(const uint16_t* right) {
     load_tile<6>(right);
     load_tile<7>(right + Cache::kTile);
-    for (int64_t i = 0; i < 2 * Cache::kTile; i += 2 * kLanes) __builtin_prefetch(next + i, 0, 3);
     multiply_tiles<kSum, 4, 6>();
     multiply_tiles<kSum + 1, 4, 7>();
     multiply_tiles<kSum, 5, 6>();
@@ -52,7 +54,13 @@ inline void store_sums(float* to, int64_t row_floats) {
     store_tile<kSum + 1>(to + kLanes, row_floats);
 }
 
-// scores[rows][32 * kBlocks] = queries times the keys of one or two blocks.
+// Fetches two successive tiles.
+inline void fetch_tiles(const uint16_t* right) {
+    for (int64_t i = 0; i < 2 * Cache::kTile; i += 2 * kLanes) __builtin_prefetch(right + i, 0, 3);
+}
+
+// scores[rows][32 * kBlocks] = queries times the keys of one or two blocks. What is at `next`, if
+// anything, is fetched.
 template <int kBlocks>
 inline void score_blocks(const SplitTile* queries, int64_t width, const uint16_t* const* keys,
                          const uint16_t* const* next, float* scores, int64_t row_floats) {
@@ -63,11 +71,47 @@ inline void score_blocks(const SplitTile* queries, int64_t width, const uint16_t
     for (int64_t i = 0; i < width / kGroup; ++i) {
         const int64_t offset = 2 * i * Cache::kTile;
         load_split(queries[i]);
-        add_split<0>(keys[0] + offset, next[0] + offset);
-        if (kBlocks > 1) add_split<2>(keys[1] + offset, next[1] + offset);
+        if (next) fetch_tiles(next[0] + offset);
+        add_split<0>(keys[0] + offset);
+        if (kBlocks == 1) continue;
+        if (next) fetch_tiles(next[1] + offset);
+        add_split<2>(keys[1] + offset);
     }
     store_sums<0>(scores, row_floats);
     if (kBlocks > 1) store_sums<2>(scores + kBlockTokens, row_floats);
+}
+
+inline void multiply_four() {
+    multiply_tiles<0, 4, 6>();
+    multiply_tiles<1, 4, 7>();
+    multiply_tiles<2, 5, 6>();
+    multiply_tiles<3, 5, 7>();
+}
+
+// Sums 0 and 1 += the first left tiles times two successive right ones, 2 and 3 += the second. No
+// two successive products add to the same sum, which would wait.
+inline void add_split_pair(const SplitTile& left, const SplitTile& left2, const uint16_t* right) {
+    load_tile<6>(right);
+    load_tile<7>(right + Cache::kTile);
+    load_tile<4>(left.high);
+    load_tile<5>(left2.high);
+    multiply_four();
+    load_tile<4>(left.low);
+    load_tile<5>(left2.low);
+    multiply_four();
+}
+
+// score_blocks of one block of keys for two blocks of rows.
+inline void score_pair(const SplitTile* queries, const SplitTile* queries2, int64_t width,
+                       const uint16_t* keys, const uint16_t* next, float* scores,
+                       int64_t row_floats) {
+    clear_sums<2, 2>();
+    for (int64_t i = 0; i < width / kGroup; ++i) {
+        const int64_t offset = 2 * i * Cache::kTile;
+        if (next) fetch_tiles(next + offset);
+        add_split_pair(queries[i], queries2[i], keys + offset);
+    }
+    store_sums<2, 2>(scores, row_floats);
 }
 
 // The first `used` tokens of tiles of values, the others zero.
@@ -80,6 +124,7 @@ inline void copy_tokens(const uint16_t* from, int tiles, int64_t used, uint16_t*
 }
 
 // sums[rows][64] = weights times 64 (or as many as `tiles` say) features of successive blocks.
+// What is at `next`, if anything, is fetched.
 inline void sum_blocks(const SplitTile* weights, int64_t blocks, const uint16_t* const* values,
                        const uint16_t* const* next, int tiles, float* sums, int64_t row_floats) {
     clear_tile<0>();
@@ -88,11 +133,26 @@ inline void sum_blocks(const SplitTile* weights, int64_t blocks, const uint16_t*
     clear_tile<3>();
     for (int64_t i = 0; i < blocks; ++i) {
         load_split(weights[i]);
-        add_split<0>(values[i], next[i]);
-        if (tiles == 4) add_split<2>(values[i] + 2 * Cache::kTile, next[i] + 2 * Cache::kTile);
+        if (next) fetch_tiles(next[i]);
+        add_split<0>(values[i]);
+        if (tiles < 4) continue;
+        if (next) fetch_tiles(next[i] + 2 * Cache::kTile);
+        add_split<2>(values[i] + 2 * Cache::kTile);
     }
     store_sums<0>(sums, row_floats);
     if (tiles == 4) store_sums<2>(sums + 2 * kLanes, row_floats);
+}
+
+// sum_blocks of 32 features for two blocks of rows.
+inline void sum_pair(const SplitTile* weights, const SplitTile* weights2, int64_t blocks,
+                     const uint16_t* const* values, const uint16_t* const* next, int64_t offset,
+                     float* sums, int64_t row_floats) {
+    clear_sums<2, 2>();
+    for (int64_t i = 0; i < blocks; ++i) {
+        if (next) fetch_tiles(next[i] + offset);
+        add_split_pair(weights[i], weights2[i], values[i] + offset);
+    }
+    store_sums<2, 2>(sums, row_floats);
 }
 
 #endif

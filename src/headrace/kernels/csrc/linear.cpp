@@ -209,6 +209,9 @@ void finish(const float* sums, const Weight& weight, const LinearOut& out, int64
     const int64_t stride = out.stride ? out.stride : weight.out;
     for (int64_t r = 0; r < rows; ++r) {
         float* to = out.values + (row + r) * stride + first;
+        // What comes after these tiles, most likely.
+        __builtin_prefetch(to + kPanelColumns, 1);
+        __builtin_prefetch(to + kPanelColumns + kLanes, 1);
         for (int v = 0; v < tiles.count; ++v) {
             const int64_t column = v * kLanes;
             const int64_t count = std::min<int64_t>(kLanes, weight.out - first - column);

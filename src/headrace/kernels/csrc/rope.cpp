@@ -42,6 +42,31 @@ float convert_int8(const float* from, int64_t count, int8_t* to) {
     return largest / 127.0f;
 }
 
+#if defined(__AMX_BF16__)
+// A token's place in the tiles of its cell: lanes of 32 bits hold two features of a key, but of a
+// value one of them this token and the other its neighbour.
+void write_key_tiles(const Cache& cache, const uint16_t* key, int64_t token, uint16_t* cell) {
+    const __m512i lanes = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    for (int64_t i = 0; i < cache.key_width(); i += kGroup) {
+        _mm512_i32scatter_epi32(cell + cache.key_element(i, token),
+                                _mm512_slli_epi32(lanes, 4), _mm512_loadu_si512(key + i), 4);
+    }
+}
+
+void write_value_tiles(const Cache& cache, const uint16_t* value, int64_t token, uint16_t* cell) {
+    const auto odd = static_cast<unsigned>(token % 2);
+    for (int64_t i = 0; i < cache.value_width(); i += kLanes) {
+        const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(value + i));
+        const __m512i lanes = _mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16 * odd);
+        _mm512_mask_storeu_epi16(cell + cache.value_element(token - odd, i), 0x55555555u << odd,
+                                 lanes);
+    }
+}
+#else
+void write_key_tiles(const Cache&, const uint16_t*, int64_t, uint16_t*) {}
+void write_value_tiles(const Cache&, const uint16_t*, int64_t, uint16_t*) {}
+#endif
+
 }  // namespace
 
 void RopeWriteOp::clamp(float* head) const {
@@ -122,18 +147,15 @@ void RopeWriteOp::write(const float* head, int64_t slot, int64_t kv_head, bool i
         }
         auto* base = static_cast<Element*>(is_key ? cache_.keys : cache_.values) +
                      cell * width * kBlockTokens;
-        if (!is_key && !cache_.is_tiled()) {
+        if constexpr (std::is_same_v<Element, uint16_t>) {
+            if (cache_.is_tiled()) {
+                return is_key ? write_key_tiles(cache_, converted, token, base)
+                              : write_value_tiles(cache_, converted, token, base);
+            }
+        }
+        if (!is_key) {
             std::memcpy(base + token * width, converted,
                         static_cast<size_t>(width) * sizeof(Element));
-        } else if (!is_key) {
-            for (int64_t i = 0; i < width; i += kLanes) {
-                Element* lanes = base + cache_.value_element(token, i);
-                for (int64_t lane = 0; lane < kLanes; ++lane) lanes[2 * lane] = converted[i + lane];
-            }
-        } else if (cache_.is_tiled()) {  // pairs of features are neighbours
-            for (int64_t i = 0; i < width; i += 2) {
-                std::memcpy(base + cache_.key_element(i, token), converted + i, 2 * sizeof(Element));
-            }
         } else {
             for (int64_t i = 0; i < width; ++i) base[i * kBlockTokens + token] = converted[i];
         }

@@ -18,6 +18,8 @@ from headrace.attention.base import AttentionBackend, AttentionBatch, AttentionO
 NAME = "headrace"
 """Under which transformers finds the function. It has no mask function of that name, so that
 models build no masks."""
+OTHER_ATTENTION = "its attention does not go through transformers' attention interface"
+"""Why such a model is refused."""
 
 
 class AttentionPass(Protocol):

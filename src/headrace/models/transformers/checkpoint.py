@@ -13,7 +13,8 @@ from transformers.utils import logging as transformers_logging
 
 from headrace.checkpoint.checkpoint import Checkpoint
 from headrace.errors import CheckpointError, StartupError
-from headrace.models.transformers.attention import NAME
+from headrace.models.transformers.attention import NAME, OTHER_ATTENTION
+from headrace.models.transformers.model import body_of
 
 SERVED_LAYERS = {"full_attention", "sliding_attention"}
 
@@ -50,7 +51,8 @@ def build(
     trust_remote_code: bool,
     dtype: torch.dtype | None = None,
 ) -> PreTrainedModel:
-    """A model with random parameters. Raises StartupError if it is no causal language model."""
+    """A model with random parameters. Raises StartupError if it is no causal language model, or
+    has a list of its own of ways to compute attention."""
     kwargs: dict[str, Any] = {"attn_implementation": NAME, "dtype": dtype or config.dtype}
     try:
         if model_class is not None:
@@ -60,6 +62,10 @@ def build(
         )
     except ValueError as error:
         raise StartupError(f"transformers: {first_line(error)}") from None
+    except KeyError as error:
+        if error.args != (NAME,):
+            raise
+        raise StartupError(OTHER_ATTENTION) from None
 
 
 def load_parameters(
@@ -118,5 +124,5 @@ def refuse_unservable(model: PreTrainedModel, named: Sequence[str]) -> None:
             f"it has layers of {', '.join(sorted(kinds))}; "
             "the paged KV cache is for full and sliding-window attention"
         )
-    if model.get_decoder() is model:
+    if body_of(model) is model:
         raise StartupError("its head cannot be told from the rest")

@@ -145,5 +145,6 @@ def _attention_shape(layers: list[LayerAttention], options: LoadOptions) -> Atte
         kv_dtype=options.kv_dtype or by_default,
         device=options.device,
         has_soft_cap=any(layer.options.soft_cap is not None for layer in layers),
+        has_sinks=any(layer.options.sinks is not None for layer in layers),
         kernels=options.kernels,
     )

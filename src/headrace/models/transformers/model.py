@@ -1,7 +1,7 @@
 """A causal language model of transformers, run on ragged batches over the paged cache."""
 
 import copy
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -49,12 +49,21 @@ class TransformersModel:
         return logits[0].float()
 
 
+def body_of(model: PreTrainedModel) -> nn.Module:
+    """All but the head; `model` itself if that cannot be told.
+
+    Some call a matrix of their head their decoder, which is what transformers finds then.
+    """
+    decoder = model.get_decoder()
+    return decoder if isinstance(decoder, PreTrainedModel) else model.base_model
+
+
 def hidden_states(
     model: PreTrainedModel, token_ids: Tensor, positions: Tensor, attention: AttentionPass
 ) -> Tensor:
     """Run all but the head over token_ids [T] at positions [T]; [T, hidden_size]."""
     with attending(attention):
-        output = model.get_decoder()(
+        output = body_of(model)(
             input_ids=token_ids.long().unsqueeze(0),
             position_ids=positions.long().unsqueeze(0),
             use_cache=False,
@@ -63,35 +72,36 @@ def hidden_states(
     return states[0]
 
 
-@dataclass
 class _States(MoeModelOutputWithPast):
-    """Whatever a head may ask of what lies below it."""
+    """Hidden states, and None for whatever else a head may ask of what lies below it."""
 
-    cross_attentions: None = None
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("_"):
+            raise AttributeError(name)
 
 
 class _GivenStates(nn.Module):
-    """In place of everything below the head: gives back the hidden states that it is given."""
+    """In place of everything below the head: gives back the hidden states that it is given, or has
+    a part at `path` that does, which some heads call."""
+
+    def __init__(self, path: Sequence[str] = ()) -> None:
+        super().__init__()
+        if path:
+            self.add_module(path[0], _GivenStates(path[1:]))
 
     def forward(self, *_: Any, inputs_embeds: Tensor, **__: Any) -> _States:
         return _States(last_hidden_state=inputs_embeds)
 
 
-def head_of(model: PreTrainedModel) -> nn.Module:
-    """The model with all but its head cut out, from hidden states ("inputs_embeds") to logits.
+def head_of(model: PreTrainedModel) -> PreTrainedModel:
+    """The model with all but its head cut out, from hidden states ("inputs_embeds") to logits: a
+    shallow copy, which shares the parameters.
 
     What models do to their logits (scales, soft caps) stands in their own forward, so that is
-    what runs; the parameters are shared.
+    what runs.
     """
-    decoder = model.get_decoder()
-    path = next(name for name, module in model.named_modules() if module is decoder)
-    return _with(model, path.split("."), _GivenStates())
-
-
-def _with(module: nn.Module, path: list[str], replacement: nn.Module) -> nn.Module:
-    """A shallow copy of `module` whose descendant at `path` is another."""
-    name, *rest = path
-    child = _with(module.get_submodule(name), rest, replacement) if rest else replacement
-    clone = copy.copy(module)
-    clone.__dict__["_modules"] = {**module._modules, name: child}
-    return clone
+    body, head = body_of(model), copy.copy(model)
+    path = next(name for name, module in model.named_modules() if module is body)
+    outermost, *rest = path.split(".")
+    head.__dict__["_modules"] = {**model._modules, outermost: _GivenStates(rest)}
+    return head

@@ -8,10 +8,12 @@ from transformers import PreTrainedModel
 
 from headrace.attention.base import AttentionOptions
 from headrace.errors import StartupError
-from headrace.models.transformers.attention import LayerAttention
+from headrace.models.transformers.attention import OTHER_ATTENTION, LayerAttention
 from headrace.models.transformers.model import head_of, hidden_states
 
-UNDERSTOOD = {"attention_mask", "dropout", "scaling", "sliding_window", "softcap", "is_causal"}
+UNDERSTOOD = {
+    "attention_mask", "dropout", "scaling", "sliding_window", "softcap", "is_causal", "s_aux",
+}  # fmt: skip
 HARMLESS = {"position_ids", "output_attentions", "use_cache", "cache_position"}
 """Arguments of the model that some pass on to their attention, which has no use for them."""
 
@@ -27,7 +29,7 @@ class Survey:
     ) -> Tensor:
         if reason := _unsupported(module, asked):
             raise StartupError(f"{type(module).__name__} {reason}")
-        scaling = asked.get("scaling")
+        scaling, sinks = asked.get("scaling"), asked.get("s_aux")
         self.layers.append(
             LayerAttention(
                 num_heads=query.shape[1],
@@ -38,6 +40,7 @@ class Survey:
                     scale=query.shape[2] ** -0.5 if scaling is None else float(scaling),
                     window=asked.get("sliding_window"),
                     soft_cap=asked.get("softcap"),
+                    sinks=None if sinks is None else sinks.float(),
                 ),
             )
         )
@@ -46,10 +49,15 @@ class Survey:
 
 @torch.inference_mode()
 def take_survey(model: PreTrainedModel) -> tuple[list[LayerAttention], int]:
-    """Of all layers in the order of their calls, and the size of the vocabulary."""
+    """Of all layers in the order of their calls, and the size of the vocabulary.
+
+    Raises StartupError if there are no such calls, or some that cannot be served.
+    """
     survey = Survey()
     two = torch.arange(2, device=model.device)
     hidden = hidden_states(model, two, two, survey)
+    if not survey.layers:
+        raise StartupError(OTHER_ATTENTION)
     return survey.layers, head_of(model)(inputs_embeds=hidden.unsqueeze(0)).logits.shape[-1]
 
 
@@ -65,9 +73,7 @@ def _unsupported(module: nn.Module, asked: dict[str, Any]) -> str | None:
 
 
 def check_uniform(layers: list[LayerAttention]) -> LayerAttention:
-    """Any layer, if there is one and all have the same sizes. Raises StartupError if not."""
-    if not layers:
-        raise StartupError("its attention does not go through transformers' attention interface")
+    """Any layer, if all have the same sizes. Raises StartupError if not."""
     sizes = {(layer.num_heads, layer.num_kv_heads, layer.head_size) for layer in layers}
     if len(sizes) != 1:
         described = ", ".join(map(str, sorted(sizes)))

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from headrace import config
+from headrace.config.settings import DEFAULT_DRAFTS, MAX_DRAFTS
 from headrace.errors import StartupError
 
 
@@ -121,10 +122,10 @@ def test_the_load_of_a_replica_means_nothing_to_a_fixed_number_of_them() -> None
 def test_speculate() -> None:
     silent, three = config.resolve({}, {})[0], config.resolve({}, {"SPECULATE": "3"})[0]
     assert silent.max_num_drafts(has_drafter=False) == 0
-    assert silent.max_num_drafts(has_drafter=True) == config.DEFAULT_DRAFTS
+    assert silent.max_num_drafts(has_drafter=True) == DEFAULT_DRAFTS
     assert three.max_num_drafts(has_drafter=False) == 3
     assert three.max_num_drafts(has_drafter=True) == 3
-    for value in (-1, config.MAX_DRAFTS + 1):
+    for value in (-1, MAX_DRAFTS + 1):
         with pytest.raises(StartupError, match="--speculate must be 0 to"):
             config.resolve({"speculate": value}, {})
 

@@ -1,0 +1,88 @@
+"""What a grammar makes of the tokens behind the next one, token by token."""
+
+import pytest
+
+from headrace.engine.grammar import GrammarCompiler
+from headrace.engine.lookahead import Lookahead, allows, look_ahead, only_token, place
+from headrace.types import Grammar
+from tests.engine.vocabulary import EOS, ByteVocabulary
+
+COMPILER = GrammarCompiler(ByteVocabulary, 300)
+MASK_SIZE = 40  # 300 bits in words of 32
+
+
+def ahead(
+    regex: str, proposed: bytes, known: bytes = b"", later: bytes = b"", max_drafts: int = 20
+) -> tuple[Lookahead, list[bytes]]:
+    """Behind `known`; and the drafts behind which more was asked for, which gets `later`."""
+    matcher = COMPILER.matcher(Grammar(kind="regex", source=regex))
+    matcher.consume_tokens(list(known))
+    asked: list[bytes] = []
+
+    def propose(draft_ids: list[int]) -> list[int]:
+        asked.append(bytes(draft_ids))
+        return list(later)
+
+    here = place(matcher, MASK_SIZE)
+    return look_ahead(matcher, here, list(proposed), propose, max_drafts), asked
+
+
+def drafts(ahead: Lookahead) -> bytes:
+    assert len(ahead.masks) == len(ahead.draft_ids) + 1
+    return bytes(token for token in ahead.draft_ids if token != EOS)
+
+
+def test_a_place_has_a_forced_token_with_and_without_the_short_cut() -> None:
+    for known, forced_id in ((b"", None), (b"a", ord("-")), (b"a-7", EOS)):
+        matcher = COMPILER.matcher(Grammar(kind="regex", source="[ab]-[0-9]"))
+        matcher.consume_tokens(list(known))
+        here = place(matcher, 0)
+        assert here.forced_id == only_token(here.mask) == forced_id
+        assert place(matcher, MASK_SIZE) == here
+
+
+def test_masks_of_one_token_and_of_several() -> None:
+    assert only_token((1 << 77).to_bytes(MASK_SIZE, "little")) == 77
+    assert only_token((1 << 77 | 1).to_bytes(MASK_SIZE, "little")) is None
+    assert only_token(bytes(MASK_SIZE)) is None
+    mask = (1 << 9 | 1 << 299).to_bytes(MASK_SIZE, "little")
+    assert [token for token in range(300) if allows(mask, token)] == [9, 299]
+
+
+def test_forced_tokens_come_without_being_proposed() -> None:
+    result, asked = ahead("[ab]-->[cd]", b"", known=b"a")
+    assert (drafts(result), result.num_forced) == (b"-->", 3)
+    assert asked == [b"-->"]
+
+
+@pytest.mark.parametrize(
+    ("proposed", "taken"), [(b"12", b"12"), (b"1x", b"1"), (b"x1", b""), (b"123", b"12")]
+)
+def test_a_proposal_goes_as_far_as_it_is_allowed(proposed: bytes, taken: bytes) -> None:
+    result, asked = ahead("[0-9]{2}[a-z]", proposed)
+    assert (drafts(result), result.num_forced, asked) == (taken, 0, [])
+
+
+def test_only_forced_tokens_in_front_of_all_others_count_as_forced() -> None:
+    result, _ = ahead("--[0-9]--[0-9]", b"--7--8")
+    assert (drafts(result), result.num_forced) == (b"--7--8", 2)
+    assert result.draft_ids[-1] == EOS  # which is forced as well
+
+
+def test_who_strayed_from_the_proposal_asks_for_another() -> None:
+    """The proposal knows nothing of the forced tokens; what comes behind them is another matter."""
+    result, asked = ahead("[0-9]--[0-9]{2}", b"7xy", later=b"89")
+    assert (drafts(result), asked) == (b"7--89", [b"7--"])
+
+
+def test_a_proposal_that_holds_the_forced_tokens_goes_on() -> None:
+    result, asked = ahead("[0-9]--[0-9]{2}", b"7--89", later=b"00")
+    assert (drafts(result), asked) == (b"7--89", [])
+
+
+def test_no_more_than_allowed_and_nothing_behind_the_end() -> None:
+    for max_drafts in range(6):
+        result, _ = ahead("-{9}", b"", max_drafts=max_drafts)
+        assert drafts(result) == b"-" * max_drafts
+    result, _ = ahead("ab", b"ab" + bytes([7, 7]), max_drafts=20)
+    assert (drafts(result), result.draft_ids[-1]) == (b"ab", EOS)
