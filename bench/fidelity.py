@@ -1,5 +1,5 @@
-"""How near to float32 one way of running a model is, on real text, and how quick: measured in process,
-without a server. `schemes.py` makes a table of many."""
+"""How near to float32 one way of running a model is, on real text, and how quick: measured in
+process, without a server. `schemes.py` makes a table of many."""
 
 import math
 import statistics

@@ -2,8 +2,9 @@
 
     python openvino_logits.py GGUF WINDOWS.npy LOGITS.npy
 
-WINDOWS: int64 [N, T]; LOGITS: float32 [N, T, V]. GenAI turns the file into a model, saved beside it,
-which the CPU plugin compiles with its own defaults. Prints the bytes that this adds to the process.
+WINDOWS: int64 [N, T]; LOGITS: float32 [N, T, V]. GenAI turns the file into a model, saved beside
+it, which the CPU plugin compiles with its own defaults. Prints the bytes that this adds to the
+process.
 """
 
 import os

@@ -1,5 +1,5 @@
-"""One model in many formats, made in a working folder: by `headrace quantize`, by the writers of the
-tests (the published formulas, rounding to nearest) and, as GGUF, by llama.cpp's own tool."""
+"""One model in many formats, made in a working folder: by `headrace quantize`, by the writers of
+the tests (the published formulas, rounding to nearest) and, as GGUF, by llama.cpp's own tool."""
 
 import json
 import shutil
@@ -85,7 +85,9 @@ def write(floats: Path, output: Path, form: Format) -> None:
         if tensor.dim() == 2 and ".layers." in name:
             tensors, _ = form.write(tensor.float())
             prefix = name.removesuffix("weight")
-            stored |= {prefix + suffix: part.contiguous() for suffix, part in tensors.items()}
+            stored |= {
+                prefix + suffix: part.clone().contiguous() for suffix, part in tensors.items()
+            }
         else:
             stored[name] = tensor
     save_file(stored, output / "model.safetensors", metadata={"format": "pt"})

@@ -1,13 +1,14 @@
 """Every way to quantize the embedded model in one table and one plot: fidelity, memory, speed.
 
-    python -m bench.schemes FOLDER [--measure fidelity|speed] [--only PATTERN]
+    python -m bench.schemes FOLDER [--measure fidelity|speed] [--only PATTERN] [--again]
         [--openvino PYTHON] [--llama-folder DIR]
 
 Makes the model's copies in FOLDER (a gigabyte or two; what is there is used again), measures, and
-writes docs/quantization.json, the table in docs/quantization.md and docs/quantization.svg. What is
-not measured in a run keeps its figures, so that speed can wait for a quiet machine. Runs at the root
-of the repository, with the `test` extra; --openvino (a Python with openvino_genai) and --llama-folder
-(with llama.cpp's tools) add these engines, and the latter the GGUF formats.
+writes docs/quantization.json, the table in docs/quantization.md and docs/quantization.svg. Figures
+that are there are kept unless --again, so that a run that was cut off goes on, and speed can wait
+for a quiet machine. Runs at the root of the repository, with the `test` extra; --openvino (a Python
+with openvino_genai) and --llama-folder (with llama.cpp's tools) add these engines, and the latter
+the GGUF formats.
 """
 
 import argparse
@@ -29,8 +30,7 @@ from headrace.kernels import load as load_kernels
 from headrace.models.load import LoadOptions
 
 DOCS = Path("docs")
-ON_LOAD = {"int4": "int4", "int8": "int8", "eetq": "eetq, bitsandbytes", "fp8": "fp8",
-           "bitsandbytes-nf4": "bitsandbytes-nf4", "bitsandbytes-fp4": "bitsandbytes-fp4"}  # fmt: skip
+ON_LOAD = ("int4", "int8", "eetq", "fp8", "bitsandbytes-nf4", "bitsandbytes-fp4")
 CACHES = {"int8": torch.int8, "fp8_e4m3fn": torch.float8_e4m3fn, "fp8_e5m2": torch.float8_e5m2}
 COLUMNS: dict[str, tuple[str, str]] = {
     "megabytes": ("weights, MB", "{:.0f}"),
@@ -43,6 +43,8 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "prompt": ("prompt", "{:,.0f}"),
 }
 """By figure: title and form."""
+KINDS = {"fidelity": "kl", "speed": "prompt"}
+"""What is measured at once, and a figure that says that it was."""
 Measure = Callable[[], Figures]
 
 
@@ -94,8 +96,8 @@ def rows(
     if not floats.exists():
         export(floats)
     yield ours("bfloat16", floats, native)
-    for flag, title in ON_LOAD.items():
-        yield ours(f"`--quantize {title}`", floats, replace(native, quantize=flag))
+    for flag in ON_LOAD:
+        yield ours(f"`--quantize {flag}`", floats, replace(native, quantize=flag))
     for name, path in copies(floats, given.folder, given.llama_folder).items():
         yield ours(name, path, native)
     yield ours("GGUF Q4_1", embedded, native)
@@ -111,6 +113,13 @@ def rows(
         yield measurements.peer("OpenVINO GenAI, Q4_1", engine)
     if given.llama_folder:
         yield measurements.peer("llama.cpp, Q4_1", LlamaCpp(given.llama_folder, embedded))
+
+
+def wanted(name: str, figures: Figures, given: argparse.Namespace) -> Iterator[str]:
+    """The kinds that this run has to measure of a row."""
+    for kind in [given.measure] if given.measure else KINDS:
+        if re.search(given.only, name) and (given.again or KINDS[kind] not in figures):
+            yield kind
 
 
 def write_table(results: dict[str, Figures]) -> None:
@@ -138,6 +147,8 @@ def write_plot(results: dict[str, Figures]) -> None:
     figure = Figure(figsize=(10, 7), layout="constrained")
     axis = figure.subplots()
     for name, row in results.items():
+        if KINDS["fidelity"] not in row:
+            continue
         peer = "exact_kl" not in row
         axis.scatter(row["megabytes"], row["kl"], color="C3" if peer else "C0", s=18)
         if not peer:
@@ -153,8 +164,9 @@ def write_plot(results: dict[str, Figures]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--measure", choices=["fidelity", "speed"], help="default: both")
+    parser.add_argument("--measure", choices=KINDS, help="default: both")
     parser.add_argument("--only", default="", metavar="PATTERN", help="rows whose name has it")
+    parser.add_argument("--again", action="store_true", help="replace figures that are there")
     parser.add_argument("--tokens", type=int, default=4096, help="half of them are scored")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--openvino", metavar="PYTHON")
@@ -169,9 +181,8 @@ def main() -> None:
     results: dict[str, Figures] = {}
     for row in rows(Measurements(given.tokens), given, native):
         results[row.name] = before.pop(row.name, {})
-        if re.search(given.only, row.name):
-            for kind in [given.measure] if given.measure else ["fidelity", "speed"]:
-                results[row.name] |= getattr(row, kind)()
+        for kind in wanted(row.name, results[row.name], given):
+            results[row.name] |= getattr(row, kind)()
             print(row.name, results[row.name], flush=True)
         gc.collect()
         path.write_text(json.dumps(results | before, indent=1, ensure_ascii=False) + "\n")

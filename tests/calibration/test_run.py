@@ -265,6 +265,28 @@ def test_transformers_reads_fused_layers(architecture: str, tmp_path: Path) -> N
     assert error(reference_logits(theirs), reference_logits(model)) < 2e-3
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)  # importing the library alone takes long
+@pytest.mark.filterwarnings("ignore")  # many, of the library
+@pytest.mark.parametrize("name", ["gptq", "gptq-act-order", "gptq-8bit-channel"])
+@pytest.mark.parametrize("architecture", ["Qwen2ForCausalLM", "Phi3ForCausalLM"])
+def test_transformers_reads_gptq(name: str, architecture: str, tmp_path: Path) -> None:
+    """With GPTQModel, whose products in torch run on the CPU too."""
+    pytest.importorskip("gptqmodel", exc_type=ImportError)
+    model = make_checkpoint(tmp_path / "floats", architecture, FAMILIES[architecture])
+    quantize(open_checkpoint(tmp_path / "floats"), WINDOWS, RECIPES[name], tmp_path / "out")
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path / "out",
+        device_map="cpu",
+        dtype=torch.float32,
+        quantization_config=transformers.GPTQConfig(bits=RECIPES[name].bits, backend="gptq_torch"),
+    )
+    assert any(type(module).__name__ == "TorchLinear" for module in theirs.modules())
+    restore(tmp_path / "out", model)
+    # Scales are float16, and so are the library's products.
+    assert error(reference_logits(theirs), reference_logits(model)) < 3e-3
+
+
 @pytest.mark.parametrize(
     ("architecture", "case", "recipe", "message"),
     [

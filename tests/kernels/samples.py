@@ -14,8 +14,9 @@ from headrace.kernels.codebooks import CODEBOOKS
 from headrace.kernels.tensors import (
     BLOCK_FORMATS,
     BLOCK_SIZE,
+    CODE_BITS,
     FLOAT_DTYPES,
-    NIBBLE_KINDS,
+    ZERO_POINT_STEPS,
     Activation,
     AttentionOptions,
     LayerCache,
@@ -25,7 +26,13 @@ from headrace.kernels.tensors import (
     WeightKind,
 )
 
-SUPER_BLOCKS: dict[WeightKind, str] = {"int4": "Q4_K", "int8": "Q5_K"}
+SUPER_BLOCKS: dict[WeightKind, str] = {
+    "int2": "Q2_K",
+    "int3": "Q3_K",
+    "int4": "Q4_K",
+    "int5": "Q5_K",
+    "int6": "Q6_K",
+}
 HALVES = {  # where a block's float16 numbers are
     "Q2_K": (80, 82),
     "Q3_K": (108,),
@@ -56,7 +63,7 @@ class Dense:
         weight = kernels.empty_weight(
             self.kind, out, in_, group_size=self.group_size, scaling=self.scaling
         )
-        if self.scaling == "super_block":
+        if "super_block" in self.scaling:
             kernels.pack_blocks(weight, 0, SUPER_BLOCKS[self.kind], self.parts[0])
         else:
             kernels.pack_groups(weight, 0, *self.parts)
@@ -71,7 +78,7 @@ def dense(kind: WeightKind, out: int, in_: int) -> Dense:
 def rounded(weight: Dense) -> Dense:
     """What products with int8 activations make of a codebook."""
     codes, scales = weight.parts
-    unit = {"nf4": 127, "fp4": 120}[weight.kind]
+    unit = {"nf4": 127, "fp4": 120, "mxfp4": 20}[weight.kind]
     table = (CODEBOOKS[weight.kind].double() * unit).round() / unit
     values = table[codes.int()].unflatten(1, (-1, weight.group_size)) * scales[..., None]
     return replace(weight, values=values.flatten(1))
@@ -94,16 +101,18 @@ def super_blocks(kind: WeightKind, out: int, in_: int, group_size: int) -> Dense
     blocks = random_blocks(name, out, -(-in_ // 256) * 256, largest=0.0005)
     values = dequantize(blocks, GGMLQuantizationType[name])[:, :in_]
     parts = (torch.from_numpy(blocks),)
-    return Dense(kind, group_size, "super_block", parts, torch.from_numpy(values).double())
+    scaling = BLOCK_FORMATS[name].scaling
+    return Dense(kind, group_size, scaling, parts, torch.from_numpy(values).double())
 
 
 def grouped(
     kind: WeightKind, out: int, in_: int, group_size: int, scaling: Scaling = "symmetric"
 ) -> Dense:
     """Scales and minima that float16 holds exactly, so that `values` is exact."""
-    if scaling == "super_block":
+    if "super_block" in scaling:
         return super_blocks(kind, out, in_, group_size)
-    levels, middle = (16, 8) if kind in NIBBLE_KINDS else (256, 128)
+    levels = 2 ** CODE_BITS[kind]
+    middle = levels // 2
     quants = torch.randint(0, levels, (out, in_), dtype=torch.uint8)
     scales = (torch.rand(out, in_ // group_size) / levels + 0.01).half().float()
     if kind in CODEBOOKS:
@@ -113,10 +122,11 @@ def grouped(
         return Dense(kind, group_size, scaling, (quants, scales), values)
     zeros = torch.full_like(scales, middle)
     if scaling == "minimum":
-        zeros = torch.randint(middle - 4, middle + 4, scales.shape).float()
+        zeros = torch.randint(middle - 2, middle + 2, scales.shape).float()
         scales = (scales * 512).round() / 512
     elif scaling == "zero_point":
-        zeros = torch.randint(0, 256, scales.shape) * (levels / 256)
+        zeros = torch.randint(0, 16 * levels if levels <= 16 else 256, scales.shape)
+        zeros = zeros / ZERO_POINT_STEPS[kind]
     shifted = quants.double().unflatten(1, (-1, group_size)) - zeros[..., None]
     values = (shifted * scales.double()[..., None]).flatten(1)
     offsets = {"minimum": -zeros * scales, "zero_point": zeros}

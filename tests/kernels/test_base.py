@@ -138,7 +138,7 @@ HOSTILE: dict[str, Callable[[Kernels], Any]] = {
     "activation of 33": lambda k: k.activation(1, 33),
     "weight of 33 inputs": lambda k: k.empty_weight("int4", 8, 33),
     "weight of groups of 48": lambda k: k.empty_weight("int4", 8, 96, group_size=48),
-    "weight of another kind": lambda k: k.empty_weight("int3", 8, 32),  # type: ignore[arg-type]
+    "weight of another kind": lambda k: k.empty_weight("int7", 8, 32),  # type: ignore[arg-type]
     "rows past the weight": lambda k: k.pack_floats(
         k.empty_weight("float32", 8, 4), 7, torch.zeros(2, 4)
     ),

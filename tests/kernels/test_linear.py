@@ -36,7 +36,19 @@ INTEGER_WEIGHTS = [
     ("int8", 32, "zero_point"),
     ("int4", 128, "super_block"),
     ("int4", 32, "super_block"),
-    ("int8", 128, "super_block"),
+    ("int5", 128, "super_block"),
+    ("int5", 32, "symmetric"),
+    ("int5", 32, "minimum"),
+    ("int2", 32, "symmetric"),
+    ("int2", 64, "zero_point"),
+    ("int2", 32, "minimum"),
+    ("int3", 64, "symmetric"),
+    ("int3", 32, "zero_point"),
+    ("int3", 32, "minimum"),
+    ("int2", 128, "nibble_super_block"),
+    ("int3", 128, "signed_super_block"),
+    ("int6", 128, "signed_super_block"),
+    ("int6", 32, "signed_super_block"),
 ]
 ROWS = [1, 2, 3, 7, 8, 9, 17, 64, 70]
 
@@ -69,7 +81,9 @@ def test_integer_weights(
         assert error(result, x, weight) < TOLERANCE
 
 
-@pytest.mark.parametrize(("kind", "group_size"), [("nf4", 64), ("fp4", 32), ("float8", 640)])
+@pytest.mark.parametrize(
+    ("kind", "group_size"), [("nf4", 64), ("fp4", 32), ("mxfp4", 32), ("float8", 640)]
+)
 @pytest.mark.parametrize("out", [1, 50])
 def test_codebook_weights(kernels: Kernels, kind: WeightKind, group_size: int, out: int) -> None:
     weight = grouped(kind, out, 640, group_size, "symmetric")
@@ -88,7 +102,7 @@ def test_codebook_weights(kernels: Kernels, kind: WeightKind, group_size: int, o
 
 @pytest.mark.parametrize("scaling", ["minimum", "zero_point", "super_block"])
 def test_codebooks_are_symmetric(kernels: Kernels, scaling: Scaling) -> None:
-    with pytest.raises(ValueError, match="nf4 weight is symmetric"):
+    with pytest.raises(ValueError, match=f"scaling of nf4: '{scaling}' is none of symmetric"):
         kernels.empty_weight("nf4", 16, 64, scaling=scaling)
 
 
@@ -117,7 +131,7 @@ def test_bfloat16_activations(tiled: Kernels, out: int, in_: int) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "group_size", "scaling"),
-    [*INTEGER_WEIGHTS, ("nf4", 64, "symmetric"), ("fp4", 32, "symmetric")],
+    [*INTEGER_WEIGHTS, *((kind, 32, "symmetric") for kind in ("nf4", "fp4", "mxfp4"))],
 )
 @pytest.mark.parametrize("out", [1, 50])
 def test_weights_in_groups_are_rounded_for_bfloat16_activations(
@@ -156,14 +170,17 @@ def test_bfloat16_sums_have_two_chains_for_32_inputs() -> None:
 
 
 @pytest.mark.parametrize("exact", [False, True])
-def test_bias_and_residual(kernels: Kernels, exact: bool) -> None:
+@pytest.mark.parametrize("columns", [slice(0, 50), slice(7, 57)])
+def test_bias_and_residual(kernels: Kernels, exact: bool, columns: slice) -> None:
     weight = grouped("int4", 50, 64, 32, "minimum")
-    x, bias, residual = activations(9, 64), torch.randn(50), torch.randn(9, 50)
-    result = residual.clone()
+    x, bias, wide = activations(9, 64), torch.randn(50), torch.randn(9, 57)
+    before, result = wide.clone(), wide[:, columns]
     activation = x if exact else quantized(kernels, x)
     kernels.run(ops.Linear(activation, weight.pack(kernels), result, bias=bias, accumulate=True))
     inputs = x if exact else fake_quantized(x)
-    assert error(result, inputs, weight, bias + residual) < TOLERANCE
+    assert error(result, inputs, weight, bias + before[:, columns]) < TOLERANCE
+    result.copy_(before[:, columns])
+    assert torch.equal(wide, before)  # beside its columns
 
 
 @pytest.mark.parametrize("kind", ["float16", "float32"])
@@ -224,7 +241,9 @@ def check_fused_gate(
         lambda: grouped("int4", 70, 1280, 32, "zero_point"),
         lambda: grouped("int8", 70, 1280, 64, "zero_point"),
         lambda: grouped("int4", 70, 1280, 256, "super_block"),
-        lambda: grouped("int8", 70, 1280, 64, "super_block"),
+        lambda: grouped("int5", 70, 1280, 64, "super_block"),
+        lambda: grouped("int2", 70, 1280, 256, "nibble_super_block"),
+        lambda: grouped("int6", 70, 1280, 256, "signed_super_block"),
         lambda: grouped("nf4", 70, 1280, 64, "symmetric"),
         lambda: grouped("float8", 70, 1280, 128, "symmetric"),
         lambda: dense("bfloat16", 70, 1280),
@@ -257,7 +276,17 @@ def test_rows_do_not_depend_on_batch_or_threads(
 
 @pytest.mark.parametrize(
     ("kind", "scaling"),
-    [("int4", "minimum"), ("int4", "zero_point"), ("int8", "super_block"), ("nf4", "symmetric")],
+    [
+        ("int4", "minimum"),
+        ("int4", "zero_point"),
+        ("int2", "zero_point"),
+        ("int3", "symmetric"),
+        ("int5", "symmetric"),
+        ("int5", "super_block"),
+        ("int6", "signed_super_block"),
+        ("nf4", "symmetric"),
+        ("mxfp4", "symmetric"),
+    ],
 )
 def test_modules_with_and_without_tiles_agree_to_the_bit(
     kind: WeightKind, scaling: Scaling

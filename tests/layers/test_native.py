@@ -4,11 +4,18 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 
+from headrace.errors import StartupError
+from headrace.kernels import load as load_kernels
 from headrace.layers.attention import AttentionSpec, HeadNormSpec
 from headrace.layers.mlp import MLPSpec
-from headrace.layers.native import unsupported
+from headrace.layers.native import expert_weights, unsupported
 from headrace.layers.norm import NormSpec
+from headrace.layers.operations import Expert
+from headrace.quantization import Target
+from headrace.quantization.place import Matrix, place
+from headrace.quantization.rounding import round_integers
 
 ATTENTION = AttentionSpec(hidden_size=64, num_heads=4, num_kv_heads=2, head_size=16, scale=0.25)
 LAYER_NORM = NormSpec(epsilon=1e-5, kind="layer")
@@ -41,3 +48,19 @@ def test_reasons(
 ) -> None:
     actual = unsupported(hidden, replace(ATTENTION, **attention), replace(MLP, **mlp))
     assert actual is None if reason is None else actual is not None and reason in actual
+
+
+NARROW = round_integers(torch.randn(32, 64), 4, 32)
+SHUFFLED = replace(NARROW, group_index=(torch.arange(64) % 2).int())
+
+
+@pytest.mark.parametrize(
+    ("gate", "up", "reason"),
+    [(SHUFFLED, SHUFFLED, "in another order"), (NARROW, torch.randn(32, 64), "in different ways")],
+)
+def test_experts_that_the_kernels_refuse(gate: Matrix, up: Matrix, reason: str) -> None:
+    target = Target(dtype=torch.float32, device=torch.device("cpu"), kernels=load_kernels())
+    gate_up = place([gate, up], target, ["gate", "up"])
+    down = place([torch.randn(64, 32)], target, ["down"])
+    with pytest.raises(StartupError, match=reason):
+        expert_weights([Expert(gate_up, None, "silu", down, None)])

@@ -1,7 +1,8 @@
 """Writes GGUF files as llama.cpp's converter does, out of transformers models."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import gguf
@@ -35,9 +36,15 @@ def stored_type(array: np.ndarray, type: GGMLQuantizationType) -> GGMLQuantizati
 
 
 def write_gguf(
-    path: Path, model: Any, type: GGMLQuantizationType, *, has_single_experts: bool = False
+    path: Path,
+    model: Any,
+    type: GGMLQuantizationType,
+    others: Mapping[str, GGMLQuantizationType] = MappingProxyType({}),
+    *,
+    has_single_experts: bool = False,
 ) -> None:
-    """Save `model` with its matrices as `type`, and round its own matrices to what was saved.
+    """Save `model` with its matrices as `type`, those of layers in `others` ("v_proj") as these,
+    and round its own matrices to what was saved.
 
     `has_single_experts`: each in tensors of its own, as before April 2024.
     """
@@ -51,10 +58,12 @@ def write_gguf(
         if parameter == "lm_head.weight" and config.tie_word_embeddings:
             continue
         array = tensor.numpy()
-        num_heads = heads.get(parameter.split(".")[-2]) if name == "llama" else None
+        layer = parameter.split(".")[-2]
+        num_heads = heads.get(layer) if name == "llama" else None
         stored = names.get_name(parameter, try_suffixes=(".weight", ".bias"))
         is_router = "ffn_gate_inp" in stored
-        own_type = stored_type(array.squeeze(), GGMLQuantizationType.F32 if is_router else type)
+        matrix_type = GGMLQuantizationType.F32 if is_router else others.get(layer, type)
+        own_type = stored_type(array.squeeze(), matrix_type)
         blocks = quantize(array, own_type)
         tensor.copy_(torch.from_numpy(dequantize(blocks, own_type)))
         if name.startswith("gemma") and parameter.endswith("norm.weight"):

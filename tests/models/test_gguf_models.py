@@ -52,11 +52,26 @@ def test_logits_are_those_of_the_source(
 ) -> None:
     model = make_checkpoint(tmp_path, architecture, case)
     write_gguf(tmp_path / "model.gguf", model, type)
+    check_logits(tmp_path / "model.gguf", model)
+
+
+@pytest.mark.parametrize("case", [{}, {"attention_bias": True}], ids=str)
+def test_layers_that_share_an_input_may_have_different_types(
+    tmp_path: Path, case: dict[str, Any]
+) -> None:
+    others = {"v_proj": "Q8_0", "down_proj": "Q5_1", "gate_proj": "F16", "o_proj": "F32"}
+    model = make_checkpoint(tmp_path, "LlamaForCausalLM", case)
+    kinds = {layer: GGMLQuantizationType[name] for layer, name in others.items()}
+    write_gguf(tmp_path / "model.gguf", model, GGMLQuantizationType.Q4_0, kinds)
+    check_logits(tmp_path / "model.gguf", model)
+
+
+def check_logits(path: Path, model: Any) -> None:
     tokens = torch.randint(199, (50,), generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         expected = model(tokens[None]).logits[0]
     for engine in ENGINES.values():
-        driver = engine(tmp_path / "model.gguf")
+        driver = engine(path)
         (logits,) = driver.step([(driver.start(tokens.tolist()), 50)])
         torch.testing.assert_close(logits, expected, rtol=1e-4, atol=2e-4)
 

@@ -1,6 +1,7 @@
 """MXFP4 against transformers' own reader, and GPT-OSS with packed experts."""
 
 import json
+import logging
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,15 @@ from safetensors.torch import load_file, save_file
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 from headrace.errors import CheckpointError
-from headrace.quantization import Target
-from headrace.quantization.mxfp4 import MXFP4, unpack
+from headrace.kernels import TorchKernels
+from headrace.kernels import load as load_kernels
+from headrace.quantization import LinearWeight, Target
+from headrace.quantization.mxfp4 import MXFP4
+from headrace.weights import Part
 from tests.models.checkpoints import make_checkpoint
 from tests.models.driver import drive
+
+KERNELS = {"torch": None, "twins": TorchKernels("test"), "best": load_kernels()}
 
 
 def random_experts(experts: int, rows: int, columns: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -21,12 +27,57 @@ def random_experts(experts: int, rows: int, columns: int) -> tuple[torch.Tensor,
     return blocks, scales
 
 
-def test_unpacked_numbers_are_those_of_transformers() -> None:
+class Stored(dict[str, torch.Tensor]):
+    """`Weights` of one layer, "up"."""
+
+    def has(self, name: str) -> bool:
+        return name in self
+
+    def raw(self, name: str) -> None:
+        return None
+
+    def get(self, name: str) -> torch.Tensor:  # type: ignore[override]
+        return self[name]
+
+
+def load(blocks: torch.Tensor, scales: torch.Tensor, engine: str = "torch") -> LinearWeight:
+    kernels, device = KERNELS[engine], torch.device("cpu")
+    target = Target(dtype=torch.float32, device=device, kernels=kernels, exact_activations=True)
+    weights = Stored({"up.blocks": blocks, "up.scales": scales})
+    return MXFP4({}, target).load(weights, ["up"], [Part.whole()])
+
+
+@pytest.mark.parametrize("engine", KERNELS)
+def test_numbers_are_those_of_transformers_in_4_bits(engine: str) -> None:
     torch.manual_seed(0)
-    blocks, scales = random_experts(3, 5, 96)
-    expected = convert_moe_packed_tensors(blocks, scales)
-    for expert in range(3):
-        assert torch.equal(unpack(blocks[expert], scales[expert]), expected[expert].t())
+    blocks, scales = random_experts(1, 48, 128)
+    (wanted,) = convert_moe_packed_tensors(blocks, scales).float()
+    weight = load(blocks[0], scales[0], engine)
+    assert torch.equal(weight.lookup(torch.arange(48)), wanted.t())
+    x = torch.randn(5, 128)
+    torch.testing.assert_close(weight.apply(x, None, None), x @ wanted, rtol=1e-5, atol=1e-5)
+    # The kernels' scales have 16 bits, the twins' codes 8.
+    bits = {"torch": 4.25, "twins": 9.0, "best": 4.5}[engine]
+    assert weight.nbytes * 8 <= bits * 48 * 128
+
+
+@pytest.mark.parametrize("engine", KERNELS)
+def test_scales_of_any_size_are_kept(engine: str, caplog: pytest.LogCaptureFixture) -> None:
+    blocks, scales = random_experts(1, 16, 64)
+    scales[0, 3, 1], scales[0, 5, 0] = 90, 150
+    (wanted,) = convert_moe_packed_tensors(blocks, scales).float()
+    with caplog.at_level(logging.WARNING):
+        weight = load(blocks[0], scales[0], engine)
+    assert torch.equal(weight.lookup(torch.arange(16)), wanted.t())
+    assert ("up: kept in 16 bits" in caplog.text) == (engine != "torch")
+
+
+def test_groups_of_zeros_may_have_any_scale(caplog: pytest.LogCaptureFixture) -> None:
+    blocks, scales = random_experts(1, 16, 64)
+    blocks[0, 2, 1], scales[0, 2, 1] = 0x80, 0  # 0 and -0
+    weight = load(blocks[0], scales[0], "best")
+    assert not caplog.text and weight.nbytes * 8 == 4.5 * 16 * 64
+    assert not weight.lookup(torch.tensor([2]))[0, 32:].any()
 
 
 def test_packed_experts_give_the_logits_of_the_numbers_they_hold(tmp_path: Path) -> None:
@@ -57,22 +108,13 @@ def test_packed_experts_give_the_logits_of_the_numbers_they_hold(tmp_path: Path)
     for folder in (packed, plain):
         driver = drive(folder)
         logits += driver.step([(driver.start(list(range(20))), 20)])
-    assert torch.equal(*logits)
+    torch.testing.assert_close(*logits, rtol=1e-4, atol=1e-4)
 
 
-def test_scales_that_do_not_fit_are_named() -> None:
-    class Stored(dict[str, torch.Tensor]):
-        def has(self, name: str) -> bool:
-            return name in self
-
-        def raw(self, name: str) -> None:
-            return None
-
-        def get(self, name: str) -> torch.Tensor:  # type: ignore[override]
-            return self[name]
-
-    blocks, scales = random_experts(4, 8, 64)
-    scheme = MXFP4({}, Target(dtype=torch.float32, device=torch.device("cpu")))
-    weights = Stored({"up.blocks": blocks[0], "up.scales": scales[0, :, :1]})
+def test_damaged_tensors_are_named() -> None:
+    blocks, scales = random_experts(1, 8, 64)
     with pytest.raises(CheckpointError, match=r"up.blocks: \[8, 2, 16\] torch.uint8 does not fit"):
-        scheme.read(weights, "up")
+        load(blocks[0], scales[0, :, :1])
+    scales[0, 7, 1] = 255
+    with pytest.raises(CheckpointError, match="up.scales: expected powers of two, found NaN"):
+        load(blocks[0], scales[0])

@@ -5,20 +5,25 @@ from dataclasses import replace
 
 import pytest
 import torch
+from gguf import GGMLQuantizationType, dequantize
 
+from headrace.checkpoint.ggml import GGMLType
 from headrace.errors import CheckpointError
-from headrace.kernels import Kernels, TorchKernels
+from headrace.kernels import BLOCK_FORMATS, Kernels, TorchKernels
 from headrace.kernels import load as load_kernels
 from headrace.quantization import LinearWeight, Target, open_scheme
 from headrace.quantization.matrix import QuantizedMatrix
 from headrace.quantization.on_load import ON_LOAD
-from headrace.quantization.place import Matrix, place
+from headrace.quantization.place import Matrix, cut, place, to_floats
 from headrace.quantization.rounding import round_between, round_float8, round_integers
+from headrace.weights.base import RawTensor
 from headrace.weights.naming import Naming, RenamedWeights, Source, part
-from headrace.weights.parts import Part
+from headrace.weights.parts import Part, Slice
+from tests.kernels.samples import random_blocks
 from tests.quantization.formats import FORMATS, Format, fp8, gptq
 from tests.quantization.test_damaged import DictWeights
 from tests.quantization.test_formats import error
+from tests.quantization.test_packed import blocks
 
 ENGINES = {"torch": None, "twins": TorchKernels("test"), "best": load_kernels()}
 NAME = "layer"
@@ -36,9 +41,10 @@ def stored(form: Format, weight: torch.Tensor, kernels: Kernels | None) -> Linea
     return scheme.load(DictWeights(tensors), [NAME], [Part.whole()])
 
 
-# Codes of 2 and 3 bits are kept in 4 by the kernels, groups below 32 are filled up.
-WIDENED = {"gptq-2bit-v2", "gptq-3bit", "gptq-4bit-16"}
+# Groups below 32 are filled up by the kernels, and zero points of 2 bits take 8 everywhere.
+WIDENED = {"gptq-4bit-16", "gptq-2bit-v2"}
 MEMORY = {
+    "gptq-2bit-64": gptq(2, 64, symmetric=False),
     "gptq-128": gptq(4, 128, symmetric=False),
     "gptq-128-act-order": gptq(4, 128, symmetric=False, act_order=True),
     **{
@@ -89,22 +95,42 @@ def test_widths_groups_and_zero_points_can_be_fused(engine: str) -> None:
     torch.testing.assert_close(weight.apply(x, None, None), wanted, rtol=2e-3, atol=2e-2)
 
 
+def error_of(weight: LinearWeight, parts: list[Matrix]) -> float:
+    """Of a fused weight with bias and residual."""
+    x, bias = torch.randn(5, weight.in_features), torch.randn(weight.out_features)
+    residual = torch.randn(5, weight.out_features)
+    wanted = x @ torch.cat([to_floats(part) for part in parts]).T + bias + residual
+    return error(weight.apply(x, bias, residual), wanted)
+
+
 @pytest.mark.parametrize("engine", ENGINES)
-def test_what_has_no_common_layout_is_kept_in_16_bits(
+@pytest.mark.parametrize("exact", [True, False])
+def test_layouts_that_differ_stay_as_they_are(engine: str, exact: bool) -> None:
+    parts: list[Matrix] = [
+        round_integers(torch.randn(16, 256), 4, 32),
+        round_float8(torch.randn(24, 256)),
+        torch.randn(8, 256),
+        *(blocks(name, 16, 256, 0)[0] for name in ("Q4_0", "Q4_0", "Q8_0")),
+    ]
+    at = replace(target(ENGINES[engine]), exact_activations=exact)
+    weight = place(parts, at, ["a", "b"])
+    assert error_of(weight, parts) < (2e-3 if exact else 2e-2)
+    if engine == "best":
+        assert weight.nbytes == sum(place([part], at, ["a"]).nbytes for part in parts)
+
+
+@pytest.mark.parametrize("engine", ["twins", "best"])
+def test_columns_in_different_orders_are_kept_in_16_bits(
     engine: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    parts: list[Matrix] = [
-        round_integers(torch.randn(16, 64), 4, 32),
-        round_float8(torch.randn(16, 64)),
-        torch.randn(16, 64),
-    ]
+    parts: list[Matrix] = []
+    for _ in range(2):
+        order = (torch.randperm(128) // 32).int()
+        parts.append(replace(round_integers(torch.randn(16, 128), 4, 32), group_index=order))
     with caplog.at_level(logging.WARNING):
-        weight = place(parts, target(ENGINES[engine]), ["q", "k", "v"])
-    x = torch.randn(5, 64)
-    floats = [part.dequantize() if isinstance(part, QuantizedMatrix) else part for part in parts]
-    wanted = x @ torch.cat(floats).T
-    torch.testing.assert_close(weight.apply(x, None, None), wanted, rtol=2e-3, atol=2e-2)
-    assert ("q, k, v: quantized in different ways" in caplog.text) == (engine != "torch")
+        weight = place(parts, target(ENGINES[engine]), ["q", "k"])
+    assert "q, k: quantized in different orders, kept in 16 bits" in caplog.text
+    assert error_of(weight, parts) < 2e-3 and weight.nbytes == 2 * 32 * 128
 
 
 def test_inputs_of_other_sizes_are_not_fused() -> None:
@@ -138,6 +164,23 @@ def test_every_format_can_be_cut_anywhere(name: str, engine: str, start: int, st
         placed = place([share], target(ENGINES[engine]), [NAME])
         x = torch.randn(3, share.shape[1])
         assert error(placed.apply(x, None, None), x @ wanted.T) < 5e-3
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("name", [name for name in BLOCK_FORMATS if name.endswith("K")])
+@pytest.mark.parametrize("share", [0, 1, 2, 3])
+def test_super_blocks_can_be_cut_within(name: str, engine: str, share: int) -> None:
+    stored = random_blocks(name, 32, 768)
+    values = torch.from_numpy(dequantize(stored, GGMLQuantizationType[name]))
+    raw = RawTensor(GGMLType[name], torch.from_numpy(stored), (32, 768))
+    columns = Slice(share, share + 1, 4)  # 192 each
+    matrix = cut(raw, Part(Slice(1, 2, 2), columns))
+    weight = place([matrix], target(ENGINES[engine]), [NAME])
+    wanted = values[16:, columns.of(768)]
+    assert (weight.out_features, weight.in_features) == wanted.shape
+    assert torch.allclose(weight.lookup(torch.arange(16)), wanted, rtol=1e-5, atol=1e-7)
+    x = torch.randn(3, 192)
+    assert error(weight.apply(x, None, None), x @ wanted.T) < 1e-5
 
 
 class Counting(DictWeights):

@@ -18,10 +18,10 @@ from headrace.kernels.tensors import (
     BLOCK_FORMATS,
     BLOCK_SIZE,
     CACHE_DTYPES,
+    CODE_BITS,
     FLOAT_DTYPES,
     GROUP_SIZE,
-    NIBBLE_KINDS,
-    SCALINGS,
+    LAYOUTS,
     WEIGHT_KINDS,
     Activation,
     ExpertBuffers,
@@ -190,8 +190,8 @@ class Kernels(ABC):
     ) -> PackedWeight:
         """Room for a weight, to be filled with the pack methods; unfilled rows are zero.
 
-        Kinds in groups need in_features and group_size in multiples of 32; only integers can be
-        scaled in other ways than symmetrically.
+        Kinds in groups need in_features and group_size in multiples of 32, and one of the scalings
+        that `LAYOUTS` has for them.
         """
         check_choice(kind, "weight kind", WEIGHT_KINDS)
         check_multiple("out_features", out_features, 1)
@@ -200,9 +200,7 @@ class Kernels(ABC):
             return self._empty_weight(kind, out_features, in_features, 0, "symmetric")
         check_multiple("group_size", group_size, GROUP_SIZE)
         check_multiple("in_features", in_features, group_size)
-        check_choice(scaling, "scaling", SCALINGS)
-        if scaling != "symmetric" and kind not in ("int4", "int8"):
-            raise ValueError(f"a {kind} weight is symmetric")
+        check_choice(scaling, f"scaling of {kind}", LAYOUTS[kind])
         return self._empty_weight(kind, out_features, in_features, group_size, scaling)
 
     def pack_blocks(
@@ -210,9 +208,8 @@ class Kernels(ABC):
     ) -> None:
         """Fill rows from `row` with GGUF blocks [rows, bytes] uint8 (rows may be strided).
 
-        The weight's inputs begin within the first block, at `first`, a multiple of 32. A weight of
-        8 bits with minimum takes every format, one of 4 bits those of 4 bits, and any other those
-        that are scaled like it; a group is 32 inputs, or a part of a super-block.
+        The weight's inputs begin within the first block, at `first`, a multiple of 32. It has the
+        kind and scaling of the format; a group is 32 inputs, or a part of a super-block.
         """
         check_choice(block_format, "block format", tuple(BLOCK_FORMATS))
         form = BLOCK_FORMATS[block_format]
@@ -236,18 +233,19 @@ class Kernels(ABC):
 
         quants [rows, in] uint8; scales and offsets, which are minima or zero points as the weight's
         scaling says, [rows, in / group_size]. Where it is symmetric quants stand for -8..7 (4 bits)
-        or -128..127, or are codes. Kept are float16 scales and the float16 value of quant 0 (4
-        bits) or 128 (8 bits); zero points must be whole (8 bits) or in sixteenths (4 bits).
+        or -128..127 and the like, or are codes. Kept are float16 scales and the float16 value of
+        quant 0, of 8 bits 128; zero points must be in sixteenths, of 8 bits whole.
         """
         if not weight.is_grouped:
             raise ValueError("groups need a weight of a kind in groups")
         check(quants, "quants", torch.uint8, None, weight.in_features)
         num_rows, num_groups = quants.shape[0], weight.in_features // weight.group_size
-        if weight.kind in NIBBLE_KINDS and int(quants.max()) > 15:
-            raise ValueError("quants: above 15 in a weight of 4 bits")
+        bits = CODE_BITS[weight.kind]
+        if int(quants.max()) >= 2**bits:
+            raise ValueError(f"quants: above {2**bits - 1} in a weight of {bits} bits")
         check(scales, "scales", torch.float32, num_rows, num_groups)
         check_half_range("scales", scales)
-        if weight.scaling == "super_block":
+        if "super_block" in weight.scaling:
             raise ValueError("a weight in super-blocks takes blocks only")
         if (offsets is not None) != (weight.scaling != "symmetric"):
             raise ValueError("offsets: needed if, and only if, the weight is not symmetric")
@@ -280,12 +278,9 @@ class Kernels(ABC):
     @staticmethod
     def _check_block_format(weight: PackedWeight, block_format: str, first: int) -> None:
         form, size = BLOCK_FORMATS[block_format], weight.group_size
-        if weight.kind not in (form.kind, "int8"):
-            raise ValueError(f"{block_format} does not fit into {weight.kind}")
-        if weight.scaling not in (form.scaling, "minimum"):
-            raise ValueError(f"{block_format} needs a weight scaled by {form.scaling} or minimum")
-        is_super = weight.scaling == "super_block"
-        if form.block_weights % size if is_super else size != GROUP_SIZE:
+        if (weight.kind, weight.scaling) != (form.kind, form.scaling):
+            raise ValueError(f"{block_format} needs {form.kind} scaled by {form.scaling}")
+        if form.block_weights % size:
             raise ValueError(f"{block_format} does not divide into groups of {size}")
         if first not in range(0, form.block_weights, size):
             raise ValueError(f"first: at {first} begins no group of the first block")

@@ -1,4 +1,4 @@
-"""GGUF's block formats in torch: bytes to quants, scales and minima per 32 weights.
+"""GGUF's block formats in torch: bytes to quants, scales and minima per 32 or 16 weights.
 
 The formats are those of the `gguf` reference package; csrc/pack.cpp does the same in C++.
 """
@@ -8,10 +8,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from headrace.kernels.tensors import BLOCK_FORMATS, GROUP_SIZE
+from headrace.kernels.tensors import BLOCK_FORMATS
 
 Groups = tuple[Tensor, Tensor, Tensor]
-"""quants [N, groups, 32] whole numbers; scales and minima [N, groups] float32."""
+"""quants whole numbers, of formats without minimum around zero; scales and minima float32. Each
+[N, any...], in the order of the weights."""
 
 
 def halves(data: Tensor) -> Tensor:
@@ -58,24 +59,10 @@ def q4_k(data: Tensor, *, fifth: bool = False) -> Groups:
     return low, scales * halves(data[..., :2]), -minima * halves(data[..., 2:4])
 
 
-def requantize(values: Tensor) -> Groups:
-    """Weights [..., 32] with scales per 16, rounded once more to 8 bits."""
-    scales = (values.abs().amax(-1) / 127).half().float()
-    quants = torch.where(scales[..., None] > 0, values / scales[..., None], 0.0).round()
-    return quants.clamp(-127, 127).to(torch.int16), scales, torch.zeros_like(scales)
-
-
-def sixteens(scales: Tensor, quants: Tensor) -> Tensor:
-    """Scales [..., 16] times quants [..., 8, 32], one scale for 16 quants."""
-    return scales.unflatten(-1, (8, 2)).repeat_interleave(16, -1) * quants
-
-
 def q2_k(data: Tensor) -> Groups:
     packed, scale, minimum = data[..., :16], halves(data[..., 80:82]), halves(data[..., 82:84])
     quants = bits(data[..., 16:80].unflatten(-1, (2, 32)), [0, 2, 4, 6], 3).flatten(-3, -2)
-    offsets = (packed >> 4).float().unflatten(-1, (8, 2)).repeat_interleave(16, -1)
-    scaled = sixteens((packed & 15).float(), quants) * scale[..., None]
-    return requantize(scaled - offsets * minimum[..., None])
+    return quants, (packed & 15) * scale, (packed >> 4) * -minimum
 
 
 def q3_k(data: Tensor) -> Groups:
@@ -84,16 +71,16 @@ def q3_k(data: Tensor) -> Groups:
     packed = data[..., 96:108]
     four = bits(packed[..., :8], [0, 4], 15).flatten(-2)
     six = four + bits(packed[..., 8:], [0, 2, 4, 6], 3).flatten(-2) * 16
-    scaled = sixteens((six - 32).float(), low + high * 4 - 4)
-    return requantize(scaled * halves(data[..., 108:])[..., None])
+    scales = (six - 32) * halves(data[..., 108:])
+    return low + high * 4 - 4, scales, torch.zeros_like(scales)
 
 
 def q6_k(data: Tensor) -> Groups:
     low = bits(data[..., :128].unflatten(-1, (2, 64)), [0, 4], 15)
     low = low.unflatten(-1, (2, 32)).flatten(-4, -2)
     high = bits(data[..., 128:192].unflatten(-1, (2, 32)), [0, 2, 4, 6], 3).flatten(-3, -2)
-    scales = data[..., 192:208].contiguous().view(torch.int8).float()
-    return requantize(sixteens(scales, low + high * 16 - 32) * halves(data[..., 208:])[..., None])
+    scales = data[..., 192:208].contiguous().view(torch.int8) * halves(data[..., 208:])
+    return low + high * 16 - 32, scales, torch.zeros_like(scales)
 
 
 DECODERS: dict[str, Callable[[Tensor], Groups]] = {
@@ -111,10 +98,12 @@ DECODERS: dict[str, Callable[[Tensor], Groups]] = {
 
 
 def decode(block_format: str, blocks: Tensor, columns: slice) -> Groups:
-    """Rows of blocks [N, bytes] uint8 to quants [N, K], scales and minima [N, K / 32] of these
-    columns, which begin and end with a group."""
+    """Rows of blocks [N, bytes] uint8 to quants [N, K], scales and minima [N, K / 32], or
+    [N, K / 16] where 16 share a scale, of these columns: whole groups of 32."""
     data = blocks.unflatten(1, (-1, BLOCK_FORMATS[block_format].block_bytes))
-    quants, scales, minima = DECODERS[block_format](data)
-    flat = quants.reshape(blocks.shape[0], -1, GROUP_SIZE)
-    groups = slice(columns.start // GROUP_SIZE, columns.stop // GROUP_SIZE)
-    return flat[:, groups].flatten(1), scales.flatten(1)[:, groups], minima.flatten(1)[:, groups]
+    quants, scales, minima = (
+        part.reshape(len(blocks), -1) for part in DECODERS[block_format](data)
+    )
+    size = quants.shape[1] // scales.shape[1]
+    groups = slice(columns.start // size, columns.stop // size)
+    return quants[:, columns], scales[:, groups], minima[:, groups]

@@ -12,14 +12,17 @@ NF4 = (
 """Quantiles of the normal distribution (QLoRA, Dettmers et al. 2023, appendix E)."""
 FP4 = tuple(sign * value / 192 for sign in (1, -1) for value in (0, 1, 128, 192, 64, 96, 32, 48))
 """One sign, two exponent and one mantissa bit, by bitsandbytes' table."""
+E2M1 = tuple(sign * value for sign in (1, -1) for value in (0, 0.5, 1, 1.5, 2, 3, 4, 6))
+"""One sign, two exponent and one mantissa bit (OCP Microscaling Formats 1.0)."""
 
 CODEBOOKS: dict[str, Tensor] = {
     "nf4": torch.tensor(NF4),
     "fp4": torch.tensor(FP4),
+    "mxfp4": torch.tensor(E2M1),
     "float8": torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).float(),
 }
 """By weight kind, float32 [16 or 256]; csrc/codebook.h has the same."""
-UNITS = {"nf4": 127, "fp4": 120}
+UNITS = {"nf4": 127, "fp4": 120, "mxfp4": 20}
 """Products with int8 activations round a codebook to whole multiples of 1 / unit, 0.4 % of its
-largest number; in units of 1 / 120 all of FP4's but 1 / 192 are whole."""
+largest number; of FP4's all but 1 / 192 are whole in such units, and all of E2M1's are."""
 ROUNDED = {kind: (CODEBOOKS[kind] * unit).round() / unit for kind, unit in UNITS.items()}

@@ -29,10 +29,6 @@ from headrace.kernels.words import weight_words, words
 
 CELL_ROWS = 16
 CELL_BYTES = {torch.int8: 768, torch.bfloat16: 1024}
-BITS: dict[WeightKind, int] = {
-    "int4": 4, "int8": 8, "nf4": 4, "fp4": 4, "float8": 8,
-    "float16": 16, "bfloat16": 16, "float32": 32,
-}  # fmt: skip
 
 
 class NativeProgram:

@@ -4,7 +4,7 @@ Knows shapes and dtypes; knows neither how an implementation lays out its storag
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -17,25 +17,46 @@ BLOCK_SIZE = 32
 """Tokens of a KV-cache block."""
 
 WeightKind = Literal[
-    "int4", "int8", "nf4", "fp4", "float8", "float16", "bfloat16", "float32"
+    "int2", "int3", "int4", "int5", "int6", "int8",
+    "nf4", "fp4", "mxfp4", "float8",
+    "float16", "bfloat16", "float32",
 ]  # fmt: skip
 ActivationKind = Literal["silu", "gelu", "gelu_tanh", "relu"]
 GateKind = Literal["silu", "gelu", "gelu_tanh", "relu", "clamped_swiglu"]
-Scaling = Literal["symmetric", "minimum", "zero_point", "super_block"]
+Scaling = Literal[
+    "symmetric", "minimum", "zero_point",
+    "super_block", "signed_super_block", "nibble_super_block",
+]  # fmt: skip
 NormKind = Literal["rms", "layer"]
 
-WEIGHT_KINDS: tuple[WeightKind, ...] = (
-    "int4", "int8", "nf4", "fp4", "float8", "float16", "bfloat16", "float32",
-)  # fmt: skip
-"""In the order of `Kind` in csrc/layout.h. The first five are in groups that share a scale; nf4,
-fp4 and float8 (E4M3) are codes of a codebook."""
-SCALINGS: tuple[Scaling, ...] = ("symmetric", "minimum", "zero_point", "super_block")
+WEIGHT_KINDS: tuple[WeightKind, ...] = get_args(WeightKind)
+"""In the order of `Kind` in csrc/layout.h. The first ten are in groups that share a scale; nf4,
+fp4, mxfp4 (E2M1) and float8 (E4M3) are codes of a codebook."""
+CODE_BITS: dict[WeightKind, int] = {
+    "int2": 2, "int3": 3, "int4": 4, "int5": 5, "int6": 6, "int8": 8,
+    "nf4": 4, "fp4": 4, "mxfp4": 4, "float8": 8,
+}  # fmt: skip
+"""Of the kinds in groups."""
+SCALINGS: tuple[Scaling, ...] = get_args(Scaling)
 """How groups are scaled, in the order of `Scaling` in csrc/layout.h: around a fixed middle; from a
-float16 minimum; around a zero point of 8 bits; or from a minimum, scale and minimum being 8-bit
-multiples, for 32 inputs each, of two float16 numbers of the group."""
-ZERO_POINT_STEPS: dict[WeightKind, int] = {"int4": 16, "int8": 1}
+float16 minimum; around a zero point of 8 bits; or by 8-bit multiples of float16 numbers of the
+group: from a minimum, with two multiples for 32 inputs each; around the middle, with signed ones
+for 16 inputs each; or from a minimum, with such of 4 bits."""
+LAYOUTS: dict[WeightKind, tuple[Scaling, ...]] = {
+    "int2": ("symmetric", "minimum", "zero_point", "nibble_super_block"),
+    "int3": ("symmetric", "minimum", "zero_point", "signed_super_block"),
+    "int4": ("symmetric", "minimum", "zero_point", "super_block"),
+    "int5": ("symmetric", "minimum", "super_block"),
+    "int6": ("signed_super_block",),
+    "int8": ("symmetric", "minimum", "zero_point"),
+    "nf4": ("symmetric",),
+    "fp4": ("symmetric",),
+    "mxfp4": ("symmetric",),
+    "float8": ("symmetric",),
+}
+"""How each kind in groups can be scaled (`with_layout` in csrc/scales.h)."""
+ZERO_POINT_STEPS: dict[WeightKind, int] = {"int2": 16, "int3": 16, "int4": 16, "int8": 1}
 """Steps between two quants in which a zero point lies; there are 256."""
-NIBBLE_KINDS: tuple[WeightKind, ...] = ("int4", "nf4", "fp4")
 ACTIVATION_KINDS: tuple[ActivationKind, ...] = ("silu", "gelu", "gelu_tanh", "relu")
 GATE_KINDS: tuple[GateKind, ...] = (*ACTIVATION_KINDS, "clamped_swiglu")
 """In the order of `Gate` in csrc/math.h. The last is a function of gate and up both (GPT-OSS)."""
@@ -73,19 +94,18 @@ class BlockFormat:
     block_bytes: int
 
 
-# The order is that of `Source` in csrc/pack.h. Formats that need more than 4 bits, and those whose
-# scales cover 16 weights, are held in 8 bits.
+# The order is that of `Source` in csrc/pack.h.
 BLOCK_FORMATS: dict[str, BlockFormat] = {
     "Q4_0": BlockFormat("int4", "symmetric", 32, 18),
     "Q4_1": BlockFormat("int4", "minimum", 32, 20),
-    "Q5_0": BlockFormat("int8", "symmetric", 32, 22),
-    "Q5_1": BlockFormat("int8", "minimum", 32, 24),
+    "Q5_0": BlockFormat("int5", "symmetric", 32, 22),
+    "Q5_1": BlockFormat("int5", "minimum", 32, 24),
     "Q8_0": BlockFormat("int8", "symmetric", 32, 34),
-    "Q2_K": BlockFormat("int8", "symmetric", 256, 84),
-    "Q3_K": BlockFormat("int8", "symmetric", 256, 110),
+    "Q2_K": BlockFormat("int2", "nibble_super_block", 256, 84),
+    "Q3_K": BlockFormat("int3", "signed_super_block", 256, 110),
     "Q4_K": BlockFormat("int4", "super_block", 256, 144),
-    "Q5_K": BlockFormat("int8", "super_block", 256, 176),
-    "Q6_K": BlockFormat("int8", "symmetric", 256, 210),
+    "Q5_K": BlockFormat("int5", "super_block", 256, 176),
+    "Q6_K": BlockFormat("int6", "signed_super_block", 256, 210),
 }
 
 
@@ -109,7 +129,7 @@ class PackedWeight:
     @property
     def is_integer(self) -> bool:
         """It can be multiplied with quantized activations: codes are, or are rounded to, int8."""
-        return self.kind in ("int4", "int8", "nf4", "fp4")
+        return self.kind in LAYOUTS and self.kind != "float8"
 
     @property
     def num_bytes(self) -> int:

@@ -166,7 +166,7 @@ class NativeOperations:
         if consumer.permutation is None:
             return x
         assert isinstance(x, Tensor)
-        out = self._buffer(f"{use}, ordered", consumer.packed.in_features, consumer.input_dtype)
+        out = self._buffer(f"{use}, ordered", consumer.packed_in_features, consumer.input_dtype)
         self.kernels.run(ops.Permute(x, consumer.permutation.index, out, rows=self._counts.tokens))
         return out
 
@@ -255,16 +255,7 @@ class NativeOperations:
         if out is None:  # the residual stream itself may be a linear's result
             use = "partial" if is_partial else "kept" if is_kept else "linear"
             out = self._floats(use, weight.out_features)
-        self.kernels.run(
-            ops.Linear(
-                x,
-                weight.packed,
-                out,
-                bias=bias,
-                accumulate=residual is not None,
-                rows=self._counts.tokens,
-            )
-        )
+        weight.multiply(x, out, bias, accumulate=residual is not None, rows=self._counts.tokens)
         return out
 
     def all_reduce(self, partial: Tensor, residual: Tensor | None = None) -> Tensor:
@@ -292,7 +283,7 @@ class NativeOperations:
     ) -> Activation:
         assert isinstance(gate_up, PackedLinear)
         out, kind, rows = self._input_of(consumer, "gated"), GATES[activation], self._counts.tokens
-        if bias is None:
+        if bias is None and len(gate_up.parts) == 1:
             self.kernels.run(ops.LinearGate(x, gate_up.packed, out, kind=kind, rows=rows))
         else:
             self.kernels.run(ops.Gate(self.linear(x, gate_up, bias), out, kind=kind, rows=rows))
@@ -320,7 +311,7 @@ class NativeOperations:
     ) -> Tensor:
         assert isinstance(x, Tensor)
         out = self._floats("experts", x.shape[1]) if residual is None else residual
-        weights, is_exact = _expert_weights(experts)
+        weights, is_exact = expert_weights(experts)
         self.kernels.run(
             ops.Experts(
                 x,
@@ -486,9 +477,9 @@ def _head_norms(norm: HeadNorm) -> HeadNorms:
     return HeadNorms(*weights, query.epsilon, query.kind)
 
 
-def _expert_weights(experts: Sequence[Expert]) -> tuple[list[ExpertWeights], bool]:
+def expert_weights(experts: Sequence[Expert]) -> tuple[list[ExpertWeights], bool]:
     """The packed weights, and whether they read float32 only. Raises StartupError where they
-    read their inputs in an order of their own."""
+    read their inputs in an order of their own, or gate and up differ."""
     packed, biases = [], []
     for expert in experts:
         assert isinstance(expert.gate_up, PackedLinear) and isinstance(expert.down, PackedLinear)
@@ -498,6 +489,11 @@ def _expert_weights(experts: Sequence[Expert]) -> tuple[list[ExpertWeights], boo
         raise StartupError(
             "experts quantized in another order of their inputs (GPTQ's act-order, or groups that "
             "are no multiple of 32) do not run on the CPU kernels; use --kernels torch"
+        )
+    if any(len(gate_up.parts) > 1 for gate_up, _ in packed):
+        raise StartupError(
+            "experts whose gate and up projections are quantized in different ways do not run on "
+            "the CPU kernels; use --kernels torch"
         )
     is_exact = any(
         part.input_dtype != part.kernels.input_dtype(part.packed)

@@ -42,7 +42,9 @@ class CompressedMatrix:
         matrix = matrix.to(device)
         self._codes = BitPlanes.pack(matrix.codes, matrix.bits)
         self._rest = replace(matrix, codes=matrix.codes[:, :0].clone())
-        is_regular = matrix.group_index is None and len(self._codes.planes) == 1
+        has_wide_scales = matrix.scales.itemsize > 1  # Triton knows no E8M0
+        has_one_plane = len(self._codes.planes) == 1
+        is_regular = matrix.group_index is None and has_one_plane and has_wide_scales
         self._kernel = load_kernel(device) if is_regular else None
         parts = (matrix.scales, matrix.zero_points, matrix.group_index)
         self.nbytes = self._codes.nbytes + sum(part.nbytes for part in parts if part is not None)

@@ -17,28 +17,17 @@ from headrace.quantization.rounding import round_integers
 FLOAT8_GROUP_SIZE = 64
 """Of E4M3 weights rounded to integers: adds a fifth of the error that E4M3 itself has, and 3 % to
 its size."""
-
-
-def have_one_layout(matrices: Sequence[QuantizedMatrix]) -> bool:
-    """Whether the matrices can be one packed weight: one kind of number and one column order."""
-    orders = [matrix.group_index for matrix in matrices]
-    same_order = all(_are_equal(order, orders[0]) for order in orders)
-    return same_order and len({matrix.element for matrix in matrices}) == 1
-
-
-def _are_equal(first: Tensor | None, second: Tensor | None) -> bool:
-    if first is None or second is None:
-        return first is second
-    return torch.equal(first, second)
+INTEGERS: dict[int, WeightKind] = {2: "int2", 3: "int3", 4: "int4"}
+"""Kinds by bits; other integers take 8."""
 
 
 def pack_matrices(
     kernels: Kernels, matrices: Sequence[QuantizedMatrix], *, exact: bool
 ) -> PackedLinear:
-    """Matrices of one layout, fused along their outputs.
+    """Matrices of one layout (`place.layout_of`), fused along their outputs.
 
-    Codes of 2 and 3 bits are kept in 4. 8-bit floats that are to meet int8 activations become
-    integers. Raises ValueError for scales that float16 cannot hold.
+    8-bit floats that are to meet int8 activations become integers. Raises ValueError for scales
+    that float16 cannot hold.
     """
     if matrices[0].element == "float8" and not exact:
         matrices = [
@@ -46,30 +35,27 @@ def pack_matrices(
         ]
     ordered = [order_columns(matrix) for matrix in matrices]
     parts, permutation = [matrix for matrix, _ in ordered], ordered[0][1]
-    group_size = gcd(*(part.group_size for part in parts))
-    kind = _kind(parts)
+    kind = _kind(parts[0])
     scaling = _scaling(parts, kind)
     packed = kernels.empty_weight(
         kind,
         sum(part.shape[0] for part in parts),
         parts[0].shape[1],
-        group_size=group_size,
+        group_size=parts[0].group_size,
         scaling=scaling,
     )
     first = 0
     for part in parts:
-        part = part.with_group_size(group_size)
         quants, offsets = _quants(part, kind, scaling)
         kernels.pack_groups(packed, first, quants, part.scales.float().contiguous(), offsets)
         first += len(quants)
-    return PackedLinear(kernels, packed, exact=exact, permutation=permutation)
+    return PackedLinear(kernels, [packed], exact=exact, permutation=permutation)
 
 
-def _kind(parts: Sequence[QuantizedMatrix]) -> WeightKind:
-    element = parts[0].element
-    if element != "integer":
-        return element
-    return "int4" if all(part.bits <= 4 for part in parts) else "int8"
+def _kind(matrix: QuantizedMatrix) -> WeightKind:
+    if matrix.element != "integer":
+        return matrix.element
+    return INTEGERS.get(matrix.bits, "int8")
 
 
 def _scaling(parts: Sequence[QuantizedMatrix], kind: WeightKind) -> Scaling:
@@ -84,7 +70,7 @@ def _scaling(parts: Sequence[QuantizedMatrix], kind: WeightKind) -> Scaling:
 def _shift(matrix: QuantizedMatrix, kind: WeightKind) -> int:
     """What codes move by, so that 8 bits have the middle in the middle: minima are the values of
     quant 0 or 128, and small."""
-    return 0 if kind == "int4" else 128 - 2 ** (matrix.bits - 1)
+    return 128 - 2 ** (matrix.bits - 1) if kind == "int8" else 0
 
 
 def _zero_points(matrix: QuantizedMatrix, kind: WeightKind) -> Tensor:
@@ -102,8 +88,7 @@ def _quants(
     if matrix.element != "integer":
         return matrix.codes.contiguous(), None
     if scaling == "symmetric":
-        middle = 8 if kind == "int4" else 128
-        return (matrix.codes + (middle - 2 ** (matrix.bits - 1))).contiguous(), None
+        return (matrix.codes + _shift(matrix, kind)).contiguous(), None
     zero_points = _zero_points(matrix, kind)
     offsets = zero_points if scaling == "zero_point" else -zero_points * matrix.scales.float()
     return (matrix.codes + _shift(matrix, kind)).contiguous(), offsets

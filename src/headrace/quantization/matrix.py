@@ -11,7 +11,7 @@ from torch import Tensor
 
 from headrace.kernels.codebooks import CODEBOOKS
 
-Element = Literal["integer", "nf4", "fp4", "float8"]
+Element = Literal["integer", "nf4", "fp4", "mxfp4", "float8"]
 """What a code stands for: itself, or an entry of a codebook."""
 
 
@@ -98,14 +98,3 @@ class QuantizedMatrix:
         groups = slice(start // size, stop // size)
         zero_points = None if self.zero_points is None else self.zero_points[:, groups]
         return replace(self, codes=codes, scales=self.scales[:, groups], zero_points=zero_points)
-
-    def with_group_size(self, group_size: int) -> "QuantizedMatrix":
-        """The same numbers with smaller groups; `group_size` divides the present one."""
-        times = self.group_size // group_size
-        if times == 1:
-            return self
-        zero_points = self.zero_points
-        if zero_points is not None:
-            zero_points = zero_points.repeat_interleave(times, 1)
-        scales = self.scales.repeat_interleave(times, 1)
-        return replace(self, scales=scales, zero_points=zero_points)

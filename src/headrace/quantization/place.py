@@ -3,19 +3,20 @@
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from headrace.errors import CheckpointError
-from headrace.kernels import Kernels
+from headrace.kernels import BLOCK_FORMATS, Kernels
 from headrace.quantization.base import LinearWeight, Target
 from headrace.quantization.compressed import CompressedLinear
 from headrace.quantization.dense import DenseWeight
-from headrace.quantization.groups import have_one_layout, pack_matrices
+from headrace.quantization.groups import pack_matrices
 from headrace.quantization.matrix import QuantizedMatrix
-from headrace.quantization.packed import pack_blocks, pack_floats
+from headrace.quantization.packed import PackedLinear, pack_blocks, pack_floats, stack
 from headrace.weights.base import RawTensor, Weights
 from headrace.weights.dequantize import dequantize
 from headrace.weights.naming import Rows, stored_layer
@@ -136,14 +137,35 @@ def to_floats(matrix: Matrix, dtype: torch.dtype = torch.float32) -> Tensor:
 def _pack(
     kernels: Kernels, matrices: Sequence[Matrix], target: Target, names: Sequence[str]
 ) -> LinearWeight:
+    """Neighbours of one layout become one packed weight, the others parts of their own."""
+    runs = [list(run) for _, run in groupby(matrices, layout_of)]
+    weight = stack([_pack_run(kernels, run, target) for run in runs])
+    if weight is not None:
+        return weight
+    logger.warning("%s: quantized in different orders, kept in 16 bits", ", ".join(names))
+    floats = [to_floats(matrix) for matrix in matrices]
+    return pack_floats(kernels, floats, torch.float16, exact=target.exact_activations)
+
+
+def layout_of(matrix: Matrix) -> tuple[object, ...]:
+    """Equal for matrices that can be one packed weight."""
+    if isinstance(matrix, Tensor):
+        return ()
+    if isinstance(matrix, RawTensor):
+        form = BLOCK_FORMATS[matrix.type.name]
+        return form.kind, form.scaling
+    order = None if matrix.group_index is None else matrix.group_index.numpy().tobytes()
+    has_zero_points = matrix.zero_points is not None
+    return matrix.element, matrix.bits, matrix.scales.shape[1], has_zero_points, order
+
+
+def _pack_run(kernels: Kernels, matrices: Sequence[Matrix], target: Target) -> PackedLinear:
+    exact = target.exact_activations
     blocks = [matrix for matrix in matrices if isinstance(matrix, RawTensor)]
     quantized = [matrix for matrix in matrices if isinstance(matrix, QuantizedMatrix)]
-    if len(blocks) == len(matrices):
-        return pack_blocks(kernels, blocks, exact=target.exact_activations)
-    if len(quantized) == len(matrices) and have_one_layout(quantized):
-        return pack_matrices(kernels, quantized, exact=target.exact_activations)
+    if blocks:
+        return pack_blocks(kernels, blocks, exact=exact)
     if quantized:
-        logger.warning("%s: quantized in different ways, kept in 16 bits", ", ".join(names))
-    dtype = torch.float16 if quantized else target.weight_dtype
-    floats = [to_floats(matrix) for matrix in matrices]
-    return pack_floats(kernels, floats, dtype, exact=target.exact_activations)
+        return pack_matrices(kernels, quantized, exact=exact)
+    floats = [matrix for matrix in matrices if isinstance(matrix, Tensor)]
+    return pack_floats(kernels, floats, target.weight_dtype, exact=exact)

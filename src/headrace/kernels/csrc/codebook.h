@@ -1,4 +1,4 @@
-// Numbers that codes stand for where they are not integers: NF4, FP4 and E4M3.
+// Numbers that codes stand for where they are not integers: NF4, FP4, E2M1 and E4M3.
 #pragma once
 
 #include <array>
@@ -17,6 +17,9 @@ constexpr float kNF4[16] = {
 constexpr float kFP4[16] = {0.0f, 1 / 192.0f, 2 / 3.0f, 1.0f, 1 / 3.0f, 0.5f, 1 / 6.0f, 0.25f,
                             -0.0f, -1 / 192.0f, -2 / 3.0f, -1.0f, -1 / 3.0f, -0.5f, -1 / 6.0f,
                             -0.25f};
+// Of MXFP4: a sign, two bits of exponent, one of mantissa (E2M1).
+constexpr float kE2M1[16] = {0.0f,  0.5f,  1.0f,  1.5f,  2.0f,  3.0f,  4.0f,  6.0f,
+                             -0.0f, -0.5f, -1.0f, -1.5f, -2.0f, -3.0f, -4.0f, -6.0f};
 
 // Four bits of exponent, biased by 7, and three of mantissa; no infinity.
 inline float from_e4m3(int code) {
@@ -37,20 +40,27 @@ inline const float* codebook(Kind kind) {
     switch (kind) {
         case Kind::kNF4: return kNF4;
         case Kind::kFP4: return kFP4;
+        case Kind::kMXFP4: return kE2M1;
         case Kind::kFloat8: return e4m3.data();
         default: return nullptr;
     }
 }
 
 // For products with int8 rows a 4-bit codebook is rounded to whole multiples of 1 / unit, 0.4 % of
-// its largest number. In units of 1 / 120 all of FP4's but 1/192 are whole.
+// its largest number. In units of 1 / 120 all of FP4's but 1/192 are whole, and in 1 / 20 all of
+// E2M1's.
 template <Kind kKind>
-constexpr float kUnits = kKind == Kind::kNF4 ? 127.0f : kKind == Kind::kFP4 ? 120.0f : 1.0f;
+constexpr float kUnits = kKind == Kind::kNF4     ? 127.0f
+                         : kKind == Kind::kFP4   ? 120.0f
+                         : kKind == Kind::kMXFP4 ? 20.0f
+                                                 : 1.0f;
 
 // The rounded codebook, plus 128.
 template <Kind kKind>
 inline U8x64 byte_table() {
-    constexpr const float* values = kKind == Kind::kNF4 ? kNF4 : kFP4;
+    constexpr const float* values = kKind == Kind::kNF4   ? kNF4
+                                    : kKind == Kind::kFP4 ? kFP4
+                                                          : kE2M1;
     alignas(16) uint8_t table[16];
     for (int i = 0; i < 16; ++i) {
         const float whole = values[i] * kUnits<kKind>;

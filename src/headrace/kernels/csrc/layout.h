@@ -23,8 +23,8 @@ struct alignas(64) Cell {
     int8_t q[kBlockRows][kGroup];
     float scale[kBlockRows];
     float scaled_sum[kBlockRows];  // scale * sum(q)
-    int32_t start4[kBlockRows];    // -8 * sum(q): where products with offset nibbles start
-    int32_t start8[kBlockRows];    // -128 * sum(q): the same for offset bytes
+    int32_t start8[kBlockRows];    // -128 * sum(q): where products with offset bytes start
+    int32_t low_sum[kBlockRows];   // sum(q) of the first half of the inputs
 };
 static_assert(sizeof(Cell) == 768, "the Python side allocates by this size");
 
@@ -73,38 +73,74 @@ struct SplitActivation {
     }
 };
 
-enum class Kind : int { kInt4, kInt8, kNF4, kFP4, kFloat8, kFloat16, kBFloat16, kFloat32 };
+enum class Kind : int {
+    kInt2, kInt3, kInt4, kInt5, kInt6, kInt8,
+    kNF4, kFP4, kMXFP4, kFloat8,
+    kFloat16, kBFloat16, kFloat32,
+};
 
 inline bool is_grouped(Kind kind) { return kind <= Kind::kFloat8; }
-constexpr bool is_codebook4(Kind kind) { return kind == Kind::kNF4 || kind == Kind::kFP4; }
-constexpr bool is_nibbles(Kind kind) { return kind == Kind::kInt4 || is_codebook4(kind); }
+constexpr bool is_codebook4(Kind kind) { return kind >= Kind::kNF4 && kind <= Kind::kMXFP4; }
 
-// How the numbers of a group are told from its quants.
-//   symmetric:   16 float16 scales; w = (q - 8) * scale of a nibble, (q - 128) * scale of a byte
-//   minimum:     and 16 float16 minima; w = q * scale + minimum of a nibble, with q - 128 of a byte
-//   zero point:  scales and 16 bytes; w = (q - byte / 16) * scale of a nibble, (q - byte) * scale
+// Of a weight in groups; also the lines of 64 bytes that 32 inputs of a tile take.
+constexpr int code_bits(Kind kind) {
+    switch (kind) {
+        case Kind::kInt2: return 2;
+        case Kind::kInt3: return 3;
+        case Kind::kInt5: return 5;
+        case Kind::kInt6: return 6;
+        case Kind::kInt8:
+        case Kind::kFloat8: return 8;
+        default: return 4;
+    }
+}
+
+// How the numbers of a group are told from its quants q, of which the middle one is 2, 4, 8, 16, 32
+// or 128. For minima bytes count from their middle too.
+//   symmetric:   16 float16 scales; w = (q - middle) * scale
+//   minimum:     and 16 float16 minima; w = q * scale + minimum
+//   zero point:  scales and 16 bytes; w = (q - byte / 16) * scale, (q - byte) * scale of a byte
 //   super-block: 16 float16 scales and 16 minima, then per 32 inputs 16 bytes to multiply the
 //                scales with and 16 for the minima; else like minimum
-enum class Scaling : int { kSymmetric, kMinimum, kZeroPoint, kSuperBlock };
+//   signed super-block: 16 float16 scales, then per 32 inputs 16 signed bytes to multiply the
+//                scales of the first 16 with and 16 for the others; else symmetric
+//   nibble super-block: 16 float16 scales and 16 minima, then such bytes, of which low halves
+//                multiply scales and high halves minima; else like minimum
+enum class Scaling : int {
+    kSymmetric, kMinimum, kZeroPoint, kSuperBlock, kSignedSuperBlock, kNibbleSuperBlock,
+};
+
+// Whether each 16 inputs have a scale of their own.
+constexpr bool is_halved(Scaling scaling) { return scaling >= Scaling::kSignedSuperBlock; }
+
+// Of one group, before the bytes of each 32 inputs of a super-block.
+constexpr int64_t head_bytes(Scaling scaling) {
+    switch (scaling) {
+        case Scaling::kSymmetric:
+        case Scaling::kSignedSuperBlock: return 2 * kLanes;
+        case Scaling::kZeroPoint: return 3 * kLanes;
+        default: return 4 * kLanes;
+    }
+}
 
 // Of one group of `parts` times 32 inputs.
 constexpr int64_t scale_bytes(Scaling scaling, int64_t parts) {
-    switch (scaling) {
-        case Scaling::kSymmetric: return 2 * kLanes;
-        case Scaling::kMinimum: return 4 * kLanes;
-        case Scaling::kZeroPoint: return 3 * kLanes;
-        default: return 4 * kLanes + parts * 2 * kLanes;
-    }
+    const bool is_super = scaling >= Scaling::kSuperBlock;
+    return head_bytes(scaling) + (is_super ? parts * 2 * kLanes : 0);
 }
 
 constexpr int kZeroPointSteps = 16;  // of a nibble's zero point, between whole numbers
 
 // A weight [out, in] in tiles of 16 outputs, rows past `out` zero.
-//   int4:  per 32 inputs 4 lines of 64 bytes; byte i of lane o in line j holds input 4j + i in its
-//          low and input 16 + 4j + i in its high half (GGUF's order, so packing moves bytes only)
+//   of less than 8 bits: per 32 inputs planes of 64-byte lines (planes.h); in byte i of lane o
+//          4 bits: line j has input 4j + i in its low and input 16 + 4j + i in its high half (GGUF's
+//                  order, so packing moves bytes only)
+//          2 bits: line h has at bit 2j input 16h + 4j + i
+//          1 bit:  one line has at bit j input 4j + i, at bit 4 + j input 16 + 4j + i
 //   int8:  per 32 inputs 8 lines; byte i of lane o in line j is input 4j + i, plus 128
 //   then per `group` inputs their scales (see Scaling; scales.h reads them)
-//   nf4, fp4: like symmetric int4, float8: like int8; w = codebook[code] * scale (codebook.h)
+//   nf4, fp4, mxfp4: like symmetric int4, float8: like int8; w = codebook[code] * scale
+//          (codebook.h)
 //   float: [in][16], but for AMX bfloat16 in right tiles, if `in` allows: per 32 inputs 16 lines of
 //          64 bytes, in lane o of line 2j inputs 4j and 4j + 2, of line 2j + 1 those between
 struct Weight {
@@ -115,13 +151,16 @@ struct Weight {
     Scaling scaling;
 
     int64_t tiles() const { return (out + kLanes - 1) / kLanes; }
-    int64_t quant_bytes() const { return in * (is_nibbles(kind) ? 8 : 16); }
+    int64_t quant_bytes() const { return in * 2 * code_bits(kind); }
     int64_t scale_bytes() const { return headrace::scale_bytes(scaling, group / kGroup); }
     int64_t tile_bytes() const {
         if (!is_grouped(kind)) return in * kLanes * (kind == Kind::kFloat32 ? 4 : 2);
         return (quant_bytes() + in / group * scale_bytes() + 63) / 64 * 64;
     }
     uint8_t* tile(int64_t index) const { return data + index * tile_bytes(); }
+    uint8_t* quants(int64_t index, int64_t input) const {
+        return tile(index) + input * 2 * code_bits(kind);
+    }
     uint8_t* scales(int64_t index, int64_t group_index = 0) const {
         return tile(index) + quant_bytes() + group_index * scale_bytes();
     }

@@ -21,9 +21,11 @@ struct alignas(64) Panel {
 template <Kind kKind, Scaling kScaling>
 void integer_tile(const Activation& x, const Weight& weight, int64_t tile, int64_t row,
                   int64_t rows, float* c) {
-    if (suits_tiles(rows)) {
-        const int64_t block = row / kBlockRows;
-        return multiply_blocks<kKind, kScaling>(x, block, rows, weight, tile, c, kPanelColumns);
+    if constexpr (!is_halved(kScaling)) {
+        if (suits_tiles(rows)) {
+            const int64_t block = row / kBlockRows;
+            return multiply_blocks<kKind, kScaling>(x, block, rows, weight, tile, c, kPanelColumns);
+        }
     }
     for (int64_t r = 0; r < rows;) {
         const int first = static_cast<int>((row + r) % kBlockRows);
@@ -31,8 +33,10 @@ void integer_tile(const Activation& x, const Weight& weight, int64_t tile, int64
         const int count = static_cast<int>(std::min<int64_t>(
             {rows - r, kBlockRows - first, kRowTile}));
         with_constant<kRowTile>(count, [&](auto n) {
-            multiply_tile<n.value, kKind, kScaling>(weight, tile, cells, first,
-                                                    c + r * kPanelColumns, kPanelColumns);
+            constexpr auto* multiply = is_halved(kScaling)
+                                           ? multiply_halved_tile<n.value, kKind, kScaling>
+                                           : multiply_tile<n.value, kKind, kScaling>;
+            multiply(weight, tile, cells, first, c + r * kPanelColumns, kPanelColumns);
         });
         r += count;
     }
@@ -40,46 +44,47 @@ void integer_tile(const Activation& x, const Weight& weight, int64_t tile, int64
 
 void integer_product(const Activation& x, const Weight& weight, int64_t tile, int64_t row,
                      int64_t rows, float* c) {
-    if (weight.kind == Kind::kNF4) {
-        integer_tile<Kind::kNF4, Scaling::kSymmetric>(x, weight, tile, row, rows, c);
-    } else if (weight.kind == Kind::kFP4) {
-        integer_tile<Kind::kFP4, Scaling::kSymmetric>(x, weight, tile, row, rows, c);
-    } else {
-        with_scaling(weight.scaling, [&](auto scaling) {
-            auto* product = weight.kind == Kind::kInt4 ? integer_tile<Kind::kInt4, scaling.value>
-                                                       : integer_tile<Kind::kInt8, scaling.value>;
-            product(x, weight, tile, row, rows, c);
-        });
-    }
+    with_layout(weight, [&](auto layout) {
+        if constexpr (layout.kind != Kind::kFloat8) {
+            integer_tile<layout.kind, layout.scaling>(x, weight, tile, row, rows, c);
+        }
+    });
 }
 
 // Inputs first..first + 32 of a tile in groups as floats [32][16].
+template <Kind kKind, Scaling kScaling>
 void widen_codes(const Weight& weight, int64_t tile, int64_t first, float* to) {
-    const bool nibbles = is_nibbles(weight.kind);
-    const float* book = codebook(weight.kind);
-    const auto [scale, minimum] = load_scales(weight, tile, first);
-    const F32x16 offset = F32x16::broadcast(nibbles ? 0.0f : -128.0f);
-    const uint8_t* lines = weight.tile(tile) + first * (nibbles ? 8 : 16);
-    const auto widen = [&, scale = scale, minimum = minimum](U8x64 line, int k) {
+    const float* book = codebook(kKind);
+    const uint8_t* quants = weight.quants(tile, first);
+    const uint8_t* scales = weight.scales(tile, first / weight.group);
+    const F32x16 offset = F32x16::broadcast(kKind == Kind::kInt8 ? -128.0f : 0.0f);
+    const auto widen = [&](U8x64 line, int k) {
+        const int64_t part = first % weight.group / kGroup;
+        const auto [scale, minimum] = load_scales<kKind, kScaling>(scales, part, k / kLanes);
         for (int i = 0; i < 4; ++i) {
             const F32x16 value = book ? gather(book, line, i) : byte_of_lanes(line, i) + offset;
             fma(value, scale, minimum).store(to + (k + i) * kLanes);
         }
     };
-    for (int line = 0; line < (nibbles ? 4 : 8); ++line) {
-        const U8x64 bytes = U8x64::load(lines + line * 64);
-        if (nibbles) {
-            widen(low_nibbles(bytes), 4 * line);
-            widen(high_nibbles(bytes), 16 + 4 * line);
+    for (int k = 0; k < kLanes; k += 4) {
+        if constexpr (code_bits(kKind) == 8) {
+            widen(U8x64::load(quants + kLanes * k), k);
+            widen(U8x64::load(quants + kLanes * (k + kLanes)), k + kLanes);
         } else {
-            widen(bytes, 4 * line);
+            const Codes codes = load_codes<code_bits(kKind)>(quants, k / 4);
+            widen(codes.low, k);
+            widen(codes.high, k + kLanes);
         }
     }
 }
 
 // The same of any tile that does not hold its floats in order.
 void widen_group(const Weight& weight, int64_t tile, int64_t first, float* to) {
-    if (is_grouped(weight.kind)) return widen_codes(weight, tile, first, to);
+    if (is_grouped(weight.kind)) {
+        return with_layout(weight, [&](auto layout) {
+            widen_codes<layout.kind, layout.scaling>(weight, tile, first, to);
+        });
+    }
     const auto* values = reinterpret_cast<const uint16_t*>(weight.tile(tile));
     for (int64_t i = 0; i < kGroup * kLanes; ++i) {
         to[i] = bfloat16_to_float(values[weight.element(first + i / kLanes, i % kLanes)]);
@@ -271,7 +276,8 @@ void LinearOp::run(Team& team) const {
     };
     share_parts(team, x_, rows_.count(), units,
                 [&](const Activation& x, int64_t first, int64_t rows, int64_t unit) {
-        const LinearOut out{out_.bias, out_.values + first * weight_.out, out_.accumulate};
+        LinearOut out = out_;
+        out.values += first * out_.stride;
         linear_unit(x, weight_, out, rows, unit);
     });
 }

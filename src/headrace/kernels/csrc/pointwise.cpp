@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "codebook.h"
+#include "planes.h"
 #include "quantize.h"
 #include "scales.h"
 
@@ -67,24 +68,19 @@ float weight_at(const Weight& table, int64_t row, int64_t k) {
 
 // 32 inputs of one row of a table in groups.
 void row_group(const Weight& table, int64_t row, int64_t group, float* to) {
-    const int64_t tile = row / kLanes, lane = row % kLanes;
-    const bool nibbles = is_nibbles(table.kind);
+    const int64_t tile = row / kLanes, lane = row % kLanes, first = group * kGroup;
     const float* book = codebook(table.kind);
+    const float offset = table.kind == Kind::kInt8 ? 128.0f : 0.0f;
+    const uint8_t* quants = table.quants(tile, first);
     float scales[kLanes], minima[kLanes];
-    const Affine affine = load_scales(table, tile, group * kGroup);
-    affine.scale.store(scales);
-    affine.minimum.store(minima);
-    const float offset = nibbles ? 0.0f : 128.0f;
-    const uint8_t* lines = table.tile(tile) + group * (nibbles ? 256 : 512) + lane * 4;
     for (int k = 0; k < kGroup; ++k) {
-        int value;
-        if (nibbles) {
-            const uint8_t byte = lines[k % 16 / 4 * 64 + k % 4];
-            value = k < 16 ? byte & 15 : byte >> 4;
-        } else {
-            value = lines[k / 4 * 64 + k % 4];
+        if (k % kLanes == 0) {
+            const Affine affine = load_scales(table, tile, first + k);
+            affine.scale.store(scales);
+            affine.minimum.store(minima);
         }
-        const float number = book ? book[value] : static_cast<float>(value) - offset;
+        const int code = load_code(quants, code_bits(table.kind), lane, k);
+        const float number = book ? book[code] : static_cast<float>(code) - offset;
         to[k] = std::fma(number, scales[lane], minima[lane]);
     }
 }

@@ -6,6 +6,7 @@
 #include <type_traits>
 
 #include "codebook.h"
+#include "planes.h"
 #include "scales.h"
 
 namespace headrace {
@@ -109,7 +110,7 @@ constexpr int64_t kPrefetchBytes = 8192;
 template <int R, Kind kKind, Scaling kScaling>
 inline void multiply_tile(const Weight& weight, int64_t tile, const Cell* cells, int first,
                           float* c, int64_t ldc) {
-    constexpr int kQuants = is_nibbles(kKind) ? 4 : 8;  // lines per 32 inputs
+    constexpr int kBits = code_bits(kKind);  // and lines per 32 inputs
     constexpr bool kMinimum = kScaling != Scaling::kSymmetric;
     const uint8_t* quants = weight.tile(tile);
     const uint8_t* scales = weight.scales(tile);
@@ -128,37 +129,36 @@ inline void multiply_tile(const Weight& weight, int64_t tile, const Cell* cells,
             I32x16 sum[R];
             HEADRACE_UNROLL
             for (int r = 0; r < R; ++r) {
-                if constexpr (kKind != Kind::kInt4) {
+                if constexpr (kKind == Kind::kInt8 || is_codebook4(kKind)) {
                     sum[r] = bytes_start(cells->start8 + first + r);
                 } else if constexpr (kMinimum) {
                     sum[r] = I32x16::broadcast(0);
                 } else {
-                    sum[r] = I32x16::broadcast(cells->start4[first + r]);
+                    sum[r] = I32x16::broadcast(cells->start8[first + r] >> (8 - kBits));
                 }
             }
-            for (int line = 0; line < kQuants; ++line, quants += 64, ahead += 64) {
-                __builtin_prefetch(ahead, 0, 2);
-                const U8x64 w = U8x64::load(quants);
-                if constexpr (kKind == Kind::kInt8) {
+            if constexpr (kKind == Kind::kInt8) {
+                for (int line = 0; line < kBits; ++line) {
+                    __builtin_prefetch(ahead + 64 * line, 0, 2);
+                    const U8x64 w = U8x64::load(quants + 64 * line);
                     HEADRACE_UNROLL
                     for (int r = 0; r < R; ++r) sum[r] = dot_bytes(sum[r], w, q + 4 * line + kGroup * r);
-                } else if constexpr (is_codebook4(kKind)) {
-                    const U8x64 low = lookup(table, low_nibbles(w));
-                    const U8x64 high = lookup(table, high_nibbles(w));
+                }
+            } else {
+                HEADRACE_UNROLL
+                for (int line = 0; line < kGroup / 8; ++line) {
+                    __builtin_prefetch(ahead + 64 * line * kBits / 4, 0, 2);
+                    auto [low, high] = load_codes<kBits>(quants, line);
+                    if constexpr (is_codebook4(kKind)) low = lookup(table, low), high = lookup(table, high);
+                    constexpr auto* dot = is_codebook4(kKind) ? dot_bytes : dot_codes;
                     HEADRACE_UNROLL
                     for (int r = 0; r < R; ++r) {
-                        sum[r] = dot_bytes(sum[r], low, q + 4 * line + kGroup * r);
-                        sum[r] = dot_bytes(sum[r], high, q + 4 * (line + 4) + kGroup * r);
-                    }
-                } else {
-                    const U8x64 low = low_nibbles(w), high = high_nibbles(w);
-                    HEADRACE_UNROLL
-                    for (int r = 0; r < R; ++r) {
-                        sum[r] = dot_nibbles(sum[r], low, q + 4 * line + kGroup * r);
-                        sum[r] = dot_nibbles(sum[r], high, q + 4 * (line + 4) + kGroup * r);
+                        sum[r] = dot(sum[r], low, q + 4 * line + kGroup * r);
+                        sum[r] = dot(sum[r], high, q + 4 * (line + 4) + kGroup * r);
                     }
                 }
             }
+            quants += 64 * kBits, ahead += 64 * kBits;
             if (kMinimum || i == 0) __builtin_prefetch(ahead, 0, 2), ahead += 64;
             HEADRACE_UNROLL
             for (int r = 0; r < R; ++r) {
@@ -171,6 +171,55 @@ inline void multiply_tile(const Weight& weight, int64_t tile, const Cell* cells,
             }
         }
         scales += scale_bytes(kScaling, cells_per_scale);
+    }
+    HEADRACE_UNROLL
+    for (int r = 0; r < R; ++r) acc[r].store(c + r * ldc);
+}
+
+// The same where each 16 inputs have a scale of their own.
+template <int R, Kind kKind, Scaling kScaling>
+inline void multiply_halved_tile(const Weight& weight, int64_t tile, const Cell* cells, int first,
+                                 float* c, int64_t ldc) {
+    constexpr int kBits = code_bits(kKind);
+    constexpr bool kMinimum = kScaling == Scaling::kNibbleSuperBlock;
+    const uint8_t* quants = weight.tile(tile);
+    F32x16 acc[R];
+    for (F32x16& sum : acc) sum = F32x16::zero();
+    for (int64_t k = 0; k < weight.in; k += kGroup, ++cells, quants += 64 * kBits) {
+        const uint8_t* scales = weight.scales(tile, k / weight.group);
+        for (int line = 0; line < kBits; ++line) {
+            __builtin_prefetch(quants + kPrefetchBytes + 64 * line, 0, 2);
+        }
+        HEADRACE_UNROLL
+        for (int half = 0; half < 2; ++half) {
+            const auto [scale, minimum] =
+                load_scales<kKind, kScaling>(scales, k % weight.group / kGroup, half);
+            const int8_t* q = cells->q[first] + half * kLanes;
+            I32x16 sum[R];
+            int32_t x_sum[R];
+            HEADRACE_UNROLL
+            for (int r = 0; r < R; ++r) {
+                const int32_t low = cells->low_sum[first + r];
+                x_sum[r] = half ? -cells->start8[first + r] / 128 - low : low;
+                sum[r] = I32x16::broadcast(kMinimum ? 0 : -x_sum[r] * (1 << (kBits - 1)));
+            }
+            HEADRACE_UNROLL
+            for (int line = 0; line < kGroup / 8; ++line) {
+                const auto [low, high] = load_codes<kBits>(quants, line);
+                const U8x64 w = half ? high : low;
+                HEADRACE_UNROLL
+                for (int r = 0; r < R; ++r) sum[r] = dot_codes(sum[r], w, q + 4 * line + kGroup * r);
+            }
+            HEADRACE_UNROLL
+            for (int r = 0; r < R; ++r) {
+                const float x_scale = cells->scale[first + r];
+                acc[r] = fma(to_float(sum[r]), scale * F32x16::broadcast(x_scale), acc[r]);
+                if constexpr (kMinimum) {
+                    const float scaled_sum = x_scale * static_cast<float>(x_sum[r]);
+                    acc[r] = fma(minimum, F32x16::broadcast(scaled_sum), acc[r]);
+                }
+            }
+        }
     }
     HEADRACE_UNROLL
     for (int r = 0; r < R; ++r) acc[r].store(c + r * ldc);

@@ -72,26 +72,31 @@ struct alignas(64) TileSums {
 
 template <Kind kKind, Scaling kScaling>
 inline void unpack_group(const Weight& weight, int64_t tile, int64_t index, UnpackedGroup& to) {
-    constexpr bool kNibbles = is_nibbles(kKind);
-    constexpr int64_t kBytes = sizeof to.q / (kNibbles ? 2 : 1);
+    constexpr int kBits = code_bits(kKind);
+    constexpr bool kHasOffset = kScaling == Scaling::kSymmetric && !is_codebook4(kKind);
     const auto store = [&](int line, __m512i bytes) { _mm512_store_si512(to.q[line], bytes); };
-    const uint8_t* quants = weight.tile(tile) + index * kBytes;
-    for (int line = 0; line < kBytes / 64; ++line) {
-        const U8x64 bytes = U8x64::load(quants + 64 * line);
-        if constexpr (is_codebook4(kKind)) {
-            const U8x64 table = byte_table<kKind>();
-            const __m512i flip = _mm512_set1_epi8(-128);
-            store(line, _mm512_xor_si512(lookup(table, low_nibbles(bytes)).v, flip));
-            store(line + 4, _mm512_xor_si512(lookup(table, high_nibbles(bytes)).v, flip));
-        } else if constexpr (kNibbles) {
-            const __m512i zero_point = _mm512_set1_epi8(kScaling == Scaling::kSymmetric ? 8 : 0);
-            store(line, _mm512_sub_epi8(low_nibbles(bytes).v, zero_point));
-            store(line + 4, _mm512_sub_epi8(high_nibbles(bytes).v, zero_point));
-        } else {
-            store(line, _mm512_xor_si512(bytes.v, _mm512_set1_epi8(-128)));
+    const int64_t first = index * kGroup;
+    const uint8_t* quants = weight.quants(tile, first);
+    const __m512i flip = _mm512_set1_epi8(-128);
+    if constexpr (kBits == 8) {
+        for (int line = 0; line < 8; ++line) {
+            store(line, _mm512_xor_si512(U8x64::load(quants + 64 * line).v, flip));
+        }
+    } else {
+        HEADRACE_UNROLL
+        for (int line = 0; line < 4; ++line) {
+            const auto [low, high] = load_codes<kBits>(quants, line);
+            if constexpr (is_codebook4(kKind)) {
+                const U8x64 table = byte_table<kKind>();
+                store(line, _mm512_xor_si512(lookup(table, low).v, flip));
+                store(line + 4, _mm512_xor_si512(lookup(table, high).v, flip));
+            } else {
+                const __m512i offset = _mm512_set1_epi8(kHasOffset ? 1 << (kBits - 1) : 0);
+                store(line, _mm512_sub_epi8(low.v, offset));
+                store(line + 4, _mm512_sub_epi8(high.v, offset));
+            }
         }
     }
-    const int64_t first = index * kGroup;
     auto [scale, minimum] = load_scales<kKind, kScaling>(
         weight.scales(tile, first / weight.group), first % weight.group / kGroup);
     if constexpr (is_codebook4(kKind)) scale = scale * F32x16::broadcast(1 / kUnits<kKind>);
@@ -268,31 +273,50 @@ inline F32x16 nibble_table() {
     return to_float({_mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0)});
 }
 
+// Four inputs of 16 outputs, from bit `bit` of what holds their codes, as two lines of a right tile.
+template <Kind kKind>
+inline void widen_line(__m512i codes, unsigned bit, const Affine& affine, uint16_t (*to)[kLanes][2]) {
+    constexpr int kBits = code_bits(kKind);
+    const F32x16 table = nibble_table<kKind>();
+    const auto value = [&](unsigned from) {
+        const __m512i code = _mm512_srli_epi32(codes, bit + from);
+        if constexpr (kBits == 4) {
+            return fma({_mm512_permutexvar_ps(code, table.v)}, affine.scale, affine.minimum);
+        }
+        const __m512i byte = _mm512_and_si512(code, _mm512_set1_epi32(255));
+        const __m512i offset = _mm512_set1_epi32(kBits == 8 ? 128 : 0);
+        return fma(to_float({_mm512_sub_epi32(byte, offset)}), affine.scale, affine.minimum);
+    };
+    store_pair(value(0), value(16), to[0][0]);
+    store_pair(value(8), value(24), to[1][0]);
+}
+
 // 32 inputs of a tile in groups, rounded to bfloat16.
 template <Kind kKind>
 inline void widen_group(const Weight& weight, int64_t tile, int64_t index, RightTile& to) {
-    constexpr bool kNibbles = is_nibbles(kKind);
-    constexpr int kLines = kNibbles ? 4 : 8;
-    const Affine affine = load_scales(weight, tile, index * kGroup);
-    const F32x16 table = nibble_table<kKind>();
-    const uint8_t* quants = weight.tile(tile) + index * kLines * 64;
-    for (int line = 0; line < kLines; ++line) {
-        const __m512i codes = U8x64::load(quants + 64 * line).v;
+    constexpr int kBits = code_bits(kKind);
+    const int64_t first = index * kGroup;
+    const Affine low = load_scales(weight, tile, first);
+    const Affine high = is_halved(weight.scaling) ? load_scales(weight, tile, first + kLanes) : low;
+    const uint8_t* quants = weight.quants(tile, first);
+    for (int line = 0; line < kBits; ++line) {
         __builtin_prefetch(quants + 64 * line + kPrefetchBytes, 0, 2);
-        const auto value = [&](unsigned bit) {
-            const __m512i code = _mm512_srli_epi32(codes, bit);
-            if constexpr (kNibbles) {
-                return fma({_mm512_permutexvar_ps(code, table.v)}, affine.scale, affine.minimum);
-            }
-            const __m512i byte = _mm512_and_si512(code, _mm512_set1_epi32(255));
-            return fma(to_float({_mm512_sub_epi32(byte, _mm512_set1_epi32(128))}), affine.scale, affine.minimum);
-        };
-        const auto store = [&](int to_line, unsigned bit) {
-            store_pair(value(bit), value(bit + 16), to.values[to_line][0]);
-            store_pair(value(bit + 8), value(bit + 24), to.values[to_line + 1][0]);
-        };
-        store(2 * line, 0);
-        if constexpr (kNibbles) store(2 * (kLines + line), 4);
+    }
+    HEADRACE_UNROLL
+    for (int line = 0; line < kGroup / 8; ++line) {
+        auto *low_line = to.values + 2 * line, *high_line = low_line + kGroup / 4;
+        if constexpr (kBits == 8) {
+            widen_line<kKind>(U8x64::load(quants + 64 * line).v, 0, low, low_line);
+            widen_line<kKind>(U8x64::load(quants + 64 * (line + 4)).v, 0, high, high_line);
+        } else if constexpr (kBits == 4) {
+            const __m512i both = U8x64::load(quants + 64 * line).v;
+            widen_line<kKind>(both, 0, low, low_line);
+            widen_line<kKind>(both, 4, high, high_line);
+        } else {
+            const Codes codes = load_codes<kBits>(quants, line);
+            widen_line<kKind>(codes.low.v, 0, low, low_line);
+            widen_line<kKind>(codes.high.v, 0, high, high_line);
+        }
     }
 }
 
@@ -305,9 +329,14 @@ inline void widen_groups(const Weight& weight, int64_t tile, int64_t first, int6
 inline void widen_groups(const Weight& weight, int64_t tile, int64_t first, int64_t count,
                          RightTile* to) {
     switch (weight.kind) {
+        case Kind::kInt2: return widen_groups<Kind::kInt2>(weight, tile, first, count, to);
+        case Kind::kInt3: return widen_groups<Kind::kInt3>(weight, tile, first, count, to);
+        case Kind::kInt4: return widen_groups<Kind::kInt4>(weight, tile, first, count, to);
+        case Kind::kInt5: return widen_groups<Kind::kInt5>(weight, tile, first, count, to);
+        case Kind::kInt6: return widen_groups<Kind::kInt6>(weight, tile, first, count, to);
         case Kind::kNF4: return widen_groups<Kind::kNF4>(weight, tile, first, count, to);
         case Kind::kFP4: return widen_groups<Kind::kFP4>(weight, tile, first, count, to);
-        case Kind::kInt4: return widen_groups<Kind::kInt4>(weight, tile, first, count, to);
+        case Kind::kMXFP4: return widen_groups<Kind::kMXFP4>(weight, tile, first, count, to);
         default: return widen_groups<Kind::kInt8>(weight, tile, first, count, to);
     }
 }

@@ -13,12 +13,13 @@ inline void quantize_group(const float* from, Cell& cell, int row) {
     const F32x16 qa = round_even(a * inverse), qb = round_even(b * inverse);
     store_i8(qa, cell.q[row]);
     store_i8(qb, cell.q[row] + kLanes);
-    const float sum = reduce_add(qa + qb);  // whole numbers: exact in any order
+    const float low_sum = reduce_add(qa);  // whole numbers: exact in any order
+    const float sum = low_sum + reduce_add(qb);
     const float scale = largest / 127.0f;
     cell.scale[row] = scale;
     cell.scaled_sum[row] = scale * sum;
-    cell.start4[row] = -8 * static_cast<int32_t>(sum);
     cell.start8[row] = -128 * static_cast<int32_t>(sum);
+    cell.low_sum[row] = static_cast<int32_t>(low_sum);
 }
 
 // 32 values as row `row` of a block.

@@ -195,6 +195,18 @@ inline U8x64 high_nibbles(U8x64 x) {
     return low_nibbles({_mm256_srli_epi16(x.a, 4), _mm256_srli_epi16(x.b, 4)});
 }
 
+inline U8x64 operator|(U8x64 x, U8x64 y) {
+    return {_mm256_or_si256(x.a, y.a), _mm256_or_si256(x.b, y.b)};
+}
+inline __m256i field(__m256i x, int from, int to, int mask) {
+    const __m256i moved =
+        from > to ? _mm256_srli_epi16(x, from - to) : _mm256_slli_epi16(x, to - from);
+    return _mm256_and_si256(moved, _mm256_set1_epi8(static_cast<char>(mask << to)));
+}
+inline U8x64 field(U8x64 x, int from, int to, int mask) {
+    return {field(x.a, from, to, mask), field(x.b, from, to, mask)};
+}
+
 // Sixteen bytes for `lookup`.
 inline U8x64 broadcast_table(const uint8_t* table) {
     const auto* bytes = reinterpret_cast<const __m128i*>(table);
@@ -213,21 +225,21 @@ inline __m256i broadcast_bytes(const int8_t* a) {
 }
 
 #if defined(__AVXVNNI__)
-inline I32x16 dot_nibbles(I32x16 acc, U8x64 w, const int8_t* a) {
+inline I32x16 dot_codes(I32x16 acc, U8x64 w, const int8_t* a) {
     const __m256i four = broadcast_bytes(a);
     return {_mm256_dpbusd_avx_epi32(acc.a, w.a, four), _mm256_dpbusd_avx_epi32(acc.b, w.b, four)};
 }
 inline I32x16 bytes_start(const int32_t* offset) {
     return I32x16::broadcast(*offset);
 }
-inline I32x16 dot_bytes(I32x16 acc, U8x64 w, const int8_t* a) { return dot_nibbles(acc, w, a); }
+inline I32x16 dot_bytes(I32x16 acc, U8x64 w, const int8_t* a) { return dot_codes(acc, w, a); }
 #else
-// 16-bit pair sums cannot saturate: 2 * 15 * 128 here, 2 * 128 * 127 in dot_bytes.
+// 16-bit pair sums cannot saturate: 2 * 63 * 128 here, 2 * 128 * 127 in dot_bytes.
 inline __m256i add_pairs(__m256i acc, __m256i unsigned_bytes, __m256i signed_bytes) {
     const __m256i pairs = _mm256_maddubs_epi16(unsigned_bytes, signed_bytes);
     return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
-inline I32x16 dot_nibbles(I32x16 acc, U8x64 w, const int8_t* a) {
+inline I32x16 dot_codes(I32x16 acc, U8x64 w, const int8_t* a) {
     const __m256i four = broadcast_bytes(a);
     return {add_pairs(acc.a, w.a, four), add_pairs(acc.b, w.b, four)};
 }

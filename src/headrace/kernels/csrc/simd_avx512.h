@@ -128,6 +128,13 @@ inline U8x64 high_nibbles(U8x64 a) {
     return {_mm512_and_si512(_mm512_srli_epi16(a.v, 4), _mm512_set1_epi8(15))};
 }
 
+inline U8x64 operator|(U8x64 a, U8x64 b) { return {_mm512_or_si512(a.v, b.v)}; }
+inline U8x64 field(U8x64 a, int from, int to, int mask) {
+    const auto by = static_cast<unsigned>(from > to ? from - to : to - from);
+    const __m512i moved = from > to ? _mm512_srli_epi16(a.v, by) : _mm512_slli_epi16(a.v, by);
+    return {_mm512_and_si512(moved, _mm512_set1_epi8(static_cast<char>(mask << to)))};
+}
+
 // Sixteen bytes for `lookup`.
 inline U8x64 broadcast_table(const uint8_t* table) {
     return {_mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table)))};
@@ -136,14 +143,14 @@ inline U8x64 broadcast_table(const uint8_t* table) {
 inline U8x64 lookup(U8x64 table, U8x64 codes) { return {_mm512_shuffle_epi8(table.v, codes.v)}; }
 
 // Assembly, because gcc 12 splits the broadcast from the product and loses an execution slot.
-inline I32x16 dot_nibbles(I32x16 acc, U8x64 w, const int8_t* a) {
+inline I32x16 dot_codes(I32x16 acc, U8x64 w, const int8_t* a) {
     __asm__("vpdpbusd %2%{1to16%}, %1, %0"
             : "+v"(acc.v)
             : "v"(w.v), "m"(*reinterpret_cast<const int32_t(*)>(a)));
     return acc;
 }
 inline I32x16 bytes_start(const int32_t* offset) { return {_mm512_set1_epi32(*offset)}; }
-inline I32x16 dot_bytes(I32x16 acc, U8x64 w, const int8_t* a) { return dot_nibbles(acc, w, a); }
+inline I32x16 dot_bytes(I32x16 acc, U8x64 w, const int8_t* a) { return dot_codes(acc, w, a); }
 
 // Byte `index` (0..3) of every lane.
 inline F32x16 byte_of_lanes(U8x64 a, int index) {

@@ -205,6 +205,18 @@ inline U8x64 high_nibbles(U8x64 a) {
     for (uint8x16_t& part : a.v) part = vshrq_n_u8(part, 4);
     return a;
 }
+inline U8x64 operator|(U8x64 a, U8x64 b) {
+    for (int i = 0; i < 4; ++i) a.v[i] = vorrq_u8(a.v[i], b.v[i]);
+    return a;
+}
+inline U8x64 field(U8x64 a, int from, int to, int mask) {
+    const int8x16_t by = vdupq_n_s8(static_cast<int8_t>(to - from));
+    for (uint8x16_t& part : a.v) {
+        part = vandq_u8(vshlq_u8(part, by), vdupq_n_u8(static_cast<uint8_t>(mask << to)));
+    }
+    return a;
+}
+
 // Sixteen bytes for `lookup`.
 inline U8x64 broadcast_table(const uint8_t* table) {
     const uint8x16_t bytes = vld1q_u8(table);
@@ -221,7 +233,7 @@ inline int8x16_t broadcast_bytes(const int8_t* a) {
     std::memcpy(&four, a, sizeof four);
     return vreinterpretq_s8_s32(vdupq_n_s32(four));
 }
-inline I32x16 dot_nibbles(I32x16 acc, U8x64 w, const int8_t* a) {
+inline I32x16 dot_codes(I32x16 acc, U8x64 w, const int8_t* a) {
     const int8x16_t four = broadcast_bytes(a);
     for (int i = 0; i < 4; ++i) acc.v[i] = vdotq_s32(acc.v[i], vreinterpretq_s8_u8(w.v[i]), four);
     return acc;
@@ -229,7 +241,7 @@ inline I32x16 dot_nibbles(I32x16 acc, U8x64 w, const int8_t* a) {
 inline I32x16 bytes_start(const int32_t*) { return I32x16::broadcast(0); }
 inline I32x16 dot_bytes(I32x16 acc, U8x64 w, const int8_t* a) {
     for (uint8x16_t& part : w.v) part = veorq_u8(part, vdupq_n_u8(128));
-    return dot_nibbles(acc, w, a);
+    return dot_codes(acc, w, a);
 }
 
 // Byte `index` (0..3) of every lane.

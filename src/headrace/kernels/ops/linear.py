@@ -18,6 +18,7 @@ from headrace.kernels.tensors import (
     check_activation,
     check_equal,
     check_multiple,
+    check_strided,
 )
 
 
@@ -25,7 +26,8 @@ from headrace.kernels.tensors import (
 class Linear(Op):
     """out = x @ weight.T + bias, or with `accumulate` added to out (the residual stream).
 
-    x [T, K] in one of the weight's `input_dtypes`; out [T, N]; bias [N].
+    x [T, K] in one of the weight's `input_dtypes`; out [T, N], maybe a part of wider rows;
+    bias [N].
     """
 
     x: Activation
@@ -37,7 +39,7 @@ class Linear(Op):
 
     def check(self, kernels: Abilities) -> int:
         num_rows = check_product(self.x, self.weight, kernels)
-        check(self.out, "out", torch.float32, num_rows, self.weight.out_features)
+        check_strided(self.out, "out", num_rows, self.weight.out_features)
         check_optional(self.bias, "bias", torch.float32, self.weight.out_features)
         return num_rows
 

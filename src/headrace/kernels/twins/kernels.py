@@ -13,8 +13,8 @@ from headrace.kernels.block_formats import decode
 from headrace.kernels.codebooks import CODEBOOKS
 from headrace.kernels.ops import Op
 from headrace.kernels.tensors import (
+    CODE_BITS,
     FLOAT_DTYPES,
-    GROUP_SIZE,
     PackedWeight,
     QuantizedActivation,
     Rows,
@@ -36,8 +36,16 @@ HELD: dict[Scaling, tuple[torch.dtype, torch.dtype]] = {
     "minimum": (torch.float16, torch.float16),
     "zero_point": (torch.float16, torch.float32),
     "super_block": (torch.float32, torch.float32),
+    "signed_super_block": (torch.float32, torch.float32),
+    "nibble_super_block": (torch.float32, torch.float32),
 }
 """Dtypes of the scales and minima per group in which what the kernels hold is exact."""
+SUPER_BLOCK_PARTS: dict[Scaling, int] = {
+    "super_block": 32,
+    "signed_super_block": 16,
+    "nibble_super_block": 16,
+}
+"""Inputs that share a scale of their own."""
 TWINS: dict[type[Op], Callable[[Any, int], None]] = {
     ops.Embedding: pointwise.embedding,
     ops.Norm: pointwise.norm,
@@ -113,7 +121,7 @@ class TorchKernels(Kernels):
             values = torch.zeros(out, in_, dtype=FLOAT_DTYPES[kind])
             return PackedWeight(out, in_, kind, 0, scaling, (values,))
         quants = torch.zeros(out, in_, dtype=torch.uint8 if kind in CODEBOOKS else torch.int8)
-        size = GROUP_SIZE if scaling == "super_block" else group_size
+        size = SUPER_BLOCK_PARTS.get(scaling, group_size)
         scales, minima = (torch.zeros(out, in_ // size, dtype=dtype) for dtype in HELD[scaling])
         return PackedWeight(out, in_, kind, group_size, scaling, (quants, scales, minima))
 
@@ -127,7 +135,8 @@ class TorchKernels(Kernels):
     def _pack_groups(
         self, weight: PackedWeight, row: int, quants: Tensor, scales: Tensor, offsets: Tensor | None
     ) -> None:
-        middle = 128 if weight.kind == "int8" else 8 if weight.scaling == "symmetric" else 0
+        has_middle = weight.kind == "int8" or weight.scaling == "symmetric"
+        middle = 2 ** (CODE_BITS[weight.kind] - 1) if has_middle else 0
         last = row + quants.shape[0]
         if weight.kind not in CODEBOOKS:
             quants = (quants.to(torch.int16) - middle).to(torch.int8)

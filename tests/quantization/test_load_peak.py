@@ -1,0 +1,57 @@
+"""What loading takes beside the weights that stay: never the whole model in full precision."""
+
+import multiprocessing
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from headrace.checkpoint.checkpoint import open_checkpoint
+from headrace.kernels import load as load_kernels
+from headrace.models.load import LoadOptions, load_model
+from tests.models.checkpoints import make_checkpoint
+
+SHAPE = {"hidden_size": 512, "intermediate_size": 1024, "num_hidden_layers": 16}
+"""Many matrices of half a million numbers."""
+
+
+def anonymous() -> int:
+    """Bytes of this process that are in memory and of no file."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
+
+
+def load_peak(path: Path, quantize: str | None) -> tuple[int, int]:
+    """Most bytes while loading, more than before, and those of the weights."""
+    kernels = load_kernels()
+    kernels.set_num_threads(1)
+    torch.set_num_threads(1)
+    options = LoadOptions(
+        dtype=torch.float32, device=torch.device("cpu"), kernels=kernels, quantize=quantize
+    )
+    before, most, is_done = anonymous(), 0, threading.Event()
+
+    def watch() -> None:
+        nonlocal most
+        while not is_done.is_set():
+            most = max(most, anonymous())
+            time.sleep(0.001)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    model, _ = load_model(open_checkpoint(path), options)
+    is_done.set()
+    watcher.join()
+    return most - before, model.weight_bytes
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux' /proc")
+@pytest.mark.parametrize("quantize", ["int4", "eetq", "bitsandbytes-nf4", "fp8"])
+def test_loading_holds_one_layer_in_floats(quantize: str, tmp_path: Path) -> None:
+    model = make_checkpoint(tmp_path, "LlamaForCausalLM", SHAPE)
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        peak, weights = pool.apply(load_peak, (tmp_path, quantize))
+    floats = 4 * sum(parameter.numel() for parameter in model.parameters())
+    assert peak < weights + 0.3 * floats
