@@ -1,4 +1,5 @@
-"""A file in memory of which only those pages exist that somebody reads, and only while they do."""
+"""A file in memory of which only those pages exist that somebody reads, and only while they do; and
+memory that goes back to the system as soon as nobody holds it."""
 
 import mmap
 from pathlib import Path
@@ -23,3 +24,8 @@ class MappedFile:
         """
         if hasattr(mmap, "MADV_DONTNEED"):
             self._map.madvise(mmap.MADV_DONTNEED)
+
+
+def in_pages(num_bytes: int) -> torch.Tensor:
+    """[num_bytes] uint8, zero, in pages of its own."""
+    return torch.frombuffer(mmap.mmap(-1, num_bytes or 1), dtype=torch.uint8)[:num_bytes]
