@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 from headrace.checkpoint.checkpoint import open_checkpoint
 from headrace.checkpoint.embedded import embedded_model
 from headrace.text.tokenizer import load_tokenizer
-from headrace.weights.gguf import LAYER_NAMES, GGUFWeights
+from headrace.weights.gguf import GGUFWeights
+from headrace.weights.gguf_names import LAYER_NAMES
 
 TOKENIZER_CONFIG = {
     "tokenizer_class": "PreTrainedTokenizerFast",
