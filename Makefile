@@ -28,8 +28,8 @@ unit: $(VENV)/.installed-test
 
 check: $(VENV)/.installed-test
 	@echo "== lint, format, types"
-	@$(BIN)/ruff check src tests setup.py
-	@$(BIN)/ruff format --check src tests setup.py
+	@$(BIN)/ruff check src tests bench setup.py
+	@$(BIN)/ruff format --check src tests bench setup.py
 	@$(BIN)/mypy
 
 check-gpu: $(VENV)/.installed-test

@@ -26,7 +26,6 @@ from bench.peers.engines import (
 from bench.peers.limits import fractions, measure_limits
 from bench.peers.memory import MemoryWatch, cpu_seconds, processes, resident_bytes
 from bench.peers.models import Size, shape_size, size_of, write_config, write_gguf
-
 from headrace.checkpoint.embedded import embedded_model
 
 Options = argparse.Namespace
@@ -244,9 +243,10 @@ def overhead(options: Options) -> Result:
             recorder = _record(model, profile)
             before = cpu_seconds(front), cpu_seconds(model)
             engine.measure(load, seed=hash(case))
-            spent = [cpu_seconds(pid) - b for pid, b in zip((front, model), before, strict=True)]
+            after = cpu_seconds(front), cpu_seconds(model)
             recorder.terminate()
             recorder.wait()
+            spent = after[0] - before[0], after[1] - before[1]
             results[case] = _split(*spent, _kernel_share(profile), load)
     return results
 
