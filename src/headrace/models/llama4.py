@@ -39,7 +39,7 @@ class Llama4MoEConfig(MoEConfig, kw_only=True):
 
 def llama4_layer(config: Llama4Config, *, rotates: bool) -> LayerSpec:
     layer, chunk = layer_spec(config), config.attention_chunk_size
-    mlp = replace(layer.mlp, intermediate_size=config.intermediate_size_mlp)
+    mlp = replace(mlp_spec(config), intermediate_size=config.intermediate_size_mlp)
     if rotates:
         # Transformers normalises after the rotation, which leaves the norm as it is.
         norm = NormSpec(epsilon=config.rms_norm_eps, has_weight=False)
