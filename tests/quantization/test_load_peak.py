@@ -51,7 +51,10 @@ def load_peak(path: Path, quantize: str | None) -> tuple[int, int]:
 @pytest.mark.parametrize("quantize", ["int4", "eetq", "bitsandbytes-nf4", "fp8"])
 def test_loading_holds_one_layer_in_floats(quantize: str, tmp_path: Path) -> None:
     model = make_checkpoint(tmp_path, "LlamaForCausalLM", SHAPE)
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
+    # Each in a process that has had no memory to give back, of a server that has the imports.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    with context.Pool(1) as pool:
         peak, weights = pool.apply(load_peak, (tmp_path, quantize))
     floats = 4 * sum(parameter.numel() for parameter in model.parameters())
     assert peak < weights + 0.3 * floats
