@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.attention import varlen
 
 from headrace.attention import PagedBackend, VarlenBackend, choose_backend
 from headrace.attention.varlen import trial
 from tests.attention.batches import Case, expected_output, run, shape
 from tests.devices import CUDA
+
+VARLEN_ATTENTION = "torch.nn.attention.varlen.varlen_attn"
+"""Of a module that pulls in torch's compiler: by name, so that no other tests import it."""
 
 
 def fake_varlen_attn(
@@ -59,7 +61,7 @@ def fake_varlen_attn(
 @pytest.fixture(autouse=True)
 def fake_kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.node.get_closest_marker("cuda") is None:
-        monkeypatch.setattr(varlen, "varlen_attn", fake_varlen_attn)
+        monkeypatch.setattr(VARLEN_ATTENTION, fake_varlen_attn)
 
 
 @pytest.mark.parametrize("window", [None, 1, 7])
@@ -95,7 +97,7 @@ def test_trial_reports_a_wrong_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     def ignores_scale(*args: Any, **kwargs: Any) -> Tensor:
         return fake_varlen_attn(*args, **kwargs | {"scale": 0.0})
 
-    monkeypatch.setattr(varlen, "varlen_attn", ignores_scale)
+    monkeypatch.setattr(VARLEN_ATTENTION, ignores_scale)
     assert "differs from the reference" in (trial(shape()) or "")
 
 
@@ -104,7 +106,7 @@ def test_trial_reports_nan(monkeypatch: pytest.MonkeyPatch) -> None:
         output = fake_varlen_attn(*args, **kwargs)
         return output * math.nan if len(output) == 21 else output
 
-    monkeypatch.setattr(varlen, "varlen_attn", decodes_to_nan)
+    monkeypatch.setattr(VARLEN_ATTENTION, decodes_to_nan)
     assert "differs from the reference by nan" in (trial(shape()) or "")
 
 
@@ -112,7 +114,7 @@ def test_trial_reports_a_missing_kernel(monkeypatch: pytest.MonkeyPatch) -> None
     def fails(*args: Any, **kwargs: Any) -> Tensor:
         raise RuntimeError("no kernel image is available")
 
-    monkeypatch.setattr(varlen, "varlen_attn", fails)
+    monkeypatch.setattr(VARLEN_ATTENTION, fails)
     assert "no kernel image" in (trial(shape()) or "")
 
 

@@ -48,7 +48,7 @@ params_strategy = st.builds(
 
 
 @with_kernels
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(params_strategy, min_size=2, max_size=8), st.randoms(use_true_random=False))
 def test_a_row_is_bitwise_the_same_alone_and_in_any_batch(kernels: Kernels, params, random) -> None:
     logits = random_logits(len(params), random.randrange(1000))
