@@ -11,7 +11,7 @@ from torch import Tensor
 
 from headrace.attention import PagedBackend, VarlenBackend, choose_backend
 from headrace.attention.varlen import trial
-from tests.attention.batches import Case, expected_output, run, shape
+from tests.attention.batches import Case, expected_output, layer_shape, run, shape
 from tests.devices import CUDA
 
 VARLEN_ATTENTION = "torch.nn.attention.varlen.varlen_attn"
@@ -84,13 +84,14 @@ def test_the_kernel_of_this_gpu(window: int | None, dtype: torch.dtype) -> None:
 
 
 def test_bytes_per_block_are_those_allocated() -> None:
-    backend = VarlenBackend(shape())
+    backend = VarlenBackend(shape(layer_shape(), layer_shape(num_kv_heads=3, head_size=24)))
     backend.allocate(3)
-    assert backend.keys.nbytes + backend.values.nbytes == 3 * backend.bytes_per_block()
+    parts = [*backend.keys, *backend.values]
+    assert sum(part.nbytes for part in parts) == 3 * backend.bytes_per_block()
 
 
 def test_trial_accepts_a_kernel_that_agrees() -> None:
-    assert trial(shape()) is None
+    assert trial(shape(), layer_shape()) is None
 
 
 def test_trial_reports_a_wrong_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,7 +99,7 @@ def test_trial_reports_a_wrong_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
         return fake_varlen_attn(*args, **kwargs | {"scale": 0.0})
 
     monkeypatch.setattr(VARLEN_ATTENTION, ignores_scale)
-    assert "differs from the reference" in (trial(shape()) or "")
+    assert "differs from the reference" in (trial(shape(), layer_shape()) or "")
 
 
 def test_trial_reports_nan(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,7 +108,7 @@ def test_trial_reports_nan(monkeypatch: pytest.MonkeyPatch) -> None:
         return output * math.nan if len(output) == 21 else output
 
     monkeypatch.setattr(VARLEN_ATTENTION, decodes_to_nan)
-    assert "differs from the reference by nan" in (trial(shape()) or "")
+    assert "differs from the reference by nan" in (trial(shape(), layer_shape()) or "")
 
 
 def test_trial_reports_a_missing_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,7 +116,7 @@ def test_trial_reports_a_missing_kernel(monkeypatch: pytest.MonkeyPatch) -> None
         raise RuntimeError("no kernel image is available")
 
     monkeypatch.setattr(VARLEN_ATTENTION, fails)
-    assert "no kernel image" in (trial(shape()) or "")
+    assert "no kernel image" in (trial(shape(), layer_shape()) or "")
 
 
 @pytest.mark.parametrize(
@@ -129,7 +130,7 @@ def test_trial_reports_a_missing_kernel(monkeypatch: pytest.MonkeyPatch) -> None
                 "device": torch.device("cuda"),
                 "dtype": torch.float16,
                 "kv_dtype": torch.float16,
-                "head_size": 260,
+                "layers": (layer_shape(), layer_shape(head_size=260)),
             },
             "260",
         ),

@@ -3,17 +3,20 @@ that are in none."""
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from headrace.attention.native import NativeBackend
-from headrace.models import ARCHITECTURES
+from headrace.models import ARCHITECTURES, llama
+from headrace.models.spec import DecoderSpec
 from tests.models.checkpoints import ALL_CASES, CASES, make_checkpoint
-from tests.models.driver import ALL_ENGINES, Driver, drive, drive_cuda, every_engine
+from tests.models.driver import ALL_ENGINES, ENGINES, Driver, drive, drive_cuda, every_engine
 from tests.models.transformers.checkpoints import FALLBACK_CASES
 
 
@@ -154,6 +157,31 @@ def test_dynamic_rope_matches_incremental_decoding(tmp_path: Path, engine: str) 
     (prompt,) = random_prompts(20)
     (tokens,) = ALL_ENGINES[engine](tmp_path).greedy([prompt], 50)
     assert tokens == reference.greedy(prompt, 50)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_layers_may_have_numbers_of_heads_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str
+) -> None:
+    """In one layer each key head is there twice, which changes nothing but the cache."""
+    reference = Reference(make_checkpoint(tmp_path, "LlamaForCausalLM", {}))
+    tensors = load_file(tmp_path / "model.safetensors")
+    for kind in "kv":
+        name = f"model.layers.1.self_attn.{kind}_proj.weight"
+        tensors[name] = tensors[name].unflatten(0, (2, 16)).repeat_interleave(2, 0).flatten(0, 1)
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    plain = llama.spec
+
+    def spec(config: dict[str, Any]) -> DecoderSpec:
+        first, second, third = plain(config).layers
+        second = replace(second, attention=replace(second.attention, num_kv_heads=4))
+        return replace(plain(config), layers=(first, second, third))
+
+    monkeypatch.setattr(llama, "spec", spec)
+    driver = ENGINES[engine](tmp_path)
+    assert [layer.num_kv_heads for layer in driver.backend.shape.layers] == [2, 4, 2]
+    prompts = random_prompts(3, 40, 70)
+    assert driver.greedy(prompts, 8) == [reference.greedy(prompt, 8) for prompt in prompts]
 
 
 def test_weight_bytes_count_tied_embeddings_once(tmp_path: Path) -> None:
