@@ -23,7 +23,7 @@ from tests.attention.batches import (
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     case=cases(),
     sinks=st.none() | st.lists(st.floats(-3, 3), min_size=HEADS, max_size=HEADS),

@@ -23,7 +23,7 @@ from tests.devices import every_device
 
 
 @every_device
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(case=cases())
 def test_any_batch(device: torch.device, case: Case) -> None:
     output = run(PagedBackend(shape(device=device)), case)
@@ -31,7 +31,7 @@ def test_any_batch(device: torch.device, case: Case) -> None:
 
 
 @every_device
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     case=cases(),
     sinks=st.none() | st.lists(st.floats(-3, 3), min_size=HEADS, max_size=HEADS),

@@ -59,7 +59,7 @@ def test_every_truncation_is_an_error(small: Path, tmp_path: Path) -> None:
             GGUFFile(path)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(data=st.data())
 def test_changed_bytes_never_escape_as_another_error(small: Path, data: st.DataObject) -> None:
     content = bytearray(small.read_bytes())
