@@ -118,6 +118,7 @@ def test_shared_prefixes_are_drafted_from(executors: Executors) -> None:
     assert stats.num_accepted_tokens == stats.num_draft_tokens > 60
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_samples_keep_their_distribution(executors: Executors, kind: str) -> None:
     """Second tokens, all of which were drafted."""
