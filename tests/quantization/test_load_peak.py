@@ -1,6 +1,5 @@
 """What loading takes beside the weights that stay: never the whole model in full precision."""
 
-import multiprocessing
 import threading
 import time
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 from headrace.checkpoint.checkpoint import open_checkpoint
 from headrace.kernels import load as load_kernels
 from headrace.models.load import LoadOptions, load_model
+from tests.fresh_process import in_a_fresh_process
 from tests.models.checkpoints import make_checkpoint
 
 SHAPE = {"hidden_size": 512, "intermediate_size": 1024, "num_hidden_layers": 16}
@@ -51,10 +51,6 @@ def load_peak(path: Path, quantize: str | None) -> tuple[int, int]:
 @pytest.mark.parametrize("quantize", ["int4", "eetq", "bitsandbytes-nf4", "fp8"])
 def test_loading_holds_one_layer_in_floats(quantize: str, tmp_path: Path) -> None:
     model = make_checkpoint(tmp_path, "LlamaForCausalLM", SHAPE)
-    # Each in a process that has had no memory to give back, of a server that has the imports.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    with context.Pool(1) as pool:
-        peak, weights = pool.apply(load_peak, (tmp_path, quantize))
+    peak, weights = in_a_fresh_process(load_peak, tmp_path, quantize)
     floats = 4 * sum(parameter.numel() for parameter in model.parameters())
     assert peak < weights + 0.3 * floats
