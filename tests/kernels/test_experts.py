@@ -11,7 +11,7 @@ from headrace.kernels import ops
 from headrace.kernels.base import Kernels
 from headrace.kernels.native import NativeKernels
 from headrace.kernels.routing import RoutingRule, choose
-from headrace.kernels.tensors import SCALINGS, ExpertWeights, GateKind, Routing, WeightKind
+from headrace.kernels.tensors import LAYOUTS, ExpertWeights, GateKind, Routing, WeightKind
 from headrace.kernels.twins import TorchKernels
 from tests.kernels.samples import Dense, dense, grouped
 
@@ -64,7 +64,7 @@ def expert_weights(kind: WeightKind, sizes: list[int]) -> list[tuple[Dense, Dens
         return [(dense(kind, 2 * size, HIDDEN), dense(kind, HIDDEN, size)) for size in sizes]
     return [
         (grouped("int4", 2 * size, HIDDEN, 32, scaling), grouped("int4", HIDDEN, size, 32, scaling))
-        for size, scaling in zip(sizes, cycle(SCALINGS), strict=False)
+        for size, scaling in zip(sizes, cycle(LAYOUTS["int4"]), strict=False)
     ]
 
 

@@ -20,7 +20,7 @@ from headrace.weights.base import RawTensor
 from headrace.weights.naming import Naming, RenamedWeights, Source, part
 from headrace.weights.parts import Part, Slice
 from tests.kernels.samples import random_blocks
-from tests.quantization.formats import FORMATS, Format, fp8, gptq
+from tests.quantization.formats import FORMATS, Format
 from tests.quantization.test_damaged import DictWeights
 from tests.quantization.test_formats import error
 from tests.quantization.test_packed import blocks
@@ -39,28 +39,6 @@ def stored(form: Format, weight: torch.Tensor, kernels: Kernels | None) -> Linea
     tensors = {f"{NAME}.{suffix}": tensor for suffix, tensor in form.write(weight)[0].items()}
     scheme = open_scheme({"quantization_config": form.config}, target(kernels), None)
     return scheme.load(DictWeights(tensors), [NAME], [Part.whole()])
-
-
-# Groups below 32 are filled up by the kernels, and zero points of 2 bits take 8 everywhere.
-WIDENED = {"gptq-4bit-16", "gptq-2bit-v2"}
-MEMORY = {
-    "gptq-2bit-64": gptq(2, 64, symmetric=False),
-    "gptq-128": gptq(4, 128, symmetric=False),
-    "gptq-128-act-order": gptq(4, 128, symmetric=False, act_order=True),
-    **{
-        name: form for name, form in FORMATS.items() if name not in WIDENED and "blocks" not in name
-    },
-    "fp8-blocks-128": fp8((128, 128)),
-}
-
-
-@pytest.mark.parametrize("engine", ["torch", "best"])
-@pytest.mark.parametrize("name", MEMORY)
-def test_resident_bytes_are_the_formats(name: str, engine: str) -> None:
-    form = MEMORY[name]
-    weight = stored(form, torch.randn(1024, 1024), ENGINES[engine])
-    bits = weight.nbytes * 8 / 1024**2
-    assert bits <= 1.05 * form.bits_per_weight
 
 
 def test_8_bit_floats_meet_int8_activations_as_integers_of_their_size() -> None:

@@ -24,7 +24,7 @@ WeightKind = Literal[
 ActivationKind = Literal["silu", "gelu", "gelu_tanh", "relu"]
 GateKind = Literal["silu", "gelu", "gelu_tanh", "relu", "clamped_swiglu"]
 Scaling = Literal[
-    "symmetric", "minimum", "zero_point",
+    "symmetric", "power_of_two", "minimum", "zero_point", "nibble_zero_point",
     "super_block", "signed_super_block", "nibble_super_block",
 ]  # fmt: skip
 NormKind = Literal["rms", "layer"]
@@ -38,25 +38,24 @@ CODE_BITS: dict[WeightKind, int] = {
 }  # fmt: skip
 """Of the kinds in groups."""
 SCALINGS: tuple[Scaling, ...] = get_args(Scaling)
-"""How groups are scaled, in the order of `Scaling` in csrc/layout.h: around a fixed middle; from a
-float16 minimum; around a zero point of 8 bits; or by 8-bit multiples of float16 numbers of the
-group: from a minimum, with two multiples for 32 inputs each; around the middle, with signed ones
-for 16 inputs each; or from a minimum, with such of 4 bits."""
+"""How groups are scaled, in the order of `Scaling` in csrc/layout.h: around a fixed middle; so, but
+by a power of two of 8 bits (E8M0); from a float16 minimum; around a zero point of 8 bits; of 4
+bits; or by 8-bit multiples of float16 numbers of the group: from a minimum, with two multiples for
+32 inputs each; around the middle, with signed ones for 16 inputs each; or from a minimum, with such
+of 4 bits."""
 LAYOUTS: dict[WeightKind, tuple[Scaling, ...]] = {
-    "int2": ("symmetric", "minimum", "zero_point", "nibble_super_block"),
-    "int3": ("symmetric", "minimum", "zero_point", "signed_super_block"),
+    "int2": ("symmetric", "minimum", "nibble_zero_point", "nibble_super_block"),
+    "int3": ("symmetric", "minimum", "nibble_zero_point", "signed_super_block"),
     "int4": ("symmetric", "minimum", "zero_point", "super_block"),
     "int5": ("symmetric", "minimum", "super_block"),
     "int6": ("signed_super_block",),
     "int8": ("symmetric", "minimum", "zero_point"),
     "nf4": ("symmetric",),
     "fp4": ("symmetric",),
-    "mxfp4": ("symmetric",),
+    "mxfp4": ("power_of_two",),
     "float8": ("symmetric",),
 }
 """How each kind in groups can be scaled (`with_layout` in csrc/scales.h)."""
-ZERO_POINT_STEPS: dict[WeightKind, int] = {"int2": 16, "int3": 16, "int4": 16, "int8": 1}
-"""Steps between two quants in which a zero point lies; there are 256."""
 ACTIVATION_KINDS: tuple[ActivationKind, ...] = ("silu", "gelu", "gelu_tanh", "relu")
 GATE_KINDS: tuple[GateKind, ...] = (*ACTIVATION_KINDS, "clamped_swiglu")
 """In the order of `Gate` in csrc/math.h. The last is a function of gate and up both (GPT-OSS)."""
@@ -82,6 +81,24 @@ position that the token will have key the random numbers. The layout is that of 
 Draws = npt.NDArray[np.void]
 """Records of DRAW, on the host."""
 CACHE_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.int8)
+
+
+@dataclass(frozen=True, slots=True)
+class ZeroPoints:
+    """Those that a kind can hold."""
+
+    scaling: Scaling
+    bits: int
+    steps: int
+    """Between two quants."""
+
+
+ZERO_POINTS: dict[WeightKind, ZeroPoints] = {
+    "int2": ZeroPoints("nibble_zero_point", bits=4, steps=1),
+    "int3": ZeroPoints("nibble_zero_point", bits=4, steps=1),
+    "int4": ZeroPoints("zero_point", bits=8, steps=16),
+    "int8": ZeroPoints("zero_point", bits=8, steps=1),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +134,7 @@ class PackedWeight:
     in_features: int
     kind: WeightKind
     group_size: int
-    """Inputs that share a float16 scale; 0 for float kinds."""
+    """Inputs that share a scale; 0 for float kinds."""
     scaling: Scaling
     storage: tuple[Tensor, ...]
 
@@ -295,8 +312,9 @@ class Rows:
 
 def are_zero_points(values: Tensor, kind: WeightKind) -> bool:
     """Whether a weight of this integer kind can hold them."""
-    steps = values * ZERO_POINT_STEPS[kind]
-    return bool(((steps == steps.round()) & (steps >= 0) & (steps <= 255)).all())
+    steps = values * ZERO_POINTS[kind].steps
+    largest = 2 ** ZERO_POINTS[kind].bits - 1
+    return bool(((steps == steps.round()) & (steps >= 0) & (steps <= largest)).all())
 
 
 def check(
@@ -324,6 +342,13 @@ def check_half_range(name: str, values: Tensor) -> None:
     """Raise ValueError unless float16 can hold values as large."""
     if not bool((values.abs() <= 65504).all()):
         raise ValueError(f"{name}: outside the range of float16")
+
+
+def check_powers_of_two(name: str, values: Tensor) -> None:
+    """Raise ValueError unless all are from 2 ** -127 to 2 ** 127."""
+    mantissas, exponents = torch.frexp(values)
+    if not bool(((mantissas == 0.5) & (exponents >= -126) & (exponents <= 128)).all()):
+        raise ValueError(f"{name}: not powers of two from 2 ** -127 to 2 ** 127")
 
 
 def check_rows(tensor: Tensor, name: str) -> None:

@@ -1,0 +1,138 @@
+"""What weights take in memory, against the arithmetic of each format's own definition."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from headrace.checkpoint.ggml import GGMLType
+from headrace.kernels import BLOCK_FORMATS
+from headrace.kernels import load as load_kernels
+from headrace.quantization import ON_LOAD, LinearWeight, Target, open_scheme
+from headrace.quantization.none import Unquantized
+from headrace.weights.base import RawTensor
+from headrace.weights.parts import Part
+from tests.kernels.samples import random_blocks
+from tests.quantization.formats import (
+    Format,
+    awq,
+    bitsandbytes_4bit,
+    bitsandbytes_8bit,
+    compressed_tensors,
+    fp8,
+    gptq,
+)
+from tests.quantization.test_damaged import DictWeights
+from tests.quantization.test_mxfp4 import random_experts
+
+OUTPUTS, INPUTS = 512, 1024
+EXACT = Target(dtype=torch.float32, device=torch.device("cpu"), exact_activations=True)
+TARGETS = {
+    "torch": EXACT,
+    "float32 activations": replace(EXACT, kernels=load_kernels("native")),
+    "int8 activations": replace(EXACT, kernels=load_kernels("native"), exact_activations=False),
+}
+WHOLE = [Part.whole()]
+NAME = "layer"
+
+
+def formats() -> Iterator[tuple[str, Format]]:
+    for bits in (2, 3, 4, 8):
+        for size in (-1, 32, 64, 128):
+            for symmetric in (True, False):
+                name = f"gptq-{bits}bit-{size}-{'sym' if symmetric else 'asym'}"
+                yield name, gptq(bits, size, symmetric=symmetric)
+        yield f"gptq-{bits}bit-act-order", gptq(bits, 128, symmetric=False, act_order=True)
+    for size in (32, 64, 128):
+        yield f"awq-{size}", awq(size)
+        for symmetric in (True, False):
+            grouped: dict[str, Any] = {
+                "strategy": "group", "group_size": size, "symmetric": symmetric,
+            }  # fmt: skip
+            kind = f"{size}-{'sym' if symmetric else 'asym'}"
+            yield f"ct-w4a16-{kind}", compressed_tensors("pack-quantized", num_bits=4, **grouped)
+            yield f"ct-w8a16-{kind}", compressed_tensors("pack-quantized", num_bits=8, **grouped)
+    by_output: dict[str, Any] = {"num_bits": 8, "strategy": "channel"}
+    yield "ct-w8a8", compressed_tensors("int-quantized", **by_output)
+    yield "ct-w8a8-asym", compressed_tensors("int-quantized", symmetric=False, **by_output)
+    yield "ct-fp8", compressed_tensors("float-quantized", type="float", **by_output)
+    yield "fp8-tensor", fp8(None)
+    yield "fp8-blocks", fp8((128, 128))
+    for kind in ("nf4", "fp4"):
+        for nested in (False, True):
+            yield f"bitsandbytes-{kind}-{nested}", bitsandbytes_4bit(kind, nested=nested)
+    yield "bitsandbytes-8bit", bitsandbytes_8bit()
+
+
+FORMATS = dict(formats())
+ROUNDED_BITS = {
+    "int4": 4 + (16 + 8) / 32,
+    "int8": 8 + 16 / 32,
+    "eetq": 8,
+    "bitsandbytes": 8,
+    "fp8": 8,
+    "bitsandbytes-nf4": 4 + 32 / 64,
+    "bitsandbytes-fp4": 4 + 32 / 64,
+}
+
+
+def bits_of(weight: LinearWeight) -> float:
+    return weight.nbytes * 8 / (OUTPUTS * INPUTS)
+
+
+@pytest.fixture(params=TARGETS)
+def target(request: pytest.FixtureRequest) -> Target:
+    return TARGETS[request.param]
+
+
+def matrix() -> torch.Tensor:
+    return torch.randn(OUTPUTS, INPUTS, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module", params=FORMATS)
+def stored(request: pytest.FixtureRequest) -> tuple[Format, DictWeights]:
+    form = FORMATS[request.param]
+    tensors = {f"{NAME}.{suffix}": tensor for suffix, tensor in form.write(matrix())[0].items()}
+    return form, DictWeights(tensors)
+
+
+def test_checkpoints(stored: tuple[Format, DictWeights], target: Target) -> None:
+    form, weights = stored
+    scheme = open_scheme({"quantization_config": form.config}, target, None)
+    order = 32 / OUTPUTS if form.config.get("desc_act") else 0  # GPTQ's g_idx
+    assert bits_of(scheme.load(weights, [NAME], WHOLE)) <= 1.05 * (form.bits_per_weight + order)
+
+
+def test_mxfp4(target: Target) -> None:
+    blocks, scales = random_experts(1, OUTPUTS, INPUTS)
+    weights = DictWeights({f"{NAME}.blocks": blocks[0], f"{NAME}.scales": scales[0]})
+    scheme = open_scheme({"quantization_config": {"quant_method": "mxfp4"}}, target, None)
+    assert bits_of(scheme.load(weights, [NAME], WHOLE)) <= 1.05 * (4 + 8 / 32)
+
+
+@pytest.mark.parametrize("quantize", ON_LOAD)
+def test_floats_quantized_while_loading(quantize: str, target: Target) -> None:
+    weights = DictWeights({f"{NAME}.weight": matrix()})
+    scheme = open_scheme({}, target, quantize)
+    assert bits_of(scheme.load(weights, [NAME], WHOLE)) <= 1.05 * ROUNDED_BITS[quantize]
+
+
+class Blocks(DictWeights):
+    """One matrix of a GGUF file."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__({})
+        self.form, self.type = BLOCK_FORMATS[name], GGMLType[name]
+        self.data = torch.from_numpy(random_blocks(name, OUTPUTS, INPUTS))
+
+    def raw(self, name: str) -> RawTensor:  # type: ignore[override]
+        return RawTensor(self.type, self.data, (OUTPUTS, INPUTS))
+
+
+@pytest.mark.parametrize("name", BLOCK_FORMATS)
+def test_gguf_blocks(name: str) -> None:
+    weights = Blocks(name)
+    weight = Unquantized({}, TARGETS["int8 activations"]).load(weights, [NAME], WHOLE)
+    assert weight.nbytes <= 1.05 * weights.data.nbytes
