@@ -45,8 +45,10 @@ class CompressedZeroPoints:
     """Between two quants."""
 
     @classmethod
-    def pack(cls, zero_points: Tensor, bits: int) -> "CompressedZeroPoints":
-        """Of codes of so many bits."""
+    def of(cls, matrix: QuantizedMatrix) -> "CompressedZeroPoints | None":
+        zero_points, bits = matrix.zero_points, matrix.bits
+        if zero_points is None:
+            return None
         if not zero_points.is_floating_point():
             return cls(BitPlanes.pack(zero_points, bits), bits, 1)
         sixteenths = (zero_points * 16).to(torch.uint8)
@@ -55,6 +57,11 @@ class CompressedZeroPoints:
     def unpack(self, rows: Tensor | None) -> Tensor:
         return self.planes.unpack(rows).float() / self.steps
 
+    @property
+    def packed(self) -> tuple[Tensor, int, int]:
+        """As `packed_matmul` reads them."""
+        return self.planes.planes[0][2], self.bits, self.steps
+
 
 class CompressedMatrix:
     """A `QuantizedMatrix` whose codes and zero points take no more bits than they have."""
@@ -62,15 +69,13 @@ class CompressedMatrix:
     def __init__(self, matrix: QuantizedMatrix, device: torch.device) -> None:
         matrix = matrix.to(device)
         self._codes = BitPlanes.pack(matrix.codes, matrix.bits)
-        self._zero_points: CompressedZeroPoints | None = None
-        if matrix.zero_points is not None:
-            self._zero_points = CompressedZeroPoints.pack(matrix.zero_points, matrix.bits)
+        self._zero_points = CompressedZeroPoints.of(matrix)
         self._rest = replace(matrix, codes=matrix.codes[:, :0].clone(), zero_points=None)
         has_wide_scales = matrix.scales.itemsize > 1  # Triton knows no E8M0
         has_one_plane = len(self._codes.planes) == 1
         is_regular = matrix.group_index is None and has_one_plane and has_wide_scales
         self._kernel = load_kernel(device) if is_regular else None
-        zero_planes = self._zero_points and self._zero_points.planes
+        zero_planes = self._zero_points.planes if self._zero_points else None
         parts = (self._codes, zero_planes, matrix.scales, matrix.group_index)
         self.nbytes = sum(part.nbytes for part in parts if part is not None)
 
@@ -84,14 +89,14 @@ class CompressedMatrix:
             self._codes.planes[0][2],
             rest.scales,
             bits=rest.bits,
-            zero_points=zeros and (zeros.planes.planes[0][2], zeros.bits, zeros.steps),
+            zero_points=zeros.packed if zeros else None,
             codebook=None if codebook is None else codebook.to(x.device),
         )
 
     def dequantize(self, dtype: torch.dtype, rows: Tensor | None = None) -> Tensor:
         """The matrix, or these rows of it."""
         rest = self._rest if rows is None else self._rest.rows(rows)
-        zero_points = self._zero_points and self._zero_points.unpack(rows)
+        zero_points = self._zero_points.unpack(rows) if self._zero_points else None
         codes = self._codes.unpack(rows)
         return replace(rest, codes=codes, zero_points=zero_points).dequantize(dtype)
 
