@@ -13,6 +13,8 @@ from torch import Tensor
 
 GROUP_SIZE = 32
 """Activations that share a scale; inputs of quantized weights come in multiples of it."""
+HALF_MAX = 65504
+"""The largest number of float16."""
 BLOCK_SIZE = 32
 """Tokens of a KV-cache block."""
 
@@ -340,15 +342,18 @@ def check(
 
 def check_half_range(name: str, values: Tensor) -> None:
     """Raise ValueError unless float16 can hold values as large."""
-    if not bool((values.abs() <= 65504).all()):
-        raise ValueError(f"{name}: outside the range of float16")
+    largest = float(values.abs().max())
+    if not largest <= HALF_MAX:  # so too for NaN
+        raise ValueError(f"{name}: expected up to {HALF_MAX} (float16), found {largest:.6g}")
 
 
 def check_powers_of_two(name: str, values: Tensor) -> None:
     """Raise ValueError unless all are from 2 ** -127 to 2 ** 127."""
     mantissas, exponents = torch.frexp(values)
-    if not bool(((mantissas == 0.5) & (exponents >= -126) & (exponents <= 128)).all()):
-        raise ValueError(f"{name}: not powers of two from 2 ** -127 to 2 ** 127")
+    fits = (mantissas == 0.5) & (exponents >= -126) & (exponents <= 128)
+    if not bool(fits.all()):
+        found = float(values[~fits][0])
+        raise ValueError(f"{name}: expected 2 ** -127 to 2 ** 127, found {found:.6g}")
 
 
 def check_rows(tensor: Tensor, name: str) -> None:
