@@ -1,7 +1,9 @@
 """Checkpoints that are truncated, mis-shaped or lie: one line that names the tensor."""
 
+import json
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +16,8 @@ from headrace.errors import CheckpointError, StartupError
 from headrace.kernels import TorchKernels
 from headrace.quantization import LinearWeight, Target, open_scheme
 from headrace.weights.parts import Part
+from tests.models.driver import drive_kernels
+from tests.quantization.checkpoints import write_quantized
 from tests.quantization.formats import FORMATS, Format
 
 LAYER = "model.layers.0.mlp.up_proj"
@@ -235,3 +239,18 @@ def test_whatever_is_damaged_one_line_names_the_layer(data: Any) -> None:
         load(form.config, tensors, data.draw(st.sampled_from(TARGETS)))
     except StartupError as error:
         assert re.fullmatch(MESSAGE, str(error)), error
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_whole_checkpoints_that_are_cut_or_lie(name: str, tmp_path: Path) -> None:
+    write_quantized(tmp_path, FORMATS[name])
+    weights, config = tmp_path / "model.safetensors", tmp_path / "config.json"
+    stored = weights.read_bytes()
+    weights.write_bytes(stored[: len(stored) // 2])
+    with pytest.raises(CheckpointError, match=r"tensor \S+: expected to end at byte \d+, found"):
+        drive_kernels(tmp_path)
+    weights.write_bytes(stored)
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"intermediate_size": 160}))
+    wanted = r"weights of .*mlp\.up_proj: expected \[320, 64\] together, found \[192, 64\]"
+    with pytest.raises(CheckpointError, match=wanted):
+        drive_kernels(tmp_path)
