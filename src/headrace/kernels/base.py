@@ -159,14 +159,14 @@ class Kernels(ABC):
         """For `experts` over up to so many rows; inputs are in the dtype that all weights read, or
         in float32 where they differ, and with `exact`. Only int8 inputs are split."""
         places = rows * experts_per_row
-        hidden = experts[0].gate_up.in_features
+        hidden = experts[0].gate_up[0].in_features
         inner = max(expert.down.in_features for expert in experts)
 
         def dtype(weights: list[PackedWeight]) -> torch.dtype:
             dtypes = {self.input_dtype(weight) for weight in weights}
             return torch.float32 if exact or len(dtypes) > 1 else dtypes.pop()
 
-        inputs = dtype([expert.gate_up for expert in experts])
+        inputs = dtype([weight for expert in experts for weight in expert.gate_up])
         inner_inputs = dtype([expert.down for expert in experts])
         if (inputs, inner_inputs) != (torch.int8, torch.int8):
             split = None

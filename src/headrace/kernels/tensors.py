@@ -209,7 +209,8 @@ class Routing:
 class ExpertWeights:
     """One gated MLP of a mixture: [2F, H] and [H, F], with biases [2F] and [H]."""
 
-    gate_up: PackedWeight
+    gate_up: tuple[PackedWeight, ...]
+    """Of both, or of each its own."""
     down: PackedWeight
     gate_up_bias: Tensor | None = None
     down_bias: Tensor | None = None
