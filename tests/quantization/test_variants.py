@@ -1,4 +1,5 @@
-"""What weights take in memory, against the arithmetic of each format's own definition."""
+"""Every variant of every format: what a layer takes in memory, against the arithmetic of its
+definition, and what it computes."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -25,6 +26,7 @@ from tests.quantization.formats import (
     gptq,
 )
 from tests.quantization.test_damaged import DictWeights
+from tests.quantization.test_formats import error
 from tests.quantization.test_mxfp4 import random_experts
 
 OUTPUTS, INPUTS = 512, 1024
@@ -44,7 +46,10 @@ def formats() -> Iterator[tuple[str, Format]]:
             for symmetric in (True, False):
                 name = f"gptq-{bits}bit-{size}-{'sym' if symmetric else 'asym'}"
                 yield name, gptq(bits, size, symmetric=symmetric)
-        yield f"gptq-{bits}bit-act-order", gptq(bits, 128, symmetric=False, act_order=True)
+                if size != -1:
+                    ordered = gptq(bits, size, symmetric=symmetric, act_order=True)
+                    yield f"{name}-act-order", ordered
+        yield f"gptq-{bits}bit-v2", gptq(bits, 128, symmetric=False, version=2)
     for size in (32, 64, 128):
         yield f"awq-{size}", awq(size)
         for symmetric in (True, False):
@@ -92,17 +97,22 @@ def matrix() -> torch.Tensor:
 
 
 @pytest.fixture(scope="module", params=FORMATS)
-def stored(request: pytest.FixtureRequest) -> tuple[Format, DictWeights]:
+def stored(request: pytest.FixtureRequest) -> tuple[Format, DictWeights, torch.Tensor]:
+    """A format, a layer in it, and what that stands for."""
     form = FORMATS[request.param]
-    tensors = {f"{NAME}.{suffix}": tensor for suffix, tensor in form.write(matrix())[0].items()}
-    return form, DictWeights(tensors)
+    tensors, exact = form.write(matrix())
+    return form, DictWeights({f"{NAME}.{key}": tensor for key, tensor in tensors.items()}), exact
 
 
-def test_checkpoints(stored: tuple[Format, DictWeights], target: Target) -> None:
-    form, weights = stored
+def test_checkpoints(stored: tuple[Format, DictWeights, torch.Tensor], target: Target) -> None:
+    form, weights, exact = stored
     scheme = open_scheme({"quantization_config": form.config}, target, None)
+    weight = scheme.load(weights, [NAME], WHOLE)
     order = 32 / OUTPUTS if form.config.get("desc_act") else 0  # GPTQ's g_idx
-    assert bits_of(scheme.load(weights, [NAME], WHOLE)) <= 1.05 * (form.bits_per_weight + order)
+    assert bits_of(weight) <= 1.05 * (form.bits_per_weight + order)
+    x = torch.randn(3, INPUTS, generator=torch.Generator().manual_seed(1))
+    limit = 1e-3 if target.exact_activations else 0.02  # float16 scales; int8 activations
+    assert error(weight.apply(x, None, None), x @ exact.T) < limit
 
 
 def test_mxfp4(target: Target) -> None:
