@@ -214,10 +214,13 @@ def rotary(head_size: int, positions: int = 1024) -> Rotary:
     return Rotary(angles.cos(), angles.sin())
 
 
-def fill(kernels: Kernels, batch: Ragged, dtype: torch.dtype) -> tuple[Tensor, LayerCache]:
+def fill(
+    kernels: Kernels, batch: Ragged, dtype: torch.dtype, **scales: float
+) -> tuple[Tensor, LayerCache]:
     """Write all contexts; returns qkv with rotated queries, and the cache."""
     num_heads, num_kv_heads, head_size = batch.heads
     cache = kernels.empty_cache(batch.num_blocks, num_kv_heads, head_size, dtype, batch.value_size)
+    cache = replace(cache, **scales)
     slots = torch.cat([batch.slots(s) for s in range(len(batch.context_lens))])
     positions = torch.cat([torch.arange(n) for n in batch.context_lens]).int()
     qkv, key = batch.qkv.clone(), None

@@ -131,7 +131,8 @@ class Kernels(ABC):
         dtype: torch.dtype,
         value_size: int | None = None,
     ) -> LayerCache:
-        """A zeroed cache of float32, float16, bfloat16 or int8 (scaled per token and head).
+        """A zeroed cache of float32, float16, bfloat16, int8 (scaled per token and head) or floats
+        of 8 bits.
 
         value_size: values are the first so many elements of their keys.
         """

@@ -82,7 +82,8 @@ DRAW = np.dtype(
 position that the token will have key the random numbers. The layout is that of csrc/sample.h."""
 Draws = npt.NDArray[np.void]
 """Records of DRAW, on the host."""
-CACHE_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.int8)
+FLOAT8_DTYPES = (torch.float8_e4m3fn, torch.float8_e5m2)
+CACHE_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.int8, *FLOAT8_DTYPES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,6 +245,10 @@ class LayerCache:
     value_size: int
     key_scales: Tensor | None = None
     value_scales: Tensor | None = None
+    key_scale: float = 1.0
+    value_scale: float = 1.0
+    """What all keys and values are divided by, and cut off at the range, where they are held in
+    floats of 8 bits."""
 
     @property
     def num_blocks(self) -> int:
