@@ -18,7 +18,7 @@ from headrace.kernels.tensors import (
     GROUP_SIZE,
     SCALINGS,
     WEIGHT_KINDS,
-    ZERO_POINT_STEPS,
+    ZERO_POINTS,
     PackedWeight,
     QuantizedActivation,
     Rows,
@@ -99,8 +99,8 @@ class NativeKernels(Kernels):
     def _pack_groups(
         self, weight: PackedWeight, row: int, quants: Tensor, scales: Tensor, offsets: Tensor | None
     ) -> None:
-        if offsets is not None and weight.scaling == "zero_point":
-            offsets = (offsets * ZERO_POINT_STEPS[weight.kind]).to(torch.uint8)
+        if offsets is not None and weight.scaling != "minimum":
+            offsets = (offsets * ZERO_POINTS[weight.kind].steps).to(torch.uint8)
         sources = (
             quants.data_ptr(),
             scales.data_ptr(),

@@ -108,7 +108,7 @@ def _options(
     return LoadOptions(
         dtype=dtype,
         device=device,
-        kv_dtype=devices.choose_kv_dtype(settings, is_native=is_native),
+        kv_dtype=devices.choose_kv_dtype(settings),
         kernels=kernels if is_native else None,
         weight_dtype=dtype if settings.dtype else None,
         exact_activations=settings.activations == "float32",
