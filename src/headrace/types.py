@@ -305,6 +305,11 @@ class Executor(Protocol):
         """Run one forward pass and sample. Raises only when the device is unusable."""
         ...
 
+    def prepare(self) -> bool:
+        """Make later plans cheaper, for some milliseconds at most, while there is none to execute.
+        Returns False when nothing is left to prepare."""
+        ...
+
 
 class EngineClient(Protocol):
     """The front end's view of an engine, wherever it runs."""

@@ -70,7 +70,7 @@ def run(connection: socket.socket) -> int:
         time.sleep(GRACE_SECONDS)
         return 1
     plans = Channel[StepPlan](connection, StepPlan)
-    while (received := plans.receive(wait=True)) is not None:
+    while (received := plans.receive_idle(executor.prepare)) is not None:
         for plan in received:
             executor.execute(plan)
     return 0
