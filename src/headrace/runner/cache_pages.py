@@ -14,7 +14,7 @@ from headrace.kernels import LayerCache
 from headrace.kernels.memory import HUGE_PAGE_BYTES
 
 PAGE_BYTES = 4096
-AHEAD_BYTES = 512 << 20
+AHEAD_BYTES = 1 << 30
 """Of blocks that have memory and have never been handed out."""
 
 
