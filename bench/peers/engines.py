@@ -23,6 +23,8 @@ from typing import Any, Protocol
 from headrace.bench.prompts import SyntheticPrompts
 
 LOAD_SECONDS = 400
+SETTLE_SECONDS = 2.0
+"""Between waking a stopped engine and measuring it: what it does while idle is not measured."""
 QUESTION, ANSWER = "The capital of France is", "Paris"
 
 Figures = dict[str, float]
@@ -210,6 +212,7 @@ def check_sanity(engine: Engine) -> None:
 def awake(engine: Engine) -> Iterator[None]:
     """Let it run; it is stopped (SIGSTOP) afterwards, so that it takes nothing from the others."""
     os.killpg(engine.process.pid, signal.SIGCONT)
+    time.sleep(SETTLE_SECONDS)
     try:
         yield
     finally:

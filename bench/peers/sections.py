@@ -33,7 +33,7 @@ Options = argparse.Namespace
 Result = dict[str, Any]
 Start = Callable[[], Engine]
 CACHE_BYTES = 160 << 20
-"""Of the KV cache where memory is measured: all of it counts as used."""
+"""Of the KV cache where memory is measured: an idle engine gives all of it memory."""
 PREFIX_TOKENS = 1000
 LONG_PROMPT, LONG_NEW = 8000, 64
 
@@ -218,7 +218,7 @@ def start(options: Options) -> Result:
 
 def memory(options: Options) -> Result:
     """Resident memory of all Headrace processes beyond weights and KV cache, during a load."""
-    weights = size_of(embedded_model()).weight_bytes
+    known = size_of(embedded_model()).weight_bytes + CACHE_BYTES
     with loaded([lambda: headrace(options, "--kv-cache-memory", str(CACHE_BYTES))]) as (engine,):
         assert isinstance(engine, HttpEngine)
         leader = engine.process.pid
@@ -229,8 +229,14 @@ def memory(options: Options) -> Result:
                     "--streams", 8, "--duration", options.soak_seconds,
                     "--prompt-tokens", 200, "--max-tokens", 128,
                 )  # fmt: skip
-    samples = [(seconds, size - weights) for seconds, size in watch.samples]
-    return {"idle": idle - weights, "cache": CACHE_BYTES, "samples": samples}
+            end_of_load = resident_bytes(leader)
+    return {
+        "weights": known - CACHE_BYTES,
+        "cache": CACHE_BYTES,
+        "idle": idle,
+        "loaded": end_of_load,
+        "samples": [(seconds, size - known) for seconds, size in watch.samples],
+    }
 
 
 def overhead(options: Options) -> Result:
@@ -238,7 +244,7 @@ def overhead(options: Options) -> Result:
     results = {}
     with loaded([lambda: headrace(options)]) as (engine,), awake(engine):
         front, pids = engine.process.pid, processes(engine.process.pid)
-        model = max(pids[1:], key=lambda pid: resident_bytes(pid))
+        model = max(pids[1:], key=cpu_seconds)
         for case, load in cases(options).items():
             profile = options.scratch / "overhead.perf"
             recorder = _record(model, profile)

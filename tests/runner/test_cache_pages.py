@@ -1,5 +1,3 @@
-import ctypes
-import mmap
 import sys
 
 import pytest
@@ -8,17 +6,10 @@ import torch
 from headrace.kernels import TorchKernels
 from headrace.kernels.memory import HUGE_PAGE_BYTES, zeroed
 from headrace.runner.cache_pages import CachePages, tensors_of
+from tests.kernels.resident import resident_bytes
 
 BLOCK_BYTES = HUGE_PAGE_BYTES // 4
 NUM_BLOCKS = 12
-
-
-def resident_bytes(tensor: torch.Tensor) -> int:
-    """Of a tensor that begins with a page."""
-    pages = (ctypes.c_ubyte * (tensor.nbytes // mmap.PAGESIZE))()
-    address = ctypes.c_void_p(tensor.data_ptr())
-    assert ctypes.CDLL(None).mincore(address, ctypes.c_size_t(tensor.nbytes), pages) == 0
-    return sum(page & 1 for page in pages) * mmap.PAGESIZE
 
 
 def caches(count: int) -> list[torch.Tensor]:
