@@ -38,12 +38,12 @@ class Load:
     prompt_tokens: int
     new_tokens: int
     requests: int = 0
-    """0: two per stream."""
+    """0: two per stream, and at least four."""
     shared_prefix_tokens: int = 0
 
     @property
     def num_requests(self) -> int:
-        return self.requests or max(2, 2 * self.streams)
+        return self.requests or max(4, 2 * self.streams)
 
 
 class EngineError(Exception):

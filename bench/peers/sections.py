@@ -89,7 +89,7 @@ def cases(options: Options) -> dict[str, Load]:
     streams = [int(count) for count in options.streams.split(",")]
     sizes = {"prompt_tokens": options.prompt_tokens, "new_tokens": options.new_tokens}
     loads = {f"{n} streams": Load(streams=n, **sizes) for n in streams}
-    prefill = Load(streams=4, prompt_tokens=options.prefill_tokens, new_tokens=1)
+    prefill = Load(streams=4, requests=16, prompt_tokens=options.prefill_tokens, new_tokens=1)
     return loads | {"prefill": prefill}
 
 
