@@ -242,17 +242,19 @@ def memory(options: Options) -> Result:
 def overhead(options: Options) -> Result:
     """CPU time of all that is no kernel, per token: the front end's, and the engine's by `perf`."""
     results = {}
-    with loaded([lambda: headrace(options)]) as (engine,), awake(engine):
+    with loaded([lambda: headrace(options)]) as (engine,):
         front, pids = engine.process.pid, processes(engine.process.pid)
         model = max(pids[1:], key=cpu_seconds)
+        profile = options.scratch / "overhead.perf"
         for case, load in cases(options).items():
-            profile = options.scratch / "overhead.perf"
-            recorder = _record(model, profile)
-            before = cpu_seconds(front), cpu_seconds(model)
-            engine.measure(load, seed=hash(case))
-            spent = [cpu_seconds(pid) - b for pid, b in zip((front, model), before, strict=True)]
-            recorder.terminate()
-            recorder.wait()
+            with awake(engine):
+                recorder = _record(model, profile)
+                before = cpu_seconds(front), cpu_seconds(model)
+                engine.measure(load, seed=hash(case))
+                after = cpu_seconds(front), cpu_seconds(model)
+                recorder.terminate()
+                recorder.wait()
+            spent = [now - then for now, then in zip(after, before, strict=True)]
             results[case] = _split(*spent, _kernel_share(profile), load)
     return results
 
