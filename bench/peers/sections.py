@@ -254,8 +254,8 @@ def overhead(options: Options) -> Result:
                 after = cpu_seconds(front), cpu_seconds(model)
                 recorder.terminate()
                 recorder.wait()
-            spent = [now - then for now, then in zip(after, before, strict=True)]
-            results[case] = _split(*spent, _kernel_share(profile), load)
+            of_front, of_model = (now - then for now, then in zip(after, before, strict=True))
+            results[case] = _split(of_front, of_model, _kernel_share(profile), load)
     return results
 
 
