@@ -119,7 +119,7 @@ class Kernels(ABC):
         self, rows: int, features: int, dtype: torch.dtype
     ) -> UniformActivation:
         if dtype == torch.float32:
-            return torch.zeros(rows, features)
+            return zeroed((rows, features), torch.float32, torch.device("cpu"))
         check_multiple("features", features, GROUP_SIZE)
         return self._quantized(rows, features, dtype)
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from headrace.kernels.base import Kernels
-from headrace.kernels.memory import Arena
+from headrace.kernels.memory import Arena, zeroed
 from headrace.kernels.ops import Op
 from headrace.kernels.tensors import (
     BLOCK_FORMATS,
@@ -78,7 +78,7 @@ class NativeKernels(Kernels):
 
     def _quantized(self, rows: int, features: int, dtype: torch.dtype) -> QuantizedActivation:
         cells = -(-rows // CELL_ROWS), features // GROUP_SIZE
-        storage = torch.zeros(*cells, CELL_BYTES[dtype], dtype=torch.uint8)
+        storage = zeroed((*cells, CELL_BYTES[dtype]), torch.uint8, torch.device("cpu"))
         return QuantizedActivation(rows, features, dtype, storage)
 
     def _empty_weight(
