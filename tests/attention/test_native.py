@@ -56,7 +56,7 @@ def test_layers_may_differ() -> None:
         [layer_shape(head_size=80), layer_shape(num_kv_heads=1), layer_shape(num_kv_heads=6)],
     ],
 )
-@pytest.mark.parametrize("kv_dtype", [torch.float16, torch.int8])
+@pytest.mark.parametrize("kv_dtype", [torch.float16, torch.int8, torch.float8_e4m3fn])
 def test_bytes_are_what_is_allocated(kv_dtype: torch.dtype, layers: list[LayerShape]) -> None:
     backend = NativeBackend(shape(*layers, kernels=load_kernels(), kv_dtype=kv_dtype))
     backend.allocate(3)

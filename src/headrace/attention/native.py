@@ -1,9 +1,11 @@
 """Attention with the CPU kernels, over a cache in their layout."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
-from headrace.attention.base import AttentionBatch, AttentionOptions, AttentionShape
+from headrace.attention.base import AttentionBatch, AttentionOptions, AttentionShape, CacheScales
 from headrace.kernels import BLOCK_SIZE, LayerCache, ops
 from headrace.kernels.cache import MAX_HEAD_SIZE, padded_head_size
 from headrace.kernels.tensors import CACHE_DTYPES
@@ -19,6 +21,8 @@ class NativeBackend:
         self.shape = shape
         self.kernels = shape.kernels
         self.caches: list[LayerCache] = []
+        self.scales = [CacheScales()] * len(shape.layers)
+        """Only a cache of 8-bit floats may have others than 1."""
 
     @staticmethod
     def unsupported(shape: AttentionShape) -> str | None:
@@ -41,14 +45,18 @@ class NativeBackend:
 
     def allocate(self, num_blocks: int) -> None:
         self.caches = [
-            self.kernels.empty_cache(
-                num_blocks,
-                layer.num_kv_heads,
-                layer.head_size,
-                self.shape.kv_dtype,
-                layer.value_size,
+            replace(
+                self.kernels.empty_cache(
+                    num_blocks,
+                    layer.num_kv_heads,
+                    layer.head_size,
+                    self.shape.kv_dtype,
+                    layer.value_size,
+                ),
+                key_scale=scales.key,
+                value_scale=scales.value,
             )
-            for layer in self.shape.layers
+            for layer, scales in zip(self.shape.layers, self.scales, strict=True)
         ]
 
     def forward(
