@@ -261,6 +261,7 @@ def test_the_executors_drafts_are_used_when_they_promise_more() -> None:
         request.token_ids.append(0)
         request.draft_ids = []
     request.executor_draft_ids = [0, 0, 0]
+    speculator.observe_drafting({0: 3}, 0.0)
     speculator.draft([request], 0, 500)
     assert request.draft_ids == [0, 0, 0]
     assert request.executor_draft_ids == []

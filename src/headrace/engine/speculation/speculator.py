@@ -65,6 +65,10 @@ class Speculator:
         self._least_probability = 1.0
         """Of a token that is worth its time in the next step."""
         self._num_steps = 0
+        self._num_requests = 0
+        """In the step before."""
+        self._wake_step = 0
+        """As long as they are the same requests, none gets a look before this step."""
         self._num_refusals = 0
         """Steps since the executor was asked for drafts."""
 
@@ -79,6 +83,7 @@ class Speculator:
     def observe_drafting(self, num_drafts: dict[int, int], duration: float) -> None:
         """The executor took so many seconds for `StepPlan.num_drafts`."""
         self._draft_cost.observe(len(num_drafts), max(num_drafts.values()), duration)
+        self._wake_step = 0
 
     def finish(self, request: Request) -> None:
         """The request has all its tokens."""
@@ -93,6 +98,8 @@ class Speculator:
         tokens in addition to these last.
         """
         self._num_steps += 1
+        if self._num_steps < self._wake_step and len(requests) == self._num_requests:
+            return
         awake = self._awake(requests)
         num_base = len(requests) + num_prompt_tokens
         most = min(room - num_prompt_tokens, MAX_TOKENS - num_base)
@@ -105,6 +112,7 @@ class Speculator:
             offer, count = offers[index], counts.get(index, 0)
             request.draft_ids = offer.token_ids[:count]
             state.settle(count, offer.probabilities[count - 1] if count else 1.0)
+        self._sleep(requests)
 
     def _awake(self, requests: list[Request]) -> list[tuple[Request, SpeculationState]]:
         """Those that get a look in this step; mostly nobody, where drafts are not worth it."""
@@ -119,6 +127,13 @@ class Speculator:
             if step % state.interval == 0 or request.executor_draft_ids:
                 awake.append((request, state))
         return awake[:MAX_REQUESTS]
+
+    def _sleep(self, requests: list[Request]) -> None:
+        """Until the next step in which one of them gets a look."""
+        states = [request.speculation for request in requests]
+        interval = min((state.interval for state in states if state is not None), default=1)
+        self._num_requests = len(requests)
+        self._wake_step = (self._num_steps // interval + 1) * interval
 
     def _may_gain(self, num_base: int, most: int) -> bool:
         """Whether even drafts that are all right would pay."""
