@@ -23,6 +23,7 @@ from headrace.engine.constraint import Constraint
 from headrace.engine.grammar import GrammarCompiler
 from headrace.engine.request import Request
 from headrace.engine.scheduler import Scheduler
+from headrace.engine.speculation.habits import Habits
 from headrace.engine.speculation.prompt_lookup import PromptLookup
 from headrace.engine.speculation.speculator import Speculator
 from headrace.runner.build import build_executor
@@ -40,6 +41,7 @@ GRAMMARS = [
     Grammar(kind="regex", source="(ab|c)+ 2001-[0-9]{2}"),
 ]
 COMPILER = GrammarCompiler(ByteVocabulary, VOCAB_SIZE)
+HABITS = Habits()
 
 
 @dataclass
@@ -83,7 +85,7 @@ def run(
         constraint = None
         if add.params.grammar is not None:
             matcher = COMPILER.matcher(add.params.grammar)
-            constraint = Constraint(matcher, add.output_ids, lambda job: job(), lookahead)
+            constraint = Constraint(matcher, add.output_ids, lambda job: job(), HABITS, lookahead)
         assert scheduler.add(add, constraint) is None
     while scheduler.has_work:
         plan = scheduler.schedule()

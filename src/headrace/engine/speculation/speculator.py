@@ -5,7 +5,7 @@ and no plan. Whatever it decides changes when tokens come, never which.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from math import log
 from typing import Final, NamedTuple
 
@@ -189,22 +189,11 @@ class Speculator:
                 num_taken, best = count, pace
         return Counter(index for _, index in candidates[:num_taken])
 
-    def continuation(self, request: Request) -> Callable[[list[int]], list[int]]:
-        """Guesses for a grammar what comes behind the request's tokens, its `draft_ids` and tokens
-        that the grammar forces, as far as it is worth its time. For any thread."""
-
-        def propose(draft_ids: list[int]) -> list[int]:
-            state = request.speculation
-            if state is None:
-                return []
-            proposal = self._proposer.propose(request, self._max_num_drafts, draft_ids)
-            if proposal is None:
-                return []
-            least = self._least_probability / state.confidence
-            chances = probabilities(proposal.kinds, state.acceptance.rates, least)
-            return proposal.token_ids[: len(chances)]
-
-        return propose
+    def least_probability(self, request: Request) -> float:
+        """Of a token behind the request's `draft_ids`, if they are right, that is worth its
+        time."""
+        state = request.speculation
+        return self._least_probability / state.confidence if state else 1.0
 
     # --- drafts that the executor makes
 
@@ -258,15 +247,13 @@ def reach(rate: float, depth: int) -> int:
     return min(depth, int(log(LEAST_PROBABILITY) / log(rate)))
 
 
-def probabilities(
-    kinds: list[Kind], rates: list[float], least: float = LEAST_PROBABILITY
-) -> list[float]:
+def probabilities(kinds: list[Kind], rates: list[float]) -> list[float]:
     """See `Offer`."""
     values = []
     probability = 1.0
     for kind in kinds:
         probability *= rates[kind]
-        if probability < least:
+        if probability < LEAST_PROBABILITY:
             break
         values.append(probability)
     return values
