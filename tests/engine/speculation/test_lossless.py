@@ -184,6 +184,29 @@ def test_a_resumed_request_goes_on_with_the_same_bits(executor: ModelExecutor) -
         assert scheduler.stats().num_forced_tokens > 0
 
 
+class Silent(PromptLookup):
+    """A proposer without an idea."""
+
+    def propose(self, request: Request, num_tokens: int) -> None:
+        return None
+
+
+def test_habits_are_drafted_and_change_no_bit(executor: ModelExecutor) -> None:
+    accepted = 0
+    for seed in range(12):
+        params = SamplingParams(
+            max_tokens=60, seed=seed, grammar=GRAMMARS[0], stop_token_ids=frozenset({EOS})
+        )
+        add = Add(request_id=0, prompt_ids=[1, 2, 3], params=params)
+        scheduler = Scheduler(
+            num_blocks=32, block_size=BLOCK_TOKENS, max_batch_prefill_tokens=64, max_num_seqs=1,
+            speculator=Speculator(Silent(), 8),
+        )  # fmt: skip
+        assert run(executor, [add], scheduler, lookahead=8) == [plain(executor, add)]
+        accepted += scheduler.stats().num_accepted_tokens
+    assert accepted > 0
+
+
 class SameDraft(RandomDrafts):
     """One token behind whatever there is."""
 
