@@ -22,6 +22,9 @@ EXECUTOR_PRIOR_RATE: Final = 0.6
 LEAST_PROBABILITY: Final = 0.1
 LEAST_GAIN: Final = 1.08
 """A step must promise so much more tokens per second, before anything is drafted."""
+LEAST_GAIN_OF_MANY: Final = 1.15
+"""The same of MANY tokens: what promises most of many drafts is likely to promise too much."""
+MANY: Final = 8
 LEAST_EXECUTOR_GAIN: Final = 1.2
 """More is asked of drafts that take time of their own: they are lost if wrong, and the largest of
 several measured gains is likely to be measured too large."""
@@ -140,7 +143,7 @@ class Speculator:
         if most <= 0 or not self._cost.is_known:
             return False
         relative = self._cost.relative
-        least = LEAST_GAIN * num_base / relative(num_base)
+        least = least_gain(num_base) * num_base / relative(num_base)
         return any(
             (num_base + count) / relative(num_base + count) > least
             for count in (most, 1, 2, 4, 8, 16, 32, 64)
@@ -151,7 +154,7 @@ class Speculator:
         """How many tokens could be had in the time that one more takes in a step of so many."""
         base = self._cost.relative(num_base)
         slope = (self._cost.relative(num_base + NUM_PRICED) - base) / NUM_PRICED
-        return LEAST_GAIN * slope * num_base / base
+        return least_gain(num_base) * slope * num_base / base
 
     def _offer(self, request: Request, state: SpeculationState) -> Offer:
         """The best draft for a request, and how far it can be trusted."""
@@ -181,7 +184,7 @@ class Speculator:
         )[:most]
         relative = self._cost.relative
         num_taken, num_expected = 0, float(num_base)
-        best = LEAST_GAIN * num_base / relative(num_base)
+        best = least_gain(num_base) * num_base / relative(num_base)
         for count, (probability, _) in enumerate(candidates, 1):
             num_expected += probability
             pace = num_expected / relative(num_base + count)
@@ -240,6 +243,12 @@ class Speculator:
             if pace > best:
                 best, best_depth = pace, depth
         return best_depth
+
+
+def least_gain(num_base: int) -> float:
+    """Of drafts beside so many tokens."""
+    share = min(1.0, (num_base - 1) / (MANY - 1))
+    return LEAST_GAIN + share * (LEAST_GAIN_OF_MANY - LEAST_GAIN)
 
 
 def reach(rate: float, depth: int) -> int:
