@@ -71,7 +71,7 @@ class Speculator:
         self._num_requests = 0
         """In the step before."""
         self._wake_step = 0
-        """As long as they are the same requests, none gets a look before this step."""
+        """While there are as many requests, none gets a look before this step."""
         self._num_refusals = 0
         """Steps since the executor was asked for drafts."""
 
