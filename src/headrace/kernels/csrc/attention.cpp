@@ -442,7 +442,7 @@ void AttentionOp::attend(const Team& team, const Unit& unit, int64_t first, int6
     }
     alignas(64) float q[kMostRows * kMaxHeadSize];
     alignas(64) float part[kMostRows * (kMaxHeadSize + kLanes)];
-    const F32x16 scale = F32x16::broadcast(options_.scale);
+    const F32x16 scale = F32x16::broadcast(options_.scale * cache_.key_scale);
     for (int64_t r = 0; r < unit.rows(); ++r) {
         const float* from = q_ + (unit.first_query + r / unit.heads) * q_stride_ +
                             (unit.first_head + r % unit.heads) * size;
@@ -477,7 +477,7 @@ void AttentionOp::store(const Unit& unit, float* sum) const {
             total = std::fma(total, weight, exp(options_.sinks[head] - largest));
         }
         float* to = out_ + ((unit.first_query + r / unit.heads) * heads_ + head) * size;
-        const F32x16 share = F32x16::broadcast(weight / total);
+        const F32x16 share = F32x16::broadcast(weight / total * cache_.value_scale);
         for (int64_t i = 0; i < size; i += kLanes) {
             const int64_t count = std::min<int64_t>(kLanes, size - i);
             store_partial(F32x16::load(sum + i) * share, to + i, count);
