@@ -2,16 +2,17 @@
 
     python -m bench.speculation --streams 1,8 --rounds 3 --json FILE --plot FILE
     python -m bench.speculation --openvino PYTHON --llama LLAMA_SERVER
-    python -m bench.speculation --workloads open --headrace "--model-id BF16_FOLDER" \\
-        --headrace-on "--draft-model-id self"
+    python -m bench.speculation --bf16 FOLDER --rounds 2        # both models, about ten minutes
 
 Each engine runs as two processes, one stopped (SIGSTOP) while the other is measured. No prompt
 comes twice, so that recent outputs help only as much as they would in real use. Prints output
 tokens per second, medians of the ratios round by round, the same of the time after the first token
-("decode"), what drafts that are all right would give ("bound"), how many of the drafted tokens were
-right, and whether both gave the same texts. No --ignore-eos: a small model that must go on repeats
-itself, which is easy to draft. Peers are compared with themselves, without JSON schemas; one that
-does not start is named as such.
+("decode") and of CPU time ("CPU": what other work on the machine disturbs least), what drafts that
+are all right would give ("bound"), how many of the drafted tokens were right, and whether both gave
+the same texts. No --ignore-eos: a small model that must go on repeats itself, which is easy to
+draft. Peers are compared with themselves, without JSON schemas; one that does not start is named as
+such. `--bf16` adds the same comparison for another model (as `bench/export_bf16.py` makes it of the
+embedded one), and that model drafting for itself with 4-bit weights.
 """
 
 import argparse
@@ -25,12 +26,14 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from bench.peers.engines import HttpEngine, awake, free_port
+from bench.peers.memory import cpu_seconds, processes
 from bench.speculation_prompts import WORKLOADS, Body, bodies, chat
 from bench.speculation_report import Measurement, Results, table, write_json, write_plot
 from headrace.checkpoint.checkpoint import open_checkpoint
@@ -67,9 +70,10 @@ class Server(HttpEngine):
     def measure(self, requests: list[Body], streams: int) -> Measurement:  # type: ignore[override]
         result = Measurement()
         with ThreadPoolExecutor(streams) as pool:
-            begin = time.perf_counter()
+            begin, used = time.perf_counter(), self._cpu_seconds()
             answers = list(pool.map(self.ask, requests))
             result.duration = time.perf_counter() - begin
+            result.cpu = self._cpu_seconds() - used
         for answer in answers:
             choice, timings = answer["choices"][0], answer.get("timings", {})
             text = choice["message"]["content"] if "message" in choice else choice["text"]
@@ -80,6 +84,9 @@ class Server(HttpEngine):
             result.num_forced += timings.get("forced_n", 0)
             result.decoding += timings.get("predicted_ms", 0.0) / 1e3
         return result
+
+    def _cpu_seconds(self) -> float:
+        return sum(cpu_seconds(pid) for pid in processes(self.process.pid))
 
 
 class Piped:
@@ -141,37 +148,63 @@ class Oracle(Piped):
             return self.ask({"streams": streams, "bodies": requests})
 
 
+@dataclass(frozen=True)
+class Pair:
+    """One engine without and with speculation, and what it is asked for."""
+
+    off: Engine
+    on: Engine
+    workloads: Container[str] = tuple(WORKLOADS)
+    most_streams: int = sys.maxsize
+    rounds: int = sys.maxsize
+
+
 class Engines:
     """All processes, stopped when they are not asked for something."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.oracle: Oracle | None = None
-        self.pairs: dict[str, tuple[Engine, Engine]] = {}
-        """By engine: without and with speculation."""
+        self.pairs: dict[str, Pair] = {}
+        """By name of the engine."""
         self.failures: list[str] = []
         self._processes: list[subprocess.Popen[str]] = []
-        serve = [sys.executable, "-m", "headrace", "serve", *shlex.split(options.headrace)]
         on = shlex.split(options.headrace_on)
-        self.pairs["headrace"] = (
-            self._keep(Server("off", [*serve, "--speculate", "0"])),
-            self._keep(Server("on", [*serve, *on])),
-        )
+        flags = shlex.split(options.headrace)
+        self.pairs["headrace"] = Pair(self._headrace(flags, []), self._headrace(flags, on))
+        if options.bf16:
+            flags = [*flags, "--model-id", options.bf16]
+            off, own = self._headrace(flags, []), [*on, "--draft-model-id", "self"]
+            self.pairs["bf16"] = Pair(off, self._headrace(flags, on))
+            self.pairs["bf16, self"] = Pair(off, self._headrace(flags, own), ("open",), 1)
         if not options.no_bound and "--model-id" not in options.headrace:
             self.oracle = Oracle("oracle", sys.executable, "bench.speculation_oracle")
             self._keep(self.oracle)
+        self._add_peers(options)
+
+    def _headrace(self, flags: list[str], on: list[str]) -> Engine:
+        command = [sys.executable, "-m", "headrace", "serve", *flags, *(on or ["--speculate", "0"])]
+        server: Engine = self._keep(Server("on" if on else "off", command))
+        return server
+
+    def _add_peers(self, options: argparse.Namespace) -> None:
+        asked = [workload for workload in WORKLOADS if workload != "json"]
         if options.openvino:
             with self._excused("openvino"):
-                self.pairs["openvino"] = (
+                self.pairs["openvino"] = Pair(
                     self._keep(OpenVino("off", options.openvino, 0)),
                     self._keep(OpenVino("on", options.openvino, options.openvino_drafts)),
+                    asked,
+                    rounds=options.peer_rounds,
                 )
         if options.llama:
             llama = [options.llama, "-m", str(embedded_model()), "-np", "8", "-c", "32768"]
             llama += ["--no-webui", *shlex.split(options.llama_flags)]
             with self._excused("llama-server"):
-                self.pairs["llama"] = (
+                self.pairs["llama"] = Pair(
                     self._keep(Server("off", llama)),
                     self._keep(Server("on", [*llama, *shlex.split(options.llama_on)])),
+                    asked,
+                    rounds=options.peer_rounds,
                 )
 
     def _keep(self, engine: Any) -> Any:
@@ -192,11 +225,11 @@ class Engines:
 
 
 def compare(
-    pair: tuple[Engine, Engine], requests: list[Body], streams: int, is_reversed: bool
+    pair: Pair, requests: list[Body], streams: int, is_reversed: bool
 ) -> tuple[Measurement, Measurement]:
     """The one that goes first changes from round to round."""
     measurements = []
-    for engine in reversed(pair) if is_reversed else pair:
+    for engine in (pair.on, pair.off) if is_reversed else (pair.off, pair.on):
         with awake(engine):
             measurements.append(engine.measure(requests, streams))
     off, on = reversed(measurements) if is_reversed else measurements
@@ -212,11 +245,10 @@ def measure_round(
             count = options.requests * streams
             requests = bodies(workload, chance, count, options.max_tokens)
             for name, pair in engines.pairs.items():
-                is_peer = name != "headrace"
-                if is_peer and (workload == "json" or number >= options.peer_rounds):
-                    continue
-                measured = compare(pair, requests, streams, is_reversed=bool(number % 2))
-                results.pairs.setdefault((name, workload, streams), []).append(measured)
+                is_asked = workload in pair.workloads and number < pair.rounds
+                if is_asked and streams <= pair.most_streams:
+                    measured = compare(pair, requests, streams, is_reversed=bool(number % 2))
+                    results.pairs.setdefault((name, workload, streams), []).append(measured)
             if engines.oracle is not None:
                 bound = engines.oracle.bound(requests, streams)
                 results.bounds.setdefault((workload, streams), []).append(bound)
@@ -227,6 +259,9 @@ def main() -> None:
     parser.add_argument("--headrace", default="", help="flags of both servers")
     parser.add_argument(
         "--headrace-on", default="--speculate 24", help="flags of the speculating server"
+    )
+    parser.add_argument(
+        "--bf16", metavar="FOLDER", help="another model, which can draft for itself"
     )
     parser.add_argument("--no-bound", action="store_true", help="leave the bound out")
     parser.add_argument("--openvino", help="a Python with openvino_genai")
@@ -244,6 +279,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that no engine is left behind
     engines = Engines(options)
     results = Results(notes=engines.failures)
     try:

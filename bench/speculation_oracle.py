@@ -9,7 +9,6 @@ of paces, of the whole and of what comes after the first tokens.
 import json
 import sys
 import time
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -40,10 +39,8 @@ class Oracle:
     def __init__(self) -> None:
         self.outputs: Outputs = {}
 
-    def propose(
-        self, request: Request, num_tokens: int, draft_ids: Sequence[int] = ()
-    ) -> Proposal | None:
-        done = len(request.token_ids) - request.num_prompt_tokens + len(draft_ids)
+    def propose(self, request: Request, num_tokens: int) -> Proposal | None:
+        done = len(request.token_ids) - request.num_prompt_tokens
         token_ids = self.outputs[request.request_id][done : done + num_tokens]
         return Proposal(token_ids, [0] * len(token_ids)) if token_ids else None
 

@@ -20,6 +20,8 @@ class Measurement:
     num_accepted: int = 0
     num_forced: int = 0
     duration: float = 0.0
+    cpu: float = 0.0
+    """Seconds of all its processes; 0 if not measured."""
     decoding: float = 0.0
     """Seconds after the first token, added up over requests; 0 if the engine does not tell."""
 
@@ -36,7 +38,9 @@ class Results:
 
 
 def figures(results: Results) -> list[dict[str, object]]:
-    """By case, what is printed, written and drawn: medians over rounds; None if unknown."""
+    """By case, what is printed, written and drawn: medians over rounds; None if unknown. The cases
+    of an engine are together."""
+    names = [name for name, _, _ in results.pairs]
     return [
         {
             "engine": name,
@@ -45,7 +49,9 @@ def figures(results: Results) -> list[dict[str, object]]:
             **_figures(rounds),
             **_bounds(results.bounds.get((workload, streams), []) if name == "headrace" else []),
         }
-        for (name, workload, streams), rounds in results.pairs.items()
+        for (name, workload, streams), rounds in sorted(
+            results.pairs.items(), key=lambda case: names.index(case[0][0])
+        )
     ]
 
 
@@ -64,6 +70,9 @@ def _figures(rounds: list[Pair]) -> dict[str, object]:
         "ratio": median(lambda off, on: _pace(on, on.duration) / _pace(off, off.duration)),
         "decode_ratio": median(lambda off, on: _pace(on, on.decoding) / _pace(off, off.decoding))
         if tells
+        else None,
+        "cpu_ratio": median(lambda off, on: _pace(on, on.cpu) / _pace(off, off.cpu))
+        if all(off.cpu and on.cpu for off, on in rounds)
         else None,
         "accepted": accepted / drafted if drafted else None,
         "drafted_per_token": drafted / num_tokens if tells else None,
@@ -93,6 +102,7 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "bound": ("bound", "{:.2f}"),
     "decode_ratio": ("decode", "{:.2f}"),
     "decode_bound": ("its bound", "{:.2f}"),
+    "cpu_ratio": ("CPU", "{:.2f}"),
     "accepted": ("accepted", "{:.0%}"),
     "drafted_per_token": ("drafted/token", "{:.2f}"),
     "forced": ("forced", "{:.0%}"),

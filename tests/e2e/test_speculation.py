@@ -11,6 +11,8 @@ from tests.e2e.server import ServerProcess
 
 pytestmark = pytest.mark.e2e
 
+MOST_AFTER_STOPS = 48
+"""Drafts of three steps of two requests, which may begin before their abort arrives."""
 TEXT = "The headrace brings water to the wheel. The wheel turns the stone. The stone grinds corn."
 SCHEMA = {
     "type": "object",
@@ -74,8 +76,9 @@ def test_the_same_answers_in_fewer_steps(plain: ServerProcess, speculative: Serv
     assert sum(answer["timings"]["forced_n"] for answer in answers) > 0
     drafted = sum(answer["timings"]["draft_n"] for answer in answers)
     accepted = sum(answer["timings"]["draft_n_accepted"] for answer in answers)
-    assert speculative.metric("headrace_draft_tokens") == drafted
-    assert speculative.metric("headrace_accepted_draft_tokens") == accepted
+    # The metrics also count the steps that a request takes between its stop string and its end.
+    assert 0 <= speculative.metric("headrace_draft_tokens") - drafted <= MOST_AFTER_STOPS
+    assert 0 <= speculative.metric("headrace_accepted_draft_tokens") - accepted <= MOST_AFTER_STOPS
     assert speculative.metric("tgi_request_skipped_tokens_sum") >= accepted
     assert plain.metric("tgi_request_skipped_tokens_sum") == 0
     assert plain.metric("tgi_request_skipped_tokens_count") > 0

@@ -1,7 +1,6 @@
 """Drafts for tests: as many as may come, right and wrong, whatever they cost."""
 
 import random
-from collections.abc import Callable
 
 from headrace.engine.request import Request
 from headrace.engine.speculation.speculator import Speculator
@@ -33,8 +32,8 @@ class RandomDrafts(Speculator):
             limit = request.max_length - len(request.token_ids) - 1
             request.draft_ids = drafts[: min(limit, self.chance.randrange(8))]
 
-    def continuation(self, request: Request) -> Callable[[list[int]], list[int]]:
-        return lambda draft_ids: [self.chance.randrange(self.vocab_size) for _ in range(3)]
+    def least_probability(self, request: Request) -> float:
+        return self.chance.random()
 
     @property
     def asks_executor(self) -> bool:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from headrace.engine.constraint import Constraint
 from headrace.engine.grammar import MAX_SOURCE_BYTES, GrammarCompiler
+from headrace.engine.speculation.habits import Habits
 from headrace.errors import ValidationError
 from headrace.types import Grammar
 from tests.engine.vocabulary import EOS, ByteVocabulary
@@ -28,11 +29,7 @@ PERSON = {
 def constraint_of(kind: str, source: str, output: bytes = b"") -> Constraint:
     """Its later masks are computed at once."""
     matcher = COMPILER.matcher(Grammar(kind=kind, source=source))
-    return Constraint(matcher, list(output), lambda job: job())
-
-
-def no_idea(draft_ids: list[int]) -> list[int]:
-    return []
+    return Constraint(matcher, list(output), lambda job: job(), Habits())
 
 
 def allowed(constraint: Constraint) -> set[int]:
@@ -48,7 +45,7 @@ def generate(constraint: Constraint, choices: st.DataObject) -> bytes:
         if token == EOS:
             break
         output += bytes([token])
-        constraint.accept([token], [], no_idea)
+        constraint.accept([token], [], 1.0)
     return output
 
 
@@ -69,34 +66,34 @@ def test_whatever_is_chosen_matches_the_regex(choices: st.DataObject) -> None:
 def test_lark() -> None:
     constraint = constraint_of("lark", 'start: "a" start "b" | "c"')
     assert allowed(constraint) == {*b"ac"}
-    constraint.accept([*b"aacb"], [], no_idea)
+    constraint.accept([*b"aacb"], [], 1.0)
     assert allowed(constraint) == {*b"b"}
 
 
 def test_the_end_is_where_the_grammar_allows_it() -> None:
     constraint = constraint_of("regex", "a+")
     assert EOS not in allowed(constraint)
-    constraint.accept([*b"aa"], [], no_idea)
+    constraint.accept([*b"aa"], [], 1.0)
     assert allowed(constraint) == {*b"a", EOS}
 
 
 def test_a_resumed_request_goes_on_where_it_was() -> None:
     fresh = constraint_of("json", json.dumps(PERSON))
-    fresh.accept([*b'{"name"'], [], no_idea)
-    fresh.accept([*b': "x'], [], no_idea)
+    fresh.accept([*b'{"name"'], [], 1.0)
+    fresh.accept([*b': "x'], [], 1.0)
     resumed = constraint_of("json", json.dumps(PERSON), b'{"name": "x')
     assert allowed(resumed) == allowed(fresh)
 
 
 def test_requests_do_not_share_their_place() -> None:
     first, second = (constraint_of("regex", "ab") for _ in range(2))
-    first.accept([*b"a"], [], no_idea)
+    first.accept([*b"a"], [], 1.0)
     assert (allowed(first), allowed(second)) == ({*b"b"}, {*b"a"})
 
 
 def test_whitespace_is_bounded() -> None:
     constraint = constraint_of("json", '{"type": "object"}')
-    constraint.accept([*b"{\n" + b" " * 64], [], no_idea)
+    constraint.accept([*b"{\n" + b" " * 64], [], 1.0)
     assert not allowed(constraint) & {*b" \t\r\n"}
 
 
@@ -133,7 +130,7 @@ def test_an_ambiguous_grammar_ends_in_an_error() -> None:
     constraint = constraint_of("lark", source)
     with pytest.raises(ValidationError, match="grammar is not valid"):
         for _ in range(500):
-            constraint.accept([*b"a"], [], no_idea)
+            constraint.accept([*b"a"], [], 1.0)
     assert not constraint.is_ready
 
 
@@ -146,13 +143,13 @@ def test_computing_time_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def looking_ahead(source: str, output: bytes = b"", max_lookahead: int = 8) -> Constraint:
     matcher = COMPILER.matcher(Grammar(kind="regex", source=source))
-    return Constraint(matcher, list(output), lambda job: job(), max_lookahead)
+    return Constraint(matcher, list(output), lambda job: job(), Habits(), max_lookahead)
 
 
 def test_what_must_come_is_known_ahead() -> None:
     constraint = looking_ahead("(yes|no)[.]")
     assert (constraint.draft_ids, constraint.num_forced) == ([], 0)
-    constraint.accept([*b"y"], [], no_idea)
+    constraint.accept([*b"y"], [], 1.0)
     assert constraint.draft_ids == [*b"es.", EOS]
     assert constraint.num_forced == 4
     assert looking_ahead("(yes|no)[.]", b"y", max_lookahead=2).draft_ids == [*b"es"]
@@ -174,26 +171,26 @@ def test_proposed_tokens_are_taken_as_far_as_they_are_allowed(
 ) -> None:
     source = "[0-9]{2}-[0-9]{4}"
     constraint = looking_ahead(source, b"1")
-    constraint.accept([], list(proposed), no_idea)
+    constraint.accept([], list(proposed), 1.0)
     assert (bytes(constraint.draft_ids), constraint.num_forced) == (drafts, 0)
     for count in range(len(drafts) + 1):
         masks = [allowed(looking_ahead(source, b"1" + drafts[:i])) for i in range(count + 1)]
         words = constraint.masks(count)
         numbers = [int.from_bytes(words[i : i + 40], "little") for i in range(0, len(words), 40)]
         assert numbers == [sum(1 << token for token in mask) for mask in masks]
-    constraint.accept([*b"9-"], [], no_idea)  # nothing of the drafts is left behind
+    constraint.accept([*b"9-"], [], 1.0)  # nothing of the drafts is left behind
     assert allowed(constraint) == {*b"0123456789"}
 
 
 def test_jumping_forward_keeps_the_drafts_behind() -> None:
     constraint = looking_ahead("a-[0-9]{3}", b"a")
-    constraint.accept([], [*b"-12"], no_idea)
+    constraint.accept([], [*b"-12"], 1.0)
     assert (constraint.draft_ids, constraint.num_forced) == ([*b"-12"], 1)
     assert constraint.jump_forward() == [*b"-"]
     assert (constraint.draft_ids, constraint.num_forced) == ([*b"12"], 0)
     assert allowed(constraint) == {*b"0123456789"}
-    constraint.accept([*b"77"], [], no_idea)
-    constraint.accept([*b"7"], [], no_idea)
+    constraint.accept([*b"77"], [], 1.0)
+    constraint.accept([*b"7"], [], 1.0)
     assert allowed(constraint) == {EOS}
 
 
@@ -202,9 +199,9 @@ def test_looking_ahead_never_ends_a_request(monkeypatch: pytest.MonkeyPatch) -> 
     constraint = looking_ahead("[a-z]{2}-{40}[a-z]{9}")
     monkeypatch.setattr("headrace.engine.constraint.SECONDS_PER_TOKEN", 0.0)
     constraint._lookahead_seconds_left = 1e-9
-    constraint.accept([*b"ab"], [], no_idea)
+    constraint.accept([*b"ab"], [], 1.0)
     assert constraint.num_forced == 8
-    constraint.accept([*b"-"], [], no_idea)
+    constraint.accept([*b"-"], [], 1.0)
     assert (constraint.is_ready, constraint.draft_ids) == (True, [])
 
 

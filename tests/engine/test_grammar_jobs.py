@@ -16,6 +16,7 @@ from headrace.engine.fake import FakeExecutor
 from headrace.engine.grammar import GrammarCompiler
 from headrace.engine.grammar_jobs import GrammarJobs
 from headrace.engine.scheduler import Scheduler
+from headrace.engine.speculation.habits import Habits
 from headrace.engine.speculation.speculator import Speculator
 from headrace.types import Abort, Add, Command, FinishReason, Grammar, Report, TokenEvent
 from tests.engine.oracle import expected, make_add
@@ -189,7 +190,7 @@ def test_what_is_forced_at_the_end_needs_no_step(session: Session) -> None:
     executor = FakeExecutor(num_blocks=64, block_size=4, vocab_size=VOCAB_SIZE)
     add = constrained(1, "(yes|no)[.]")
     matcher = GrammarCompiler(ByteVocabulary, VOCAB_SIZE).matcher(add.params.grammar)  # type: ignore[arg-type]
-    scheduler.add(add, Constraint(matcher, [], lambda job: job(), max_lookahead=8))
+    scheduler.add(add, Constraint(matcher, [], lambda job: job(), Habits(), max_lookahead=8))
     events, plans = [], []
     while scheduler.has_work:
         plans.append(scheduler.schedule())
@@ -251,7 +252,7 @@ def test_a_late_mask_holds_up_nobody(session: Session, monkeypatch: pytest.Monke
         advance(self, token_ids, *guesses)
 
     monkeypatch.setattr(Constraint, "_advance", slow_advance)
-    free = make_add(1, [1, 2, 3], max_tokens=40)
+    free = make_add(1, [1, 2, 3], max_tokens=200)
     session.send(constrained(2, "slow text"), free)
     session.wait_for(1)
     assert session.output(2) == [*b"s"]

@@ -4,6 +4,7 @@ import pytest
 
 from headrace.engine.grammar import GrammarCompiler
 from headrace.engine.lookahead import Lookahead, allows, look_ahead, only_token, place
+from headrace.engine.speculation.habits import Habits
 from headrace.types import Grammar
 from tests.engine.vocabulary import EOS, ByteVocabulary
 
@@ -12,19 +13,24 @@ MASK_SIZE = 40  # 300 bits in words of 32
 
 
 def ahead(
-    regex: str, proposed: bytes, known: bytes = b"", later: bytes = b"", max_drafts: int = 20
-) -> tuple[Lookahead, list[bytes]]:
-    """Behind `known`; and the drafts behind which more was asked for, which gets `later`."""
-    matcher = COMPILER.matcher(Grammar(kind="regex", source=regex))
+    regex: str,
+    proposed: bytes,
+    known: bytes = b"",
+    max_drafts: int = 20,
+    habit: bytes = b"",
+    least: float = 0.0,
+) -> Lookahead:
+    """Behind `known`; `habit` is a text that was seen often."""
+    grammar, habits = Grammar(kind="regex", source=regex), Habits()
+    for _ in range(10):
+        matcher = COMPILER.matcher(grammar)
+        for token_id in habit:
+            habits.observe(matcher.compute_bitmask(), token_id)
+            matcher.consume_token(token_id)
+    matcher = COMPILER.matcher(grammar)
     matcher.consume_tokens(list(known))
-    asked: list[bytes] = []
-
-    def propose(draft_ids: list[int]) -> list[int]:
-        asked.append(bytes(draft_ids))
-        return list(later)
-
     here = place(matcher, MASK_SIZE)
-    return look_ahead(matcher, here, list(proposed), propose, max_drafts), asked
+    return look_ahead(matcher, here, list(proposed), habits, least, max_drafts)
 
 
 def drafts(ahead: Lookahead) -> bytes:
@@ -50,39 +56,55 @@ def test_masks_of_one_token_and_of_several() -> None:
 
 
 def test_forced_tokens_come_without_being_proposed() -> None:
-    result, asked = ahead("[ab]-->[cd]", b"", known=b"a")
+    result = ahead("[ab]-->[cd]", b"", known=b"a")
     assert (drafts(result), result.num_forced) == (b"-->", 3)
-    assert asked == [b"-->"]
 
 
 @pytest.mark.parametrize(
     ("proposed", "taken"), [(b"12", b"12"), (b"1x", b"1"), (b"x1", b""), (b"123", b"12")]
 )
 def test_a_proposal_goes_as_far_as_it_is_allowed(proposed: bytes, taken: bytes) -> None:
-    result, asked = ahead("[0-9]{2}[a-z]", proposed)
-    assert (drafts(result), result.num_forced, asked) == (taken, 0, [])
+    result = ahead("[0-9]{2}[a-z]", proposed)
+    assert (drafts(result), result.num_forced) == (taken, 0)
 
 
 def test_only_forced_tokens_in_front_of_all_others_count_as_forced() -> None:
-    result, _ = ahead("--[0-9]--[0-9]", b"--7--8")
+    result = ahead("--[0-9]--[0-9]", b"--7--8")
     assert (drafts(result), result.num_forced) == (b"--7--8", 2)
     assert result.draft_ids[-1] == EOS  # which is forced as well
 
 
-def test_who_strayed_from_the_proposal_asks_for_another() -> None:
-    """The proposal knows nothing of the forced tokens; what comes behind them is another matter."""
-    result, asked = ahead("[0-9]--[0-9]{2}", b"7xy", later=b"89")
-    assert (drafts(result), asked) == (b"7--89", [b"7--"])
-
-
 def test_a_proposal_that_holds_the_forced_tokens_goes_on() -> None:
-    result, asked = ahead("[0-9]--[0-9]{2}", b"7--89", later=b"00")
-    assert (drafts(result), asked) == (b"7--89", [])
+    assert drafts(ahead("[0-9]--[0-9]{2}", b"7--89")) == b"7--89"
+
+
+def test_a_proposal_without_the_forced_tokens_ends_there() -> None:
+    assert drafts(ahead("[0-9]--[0-9]{2}", b"789")) == b"7--"
+
+
+@pytest.mark.parametrize(
+    ("known", "proposed", "taken"),
+    [
+        (b"", b"", b"1,a;"),
+        (b"2", b"", b",a;"),  # what comes behind a number does not depend on the number
+        (b"2", b"x", b",a;"),
+        (b"2", b",b", b",b;"),  # the proposal first
+    ],
+)
+def test_habits_go_on_where_a_proposal_ends(known: bytes, proposed: bytes, taken: bytes) -> None:
+    result = ahead("[12][,.][ab][;:]", proposed, known=known, habit=b"1,a;")
+    assert (drafts(result), result.num_forced) == (taken, 0)
+
+
+def test_habits_are_followed_as_far_as_all_of_them_are_probable_enough() -> None:
+    certain, doubtful = (ahead("[ab]{20}", b"", habit=b"a", least=least) for least in (0.0, 0.8))
+    assert 0 < len(doubtful.draft_ids) < len(certain.draft_ids) == 20
+    assert ahead("[ab]{20}", b"", habit=b"a", least=1.0).draft_ids == []
 
 
 def test_no_more_than_allowed_and_nothing_behind_the_end() -> None:
     for max_drafts in range(6):
-        result, _ = ahead("-{9}", b"", max_drafts=max_drafts)
+        result = ahead("-{9}", b"", max_drafts=max_drafts)
         assert drafts(result) == b"-" * max_drafts
-    result, _ = ahead("ab", b"ab" + bytes([7, 7]), max_drafts=20)
+    result = ahead("ab", b"ab" + bytes([7, 7]), max_drafts=20)
     assert (drafts(result), result.draft_ids[-1]) == (b"ab", EOS)

@@ -104,6 +104,24 @@ def test_greedy_takes_the_lowest_id_among_equals(kernels: Kernels) -> None:
 
 
 @with_kernels
+def test_rows_of_an_expected_buffer_are_drawn_from_like_any_others(kernels: Kernels) -> None:
+    """Whatever was drawn from before, by more rows or fewer."""
+    buffer, num_rows = random_logits(6, 3, 40), 6
+    sampler = Sampler(num_rows, kernels)
+    for row in range(num_rows):
+        sampler.start(row_start(row, SamplingParams(max_tokens=1, seed=row, temperature=1.5)))
+    sampler.expect(buffer)
+    for count in (3, 6, 1, 5):
+        rows = np.arange(num_rows - count, num_rows)
+        at = SamplePositions(np.arange(count), rows, rows + 7 * count)
+        expected = sampler.sample(buffer[:count].clone(), at)
+        samples = sampler.sample(buffer[:count], at)
+        assert samples.token_ids.tolist() == expected.token_ids.tolist()
+        assert samples.is_valid.tolist() == [True] * count
+    assert len(sampler._drawings) == 1
+
+
+@with_kernels
 @pytest.mark.parametrize(
     "fields",
     [{}, {"temperature": 0.6}, {"top_k": 5}, {"top_p": 0.8}, {"min_p": 0.2}, {"typical_p": 0.7}],

@@ -9,7 +9,8 @@ from typing import Final
 
 from llguidance import LLMatcher
 
-from headrace.engine.lookahead import Lookahead, Propose, look_ahead, place
+from headrace.engine.lookahead import Lookahead, look_ahead, place
+from headrace.engine.speculation.habits import Habits
 from headrace.errors import ValidationError
 
 INITIAL_SECONDS: Final = 0.25
@@ -27,8 +28,9 @@ class Constraint:
     library releases the GIL), and the request sits out while `is_ready` is False. It stays so after
     a failure, of which the job's owner hears.
 
-    Of `max_lookahead` tokens at most it finds out in the same job whether a draft may come, and
-    which tokens must come because the mask holds just one.
+    Of `max_lookahead` tokens at most it finds out in the same job whether a draft may come, which
+    tokens must come because the mask holds just one, and which mostly come by `habits`, to which
+    it adds.
 
     Raises ValidationError when there is no first mask.
     """
@@ -38,10 +40,12 @@ class Constraint:
         matcher: LLMatcher,
         output_ids: list[int],
         submit: Callable[[Callable[[], None]], None],
+        habits: Habits,
         max_lookahead: int = 0,
     ) -> None:
         self._matcher = matcher
         self._submit = submit
+        self._habits = habits
         self._max_lookahead = max_lookahead
         self._seconds_left = INITIAL_SECONDS
         # An account of its own: what is looked at in vain must not end the request.
@@ -50,7 +54,7 @@ class Constraint:
         """Drafts that were taken because they are forced, and that the matcher has not seen."""
         self.is_ready = False
         self._ahead = Lookahead([b""])
-        self._advance(output_ids, [], lambda token_ids: [])
+        self._advance(output_ids, [], 1.0)
 
     @property
     def draft_ids(self) -> list[int]:
@@ -73,13 +77,13 @@ class Constraint:
         self._num_jumped = self._ahead.num_forced
         return forced_ids
 
-    def accept(self, token_ids: list[int], draft_ids: list[int], propose: Propose) -> None:
+    def accept(self, token_ids: list[int], draft_ids: list[int], least: float) -> None:
         """See `request.Constraint`."""
         self.is_ready = False
         known = self._ahead.draft_ids[: self._num_jumped] + token_ids
-        self._submit(lambda: self._advance(known, draft_ids, propose))
+        self._submit(lambda: self._advance(known, draft_ids, least))
 
-    def _advance(self, token_ids: list[int], proposed_ids: list[int], propose: Propose) -> None:
+    def _advance(self, token_ids: list[int], proposed_ids: list[int], least: float) -> None:
         begin = time.thread_time()
         self._matcher.consume_tokens(token_ids)
         here = place(self._matcher, len(self._ahead.masks[0]))
@@ -88,11 +92,15 @@ class Constraint:
         self._seconds_left += len(token_ids) * SECONDS_PER_TOKEN - used
         if self._seconds_left < 0:
             raise ValidationError("grammar is not valid: it takes too long to follow")
+        masks = self._ahead.masks
         self._ahead, self._num_jumped = Lookahead([here.mask]), 0
-        has_ideas = bool(proposed_ids) or here.forced_id is not None
-        if has_ideas and self._max_lookahead and self._lookahead_seconds_left > 0:
+        if self._max_lookahead and self._lookahead_seconds_left > 0:
+            for mask, token_id in zip(masks, token_ids, strict=False):
+                self._habits.observe(mask, token_id)
             copy = self._matcher.deep_copy()
-            self._ahead = look_ahead(copy, here, proposed_ids, propose, self._max_lookahead)
+            self._ahead = look_ahead(
+                copy, here, proposed_ids, self._habits, least, self._max_lookahead
+            )
             self._lookahead_seconds_left += used - (time.thread_time() - begin)
             self._lookahead_seconds_left += len(token_ids) * SECONDS_PER_TOKEN
         self.is_ready = True

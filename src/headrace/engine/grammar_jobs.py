@@ -11,6 +11,8 @@ from typing import Any, Final
 
 from headrace.engine.constraint import Constraint
 from headrace.engine.grammar import GrammarCompiler
+from headrace.engine.speculation.by_salt import BySalt
+from headrace.engine.speculation.habits import Habits
 from headrace.errors import ValidationError
 from headrace.types import Add
 
@@ -29,6 +31,7 @@ class GrammarJobs:
         """`max_lookahead`: tokens beyond the next one that a request's grammar is asked about."""
         self._compiler = compiler
         self._max_lookahead = max_lookahead
+        self._habits = BySalt(Habits)
         self._compile_threads = ThreadPoolExecutor(NUM_COMPILE_THREADS, "grammar")
         self._mask_threads = ThreadPoolExecutor(NUM_MASK_THREADS, "mask")
         self._compiling: dict[int, tuple[Add, Future[Constraint]]] = {}
@@ -41,7 +44,8 @@ class GrammarJobs:
 
     def start(self, add: Add) -> None:
         """Compile the grammar of a request, or find it compiled."""
-        future = self._compile_threads.submit(self._constraint, add)
+        habits = self._habits.of(add.cache_salt)
+        future = self._compile_threads.submit(self._constraint, add, habits)
         self._compiling[add.request_id] = add, future
 
     def discard(self, request_id: int) -> None:
@@ -49,11 +53,11 @@ class GrammarJobs:
         if waiting := self._compiling.pop(request_id, None):
             waiting[1].cancel()
 
-    def _constraint(self, add: Add) -> Constraint:
+    def _constraint(self, add: Add, habits: Habits) -> Constraint:
         assert add.params.grammar is not None
         matcher = self._compiler.matcher(add.params.grammar)
         submit = partial(self._submit, add.request_id)
-        return Constraint(matcher, add.output_ids, submit, self._max_lookahead)
+        return Constraint(matcher, add.output_ids, submit, habits, self._max_lookahead)
 
     def _submit(self, request_id: int, job: Callable[[], None]) -> None:
         future = self._mask_threads.submit(job)

@@ -3,14 +3,15 @@
 Works on a copy of a request's matcher. Knows masks and tokens; no request and no clock.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from llguidance import LLMatcher
 
-Propose = Callable[[list[int]], list[int]]
-"""Guesses what comes behind a request's known tokens and these."""
+from headrace.engine.speculation.habits import Habits
+
+LEAST_PROBABILITY: Final = 0.7
+"""Of a guess out of habit: what is less certain costs more than it gains (docs/LOG.md)."""
 
 
 class Place(NamedTuple):
@@ -46,23 +47,28 @@ def place(matcher: LLMatcher, mask_size: int) -> Place:
 
 
 def look_ahead(
-    matcher: LLMatcher, here: Place, proposed_ids: list[int], propose: Propose, max_drafts: int
+    matcher: LLMatcher,
+    here: Place,
+    proposed_ids: list[int],
+    habits: Habits,
+    least: float,
+    max_drafts: int,
 ) -> Lookahead:
-    """Follow forced tokens, and proposed ones as long as they are allowed; behind forced ones that
-    were not proposed, `propose` is asked for more. `here` is the matcher's place."""
+    """Follow forced tokens, and proposed ones as long as they are allowed; where these end, habits
+    while the guesses are all right with the probability `least`. `here` is the matcher's place."""
     mask, forced_id = here
-    ahead = Lookahead([mask])
-    has_strayed = False
+    ahead, probability = Lookahead([mask]), 1.0
     while len(ahead.draft_ids) < max_drafts:
         token_id = forced_id
         if token_id is None:
-            if has_strayed:
-                has_strayed, proposed_ids = False, propose(ahead.draft_ids)
             if not proposed_ids or not allows(mask, proposed_ids[0]):
-                break
+                guess = habits.guess(mask)
+                if guess is None or guess.probability < max(LEAST_PROBABILITY, least / probability):
+                    break
+                probability *= guess.probability
+                proposed_ids = [guess.token_id]
             token_id = proposed_ids[0]
-        has_strayed = has_strayed or proposed_ids[:1] != [token_id]
-        proposed_ids = proposed_ids[1:]
+        proposed_ids = proposed_ids[1:] if proposed_ids[:1] == [token_id] else []
         is_last, was_forced = matcher.is_stopped(), forced_id is not None
         if not is_last:
             matcher.consume_token(token_id)

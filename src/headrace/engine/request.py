@@ -3,7 +3,6 @@
 Knows nothing of other requests; the scheduler moves it between queues.
 """
 
-from collections.abc import Callable
 from typing import Protocol
 
 from headrace.engine.blocks import chain_digest, root_digest
@@ -40,16 +39,9 @@ class Constraint(Protocol):
         """Take and return the forced tokens; the other drafts stay."""
         ...
 
-    def accept(
-        self,
-        token_ids: list[int],
-        draft_ids: list[int],
-        propose: Callable[[list[int]], list[int]],
-    ) -> None:
-        """Begin with the masks that follow these tokens and then these drafts.
-
-        `propose` guesses what comes behind the request's tokens and given ones, in any thread.
-        """
+    def accept(self, token_ids: list[int], draft_ids: list[int], least: float) -> None:
+        """Begin with the masks that follow these tokens and then these drafts, and further ones
+        that are right with the probability `least`."""
         ...
 
 

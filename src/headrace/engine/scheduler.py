@@ -5,7 +5,6 @@ Knows tokens, blocks and rows; knows no clock but for timings, no channel and no
 """
 
 import time
-from collections.abc import Callable
 
 from headrace.engine.planner import Planner
 from headrace.engine.request import Request
@@ -58,7 +57,8 @@ class Scheduler(Planner):
             self._speculate(self.speculator, plan, output, execute_duration)
         for request, tokens in constrained:
             assert request.constraint is not None
-            request.constraint.accept(tokens, request.draft_ids, self._continuation(request))
+            least = self.speculator.least_probability(request) if self.speculator else 1.0
+            request.constraint.accept(tokens, request.draft_ids, least)
         return events
 
     def _speculate(
@@ -79,11 +79,6 @@ class Scheduler(Planner):
         pending = sum(len(r.token_ids) - r.num_computed for r in self.prefilling)
         room = self.token_budget - len(self.decoding)
         speculator.draft(self.decoding, min(pending, room), room)
-
-    def _continuation(self, request: Request) -> Callable[[list[int]], list[int]]:
-        if self.speculator is None:
-            return lambda draft_ids: []
-        return self.speculator.continuation(request)
 
     def _count_drafts(self, request: Request, num_drafts: int, num_accepted: int) -> None:
         request.num_draft_tokens += num_drafts

@@ -5,6 +5,8 @@ each executor row lives here, so that plans carry just the blocks that were adde
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +17,8 @@ from headrace.attention.base import AttentionBatch
 from headrace.types import StepPlan
 
 Indices = npt.NDArray[np.int64]
+MAX_SHAPES: Final = 256
+"""Of steps, whose views are kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +97,7 @@ class BatchBuffers:
         tensors = self._device.split((*lengths, max_rows * max_blocks))
         self._tensors = (tensors[0].view(torch.int64), *tensors[1:])
         self._arange = np.arange(max_tokens, dtype=np.int32)
-        self._shape = (0, 0, 0)
-        self._shaped = self._slices(*self._shape)
+        self._shaped = lru_cache(MAX_SHAPES)(self._slices)
 
     def beside(self, max_tokens: int, *, is_fixed: bool) -> "BatchBuffers":
         """Buffers for another model over the same rows and blocks."""
@@ -166,10 +169,7 @@ class BatchBuffers:
     def _views(
         self, num_tokens: int, num_rows: int, stride: int, max_query_len: int, max_context_len: int
     ) -> tuple[Tensor, AttentionBatch]:
-        shape = num_tokens, num_rows, stride
-        if shape != self._shape:  # decodes come in the same shape step after step
-            self._shape, self._shaped = shape, self._slices(*shape)
-        token_ids, parts = self._shaped
+        token_ids, parts = self._shaped(num_tokens, num_rows, stride)
         return token_ids, AttentionBatch(*parts, max_query_len, max_context_len)
 
     def _slices(

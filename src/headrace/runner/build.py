@@ -85,11 +85,15 @@ def build_executor(
     )
     buffers = _buffers(info, device, is_fixed=is_recorded)
     sampler = Sampler(info.max_num_seqs, kernels, _watermark(settings))
-    drafts = DraftChain(loaded.make(buffers, cache.num_blocks), sampler) if loaded else None
+    drafts = (
+        DraftChain(loaded.make(buffers, cache.num_blocks, sampler), sampler) if loaded else None
+    )
     runnable = recorded(model, backend, buffers, info.max_num_seqs)
-    if isinstance(runnable, RecordedDecoder) and runnable.distinguishes_prompts:
-        kinds = f"{info.kernels}; prompts in bfloat16, new tokens in int8"
-        info = msgspec.structs.replace(info, distinguishes_prompts=True, kernels=kinds)
+    if isinstance(runnable, RecordedDecoder):
+        sampler.expect(runnable.logits_buffer)
+        if runnable.distinguishes_prompts:
+            kinds = f"{info.kernels}; prompts in bfloat16, new tokens in int8"
+            info = msgspec.structs.replace(info, distinguishes_prompts=True, kernels=kinds)
     pages = CachePages(tensors_of(backend.caches)) if isinstance(backend, NativeBackend) else None
     executor = ModelExecutor(runnable, buffers, sampler, drafts, pages)
     _warm_up(executor, info, progress)

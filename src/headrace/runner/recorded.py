@@ -45,6 +45,8 @@ class RecordedDecoder:
             with self._kernels.record() as program:
                 decoder.logits(hidden[:max_logit_rows])
             self._head_in_place: Program = program
+        self.logits_buffer = logits
+        """Of which `logits` gives the first rows."""
         self._logits = _Leading(logits)
         self.distinguishes_prompts = operations.distinguishes_prompts
         """Prompt positions are computed otherwise than generated ones."""
@@ -77,7 +79,7 @@ class RecordedDecoder:
 
 
 class _Leading:
-    """The first rows of a buffer: the same view as long as their number is the same.
+    """The first rows of a buffer: one view for each number of them, which is kept.
 
     Between two passes every call into torch costs 20 to 60 us, because the weights have driven its
     code out of the CPU's caches.
@@ -85,12 +87,14 @@ class _Leading:
 
     def __init__(self, buffer: Tensor) -> None:
         self._buffer = buffer
-        self._num_rows = 0
+        self._views: dict[int, Tensor] = {}
         self.view = buffer[:0]
+        """The last one asked for."""
 
     def rows(self, num_rows: int) -> Tensor:
-        if num_rows != self._num_rows:
-            self._num_rows, self.view = num_rows, self._buffer[:num_rows]
+        if num_rows not in self._views:
+            self._views[num_rows] = self._buffer[:num_rows]
+        self.view = self._views[num_rows]
         return self.view
 
 

@@ -38,27 +38,18 @@ def sample_positions(
     """The trailing `num_samples` positions of each row; the arrays are [S], as in `StepBatch`."""
     if plan.num_samples.count(1) == len(rows):
         return SamplePositions(query_end - 1, rows, context_lens, token_ids=plan.token_ids)
-    num_samples = np.array(plan.num_samples)
-    owner = np.repeat(np.arange(len(rows)), num_samples)
-    from_end = np.repeat(np.cumsum(num_samples), num_samples) - np.arange(len(owner))
-    positions = SamplePositions(
-        query_end[owner] - from_end,
-        rows[owner],
-        context_lens[owner] - from_end + 1,
-        token_ids=plan.token_ids,
-    )
-    if len(owner) and num_samples.max() > 1:
-        _note_drafts(plan, positions, num_samples)
-    return positions
-
-
-def _note_drafts(plan: StepPlan, positions: SamplePositions, num_samples: Indices) -> None:
-    first = 0
-    for count in num_samples.tolist():
-        for offset in range(1, count):
-            begin = int(positions.index[first]) + 1
-            positions.drafts[first + offset] = plan.token_ids[begin : begin + offset]
-        first += count
+    owners: list[int] = []
+    index: list[int] = []
+    drafts: dict[int, list[int]] = {}
+    for owner, (end, count) in enumerate(zip(query_end.tolist(), plan.num_samples, strict=True)):
+        begin = end - count
+        for position in range(begin + 1, end):
+            drafts[len(index) + position - begin] = plan.token_ids[begin + 1 : position + 1]
+        owners += [owner] * count
+        index += range(begin, end)
+    own, sampled = np.array(owners, np.int64), np.array(index, np.int64)
+    positions = (context_lens - query_end)[own] + sampled + 1
+    return SamplePositions(sampled, rows[own], positions, drafts, plan.token_ids)
 
 
 def num_accepted(chosen: list[int], drafts: list[int]) -> int:

@@ -42,27 +42,31 @@ class Samples:
 
 
 class _Drawing:
-    """Recorded for logits in one place: step after step it is one call, without any into torch."""
+    """Recorded over a buffer of logits [C, V]: for any number of its rows it is one call, without
+    any into torch."""
 
     def __init__(self, kernels: Kernels, logits: Tensor) -> None:
-        self.logits = logits
-        num_rows = logits.shape[0]
-        self._draws = np.zeros(num_rows, DRAW)
-        token_ids = torch.empty(num_rows, dtype=torch.int64, device=logits.device)
-        largest = torch.empty(num_rows, device=logits.device)
+        most = logits.shape[0]
+        self._draws = np.zeros(most, DRAW)
+        num_rows = torch.zeros(1, dtype=torch.int32)
+        self._num_rows = num_rows.numpy().data
+        token_ids = torch.empty(most, dtype=torch.int64, device=logits.device)
+        largest = torch.empty(most, device=logits.device)
         self._results = token_ids, largest
         self._arrays = None if logits.is_cuda else (token_ids.numpy(), largest.numpy())
         with kernels.record() as program:
-            kernels.run(ops.Sample(logits, self._draws, token_ids, largest))
+            kernels.run(ops.Sample(logits, self._draws, token_ids, largest, rows=num_rows))
         self._program: Program = program
 
     def draw(self, draws: Draws, positions: Indices) -> tuple[Indices, npt.NDArray[np.float32]]:
         """The tokens [R] chosen by `draws` at `positions`, and the rows' largest logits."""
-        self._draws[:] = draws
-        self._draws["position"] = positions
+        num_rows = self._num_rows[0] = len(draws)
+        rows = self._draws[:num_rows]
+        rows[:] = draws
+        rows["position"] = positions
         self._program.run()
         token_ids, largest = self._arrays or (result.cpu().numpy() for result in self._results)
-        return token_ids.copy(), largest
+        return token_ids[:num_rows].copy(), largest[:num_rows]
 
 
 class Sampler:
@@ -71,6 +75,7 @@ class Sampler:
     def __init__(
         self, max_rows: int, kernels: Kernels, watermark: Watermark = DEFAULT_WATERMARK
     ) -> None:
+        self.max_rows = max_rows
         self.kernels = kernels
         self._watermark = watermark
         self._draws = np.zeros(max_rows, DRAW)
@@ -78,7 +83,12 @@ class Sampler:
         self._records = np.zeros(max_rows, RECORD)
         self._counts: dict[int, TokenCounts] = {}
         self._bias = LogitBias()
-        self._drawing: _Drawing | None = None
+        self._drawings: dict[int, _Drawing] = {}
+        """By address of a buffer."""
+
+    def expect(self, logits: Tensor) -> None:
+        """Many logits will be the first rows of this buffer: drawing from them is recorded."""
+        self._drawings[logits.data_ptr()] = _Drawing(self.kernels, logits)
 
     def start(self, start: RowStart) -> None:
         """A request enters a row."""
@@ -155,9 +165,8 @@ class Sampler:
     def _choose(
         self, logits: Tensor, at: SamplePositions
     ) -> tuple[Indices, npt.NDArray[np.float32]]:
-        if self._drawing is None or self._drawing.logits is not logits:
-            self._drawing = _Drawing(self.kernels, logits)
-        return self._drawing.draw(self._draws[at.rows], at.positions)
+        drawing = self._drawings.get(logits.data_ptr()) or _Drawing(self.kernels, logits)
+        return drawing.draw(self._draws[at.rows], at.positions)
 
     def _change_(self, logits: Tensor, at: SamplePositions, masks: Masks | None) -> None:
         """The watermark, then penalties, then bias, then what is forbidden."""

@@ -3,8 +3,6 @@ from headrace.engine.speculation.corpus import (
     END,
     GENERATION_TOKENS,
     MAX_OUTPUT_TOKENS,
-    MAX_SALTS,
-    Corpora,
     Corpus,
 )
 from headrace.engine.speculation.ngram_index import keys
@@ -18,23 +16,12 @@ def finds(corpus: Corpus, suffix: list[int]) -> bool:
 
 
 def test_outputs_are_separate() -> None:
-    corpora = Corpora()
-    corpora.of("").add([1, 2, 3])
-    corpora.of("").add([4, 5])
-    assert corpora.of("").generations[0].text == [1, 2, 3, END, 4, 5, END]
-    assert finds(corpora.of(""), [1, 2])
-    assert not finds(corpora.of(""), [3, 4])
-
-
-def test_salts_share_nothing_and_are_bounded() -> None:
-    corpora = Corpora()
-    corpora.of("a").add([1, 2, 3])
-    assert not finds(corpora.of("b"), [1, 2])
-    assert finds(corpora.of("a"), [1, 2])
-    for number in range(MAX_SALTS):
-        corpora.of(f"other {number}")
-    assert len(corpora._corpora) == MAX_SALTS
-    assert not finds(corpora.of("a"), [1, 2])
+    shared = Corpus()
+    shared.add([1, 2, 3])
+    shared.add([4, 5])
+    assert shared.generations[0].text == [1, 2, 3, END, 4, 5, END]
+    assert finds(shared, [1, 2])
+    assert not finds(shared, [3, 4])
 
 
 def test_the_oldest_half_is_forgotten() -> None:

@@ -23,6 +23,7 @@ from headrace.engine.constraint import Constraint
 from headrace.engine.grammar import GrammarCompiler
 from headrace.engine.request import Request
 from headrace.engine.scheduler import Scheduler
+from headrace.engine.speculation.habits import Habits
 from headrace.engine.speculation.prompt_lookup import PromptLookup
 from headrace.engine.speculation.speculator import Speculator
 from headrace.runner.build import build_executor
@@ -40,6 +41,7 @@ GRAMMARS = [
     Grammar(kind="regex", source="(ab|c)+ 2001-[0-9]{2}"),
 ]
 COMPILER = GrammarCompiler(ByteVocabulary, VOCAB_SIZE)
+HABITS = Habits()
 
 
 @dataclass
@@ -83,7 +85,7 @@ def run(
         constraint = None
         if add.params.grammar is not None:
             matcher = COMPILER.matcher(add.params.grammar)
-            constraint = Constraint(matcher, add.output_ids, lambda job: job(), lookahead)
+            constraint = Constraint(matcher, add.output_ids, lambda job: job(), HABITS, lookahead)
         assert scheduler.add(add, constraint) is None
     while scheduler.has_work:
         plan = scheduler.schedule()
@@ -180,6 +182,29 @@ def test_a_resumed_request_goes_on_with_the_same_bits(executor: ModelExecutor) -
         )  # fmt: skip
         assert run(executor, [resumed], scheduler, lookahead=8) == [expected]
         assert scheduler.stats().num_forced_tokens > 0
+
+
+class Silent(PromptLookup):
+    """A proposer without an idea."""
+
+    def propose(self, request: Request, num_tokens: int) -> None:
+        return None
+
+
+def test_habits_are_drafted_and_change_no_bit(executor: ModelExecutor) -> None:
+    accepted = 0
+    for seed in range(12):
+        params = SamplingParams(
+            max_tokens=60, seed=seed, grammar=GRAMMARS[0], stop_token_ids=frozenset({EOS})
+        )
+        add = Add(request_id=0, prompt_ids=[1, 2, 3], params=params)
+        scheduler = Scheduler(
+            num_blocks=32, block_size=BLOCK_TOKENS, max_batch_prefill_tokens=64, max_num_seqs=1,
+            speculator=Speculator(Silent(), 8),
+        )  # fmt: skip
+        assert run(executor, [add], scheduler, lookahead=8) == [plain(executor, add)]
+        accepted += scheduler.stats().num_accepted_tokens
+    assert accepted > 0
 
 
 class SameDraft(RandomDrafts):

@@ -2,7 +2,7 @@
 that take a known time."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import pytest
 
@@ -30,9 +30,7 @@ class Guesser:
         self.rate = rate
         self.chance = random.Random(0)
 
-    def propose(
-        self, request: Request, num_tokens: int, draft_ids: Sequence[int] = ()
-    ) -> Proposal | None:
+    def propose(self, request: Request, num_tokens: int) -> Proposal | None:
         draft = [int(self.chance.random() >= self.rate) for _ in range(num_tokens)]
         return Proposal(draft, [0] * num_tokens)
 
@@ -116,11 +114,9 @@ class CountingLookup(PromptLookup):
 
     num_looks = 0
 
-    def propose(
-        self, request: Request, num_tokens: int, draft_ids: Sequence[int] = ()
-    ) -> Proposal | None:
+    def propose(self, request: Request, num_tokens: int) -> Proposal | None:
         self.num_looks += 1
-        return super().propose(request, num_tokens, draft_ids)
+        return super().propose(request, num_tokens)
 
 
 @pytest.mark.parametrize("num_requests", [1, 8])
@@ -261,6 +257,7 @@ def test_the_executors_drafts_are_used_when_they_promise_more() -> None:
         request.token_ids.append(0)
         request.draft_ids = []
     request.executor_draft_ids = [0, 0, 0]
+    speculator.observe_drafting({0: 3}, 0.0)
     speculator.draft([request], 0, 500)
     assert request.draft_ids == [0, 0, 0]
     assert request.executor_draft_ids == []

@@ -1,13 +1,13 @@
 """Drafts what followed the same tokens before: in the request itself, or in recent outputs."""
 
 from bisect import bisect_right
-from collections.abc import Sequence
 from itertools import chain, repeat
 from typing import Final
 
 from headrace.engine.request import Request
 from headrace.engine.speculation.acceptance import Kind
-from headrace.engine.speculation.corpus import END, Corpora
+from headrace.engine.speculation.by_salt import BySalt
+from headrace.engine.speculation.corpus import END, Corpus
 from headrace.engine.speculation.ngram_index import MAX_LENGTH, NOWHERE, Match, NgramIndex, keys
 from headrace.engine.speculation.proposal import Proposal
 
@@ -36,23 +36,17 @@ class PromptLookup:
     )
 
     def __init__(self) -> None:
-        self._corpora = Corpora()
+        self._corpora = BySalt(Corpus)
 
-    def propose(
-        self, request: Request, num_tokens: int, draft_ids: Sequence[int] = ()
-    ) -> Proposal | None:
+    def propose(self, request: Request, num_tokens: int) -> Proposal | None:
         """See `Proposer`."""
         state, suffix = request.speculation, request.token_ids[-MAX_LENGTH:]
         assert state is not None
-        if draft_ids:
-            suffix = [*suffix, *draft_ids][-MAX_LENGTH:]
-        else:
-            state.index.extend()
         suffix_keys = keys(suffix)
+        state.index.extend()
         best, source = state.index.match(suffix, suffix_keys), state.index
         for index in self._corpora.of(request.cache_salt).generations:
-            if not draft_ids:
-                index.extend()
+            index.extend()
             least = best.length + 1 if best else 1
             if match := index.match(suffix, suffix_keys, least):
                 best, source = match, index

@@ -9,7 +9,6 @@ executor (draft model, heads) is asked for `StepPlan.num_drafts` tokens and answ
 `RowOutput.draft_ids`; `EngineInfo.max_num_drafts` says that there is one.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from headrace.engine.request import Request
@@ -30,11 +29,8 @@ class Proposer(Protocol):
     prior_rates: tuple[float, ...]
     """By kind, how often its tokens are right, until that is measured."""
 
-    def propose(
-        self, request: Request, num_tokens: int, draft_ids: Sequence[int] = ()
-    ) -> Proposal | None:
-        """Guess at most `num_tokens` that follow the request's tokens and then `draft_ids`; None:
-        no idea. With `draft_ids`, other threads call it too."""
+    def propose(self, request: Request, num_tokens: int) -> Proposal | None:
+        """Guess at most `num_tokens` that follow the request's tokens; None: no idea."""
         ...
 
     def finish(self, request: Request) -> None:

@@ -5,7 +5,7 @@ and no plan. Whatever it decides changes when tokens come, never which.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from math import log
 from typing import Final, NamedTuple
 
@@ -22,6 +22,9 @@ EXECUTOR_PRIOR_RATE: Final = 0.6
 LEAST_PROBABILITY: Final = 0.1
 LEAST_GAIN: Final = 1.08
 """A step must promise so much more tokens per second, before anything is drafted."""
+LEAST_GAIN_OF_MANY: Final = 1.15
+"""The same of MANY tokens: what promises most of many drafts is likely to promise too much."""
+MANY: Final = 8
 LEAST_EXECUTOR_GAIN: Final = 1.2
 """More is asked of drafts that take time of their own: they are lost if wrong, and the largest of
 several measured gains is likely to be measured too large."""
@@ -65,6 +68,10 @@ class Speculator:
         self._least_probability = 1.0
         """Of a token that is worth its time in the next step."""
         self._num_steps = 0
+        self._num_requests = 0
+        """In the step before."""
+        self._wake_step = 0
+        """While there are as many requests, none gets a look before this step."""
         self._num_refusals = 0
         """Steps since the executor was asked for drafts."""
 
@@ -79,6 +86,7 @@ class Speculator:
     def observe_drafting(self, num_drafts: dict[int, int], duration: float) -> None:
         """The executor took so many seconds for `StepPlan.num_drafts`."""
         self._draft_cost.observe(len(num_drafts), max(num_drafts.values()), duration)
+        self._wake_step = 0
 
     def finish(self, request: Request) -> None:
         """The request has all its tokens."""
@@ -93,6 +101,8 @@ class Speculator:
         tokens in addition to these last.
         """
         self._num_steps += 1
+        if self._num_steps < self._wake_step and len(requests) == self._num_requests:
+            return
         awake = self._awake(requests)
         num_base = len(requests) + num_prompt_tokens
         most = min(room - num_prompt_tokens, MAX_TOKENS - num_base)
@@ -105,6 +115,7 @@ class Speculator:
             offer, count = offers[index], counts.get(index, 0)
             request.draft_ids = offer.token_ids[:count]
             state.settle(count, offer.probabilities[count - 1] if count else 1.0)
+        self._sleep(requests)
 
     def _awake(self, requests: list[Request]) -> list[tuple[Request, SpeculationState]]:
         """Those that get a look in this step; mostly nobody, where drafts are not worth it."""
@@ -120,12 +131,19 @@ class Speculator:
                 awake.append((request, state))
         return awake[:MAX_REQUESTS]
 
+    def _sleep(self, requests: list[Request]) -> None:
+        """Until the next step in which one of them gets a look."""
+        states = [request.speculation for request in requests]
+        interval = min((state.interval for state in states if state is not None), default=1)
+        self._num_requests = len(requests)
+        self._wake_step = (self._num_steps // interval + 1) * interval
+
     def _may_gain(self, num_base: int, most: int) -> bool:
         """Whether even drafts that are all right would pay."""
         if most <= 0 or not self._cost.is_known:
             return False
         relative = self._cost.relative
-        least = LEAST_GAIN * num_base / relative(num_base)
+        least = least_gain(num_base) * num_base / relative(num_base)
         return any(
             (num_base + count) / relative(num_base + count) > least
             for count in (most, 1, 2, 4, 8, 16, 32, 64)
@@ -136,7 +154,7 @@ class Speculator:
         """How many tokens could be had in the time that one more takes in a step of so many."""
         base = self._cost.relative(num_base)
         slope = (self._cost.relative(num_base + NUM_PRICED) - base) / NUM_PRICED
-        return LEAST_GAIN * slope * num_base / base
+        return least_gain(num_base) * slope * num_base / base
 
     def _offer(self, request: Request, state: SpeculationState) -> Offer:
         """The best draft for a request, and how far it can be trusted."""
@@ -166,7 +184,7 @@ class Speculator:
         )[:most]
         relative = self._cost.relative
         num_taken, num_expected = 0, float(num_base)
-        best = LEAST_GAIN * num_base / relative(num_base)
+        best = least_gain(num_base) * num_base / relative(num_base)
         for count, (probability, _) in enumerate(candidates, 1):
             num_expected += probability
             pace = num_expected / relative(num_base + count)
@@ -174,22 +192,11 @@ class Speculator:
                 num_taken, best = count, pace
         return Counter(index for _, index in candidates[:num_taken])
 
-    def continuation(self, request: Request) -> Callable[[list[int]], list[int]]:
-        """Guesses for a grammar what comes behind the request's tokens, its `draft_ids` and tokens
-        that the grammar forces, as far as it is worth its time. For any thread."""
-
-        def propose(draft_ids: list[int]) -> list[int]:
-            state = request.speculation
-            if state is None:
-                return []
-            proposal = self._proposer.propose(request, self._max_num_drafts, draft_ids)
-            if proposal is None:
-                return []
-            least = self._least_probability / state.confidence
-            chances = probabilities(proposal.kinds, state.acceptance.rates, least)
-            return proposal.token_ids[: len(chances)]
-
-        return propose
+    def least_probability(self, request: Request) -> float:
+        """Of a token behind the request's `draft_ids`, if they are right, that is worth its
+        time."""
+        state = request.speculation
+        return self._least_probability / state.confidence if state else 1.0
 
     # --- drafts that the executor makes
 
@@ -238,20 +245,24 @@ class Speculator:
         return best_depth
 
 
+def least_gain(num_base: int) -> float:
+    """Of drafts beside so many tokens."""
+    share = min(1.0, (num_base - 1) / (MANY - 1))
+    return LEAST_GAIN + share * (LEAST_GAIN_OF_MANY - LEAST_GAIN)
+
+
 def reach(rate: float, depth: int) -> int:
     """How many of `depth` tokens are probable enough to be considered."""
     return min(depth, int(log(LEAST_PROBABILITY) / log(rate)))
 
 
-def probabilities(
-    kinds: list[Kind], rates: list[float], least: float = LEAST_PROBABILITY
-) -> list[float]:
+def probabilities(kinds: list[Kind], rates: list[float]) -> list[float]:
     """See `Offer`."""
     values = []
     probability = 1.0
     for kind in kinds:
         probability *= rates[kind]
-        if probability < least:
+        if probability < LEAST_PROBABILITY:
             break
         values.append(probability)
     return values

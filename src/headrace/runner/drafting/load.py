@@ -24,7 +24,8 @@ from headrace.runner.drafting.mlp_speculator import MLPSpeculator
 from headrace.runner.drafting.passes import DraftPasses
 from headrace.runner.drafting.self_speculation import SelfSpeculation
 from headrace.runner.drafting.states import LastStates
-from headrace.runner.recorded import recorded
+from headrace.runner.recorded import RecordedDecoder, recorded
+from headrace.runner.sampler import Sampler
 from headrace.weights import Weights
 from headrace.weights.safetensors import SafetensorsWeights
 
@@ -41,8 +42,9 @@ class LoadedDrafter:
     weight_bytes: int
     backend: AttentionBackend | None = None
     """Of its own cache, which has as many blocks as the target's; None: it needs none."""
-    make: Callable[[BatchBuffers, int], Drafter]
-    """From the target's buffers and the number of blocks, when these are allocated."""
+    make: Callable[[BatchBuffers, int, Sampler], Drafter]
+    """From the target's buffers, the number of blocks, when these are allocated, and who chooses
+    among its logits."""
 
     @property
     def bytes_per_block(self) -> int:
@@ -90,9 +92,9 @@ def _load_model(checkpoint: Checkpoint, target: DraftTarget, progress: Progress)
             f"model {target.backend.block_size}; choose a draft model of a similar architecture"
         )
 
-    def make(buffers: BatchBuffers, num_blocks: int) -> Drafter:
+    def make(buffers: BatchBuffers, num_blocks: int, sampler: Sampler) -> Drafter:
         backend.allocate(num_blocks)
-        passes = _passes(model, backend, buffers, buffers.max_tokens)
+        passes = _passes(model, backend, buffers, buffers.max_tokens, sampler)
         ledger = Ledger(buffers.block_tables, num_blocks, buffers.block_size)
         return DraftModel(passes, ledger, MAX_DRAFTS)
 
@@ -106,8 +108,8 @@ def _load_self(target: DraftTarget, progress: Progress) -> LoadedDrafter:
     options = replace(target.options, quantize="int4", backend=target.backend, prompt_dtype=None)
     model, backend = load_model(target.checkpoint, options, progress)
 
-    def make(buffers: BatchBuffers, num_blocks: int) -> Drafter:
-        passes = _passes(model, backend, buffers, len(buffers.block_tables.ids))
+    def make(buffers: BatchBuffers, num_blocks: int, sampler: Sampler) -> Drafter:
+        passes = _passes(model, backend, buffers, sampler.max_rows, sampler)
         return SelfSpeculation(passes, MAX_DRAFTS)
 
     return LoadedDrafter(max_num_drafts=MAX_DRAFTS, weight_bytes=model.weight_bytes, make=make)
@@ -126,11 +128,17 @@ def _check_has_narrower_form(target: DraftTarget) -> None:
 
 
 def _passes(
-    model: LanguageModel, backend: AttentionBackend, buffers: BatchBuffers, max_tokens: int
+    model: LanguageModel,
+    backend: AttentionBackend,
+    buffers: BatchBuffers,
+    max_tokens: int,
+    sampler: Sampler,
 ) -> DraftPasses:
     """Passes of so many tokens over the rows of the target's buffers."""
     own = buffers.beside(max_tokens, is_fixed=isinstance(backend, NativeBackend))
-    runnable = recorded(model, backend, own, len(buffers.block_tables.ids))
+    runnable = recorded(model, backend, own, sampler.max_rows)
+    if isinstance(runnable, RecordedDecoder):
+        sampler.expect(runnable.logits_buffer)
     return DraftPasses(runnable, own, model.max_position)
 
 
@@ -158,7 +166,7 @@ def _load_heads(path: Path, config: SpeculatorConfig, target: DraftTarget) -> Lo
     return LoadedDrafter(
         max_num_drafts=drafter.max_num_drafts,
         weight_bytes=load.nbytes,
-        make=lambda buffers, num_blocks: drafter,
+        make=lambda buffers, num_blocks, sampler: drafter,
     )
 
 
