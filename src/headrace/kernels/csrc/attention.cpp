@@ -93,15 +93,17 @@ float largest_of(const float* scores, int64_t count, Seen seen) {
 // are not seen; returns their sum.
 template <typename Emit>
 float weigh_row(const float* scores, int64_t count, Seen seen, float maximum, Emit emit) {
-    const F32x16 shift = F32x16::broadcast(maximum), zero = F32x16::zero();
+    constexpr float kLog2E = 1.44269504f;
+    const F32x16 factor = F32x16::broadcast(kLog2E), zero = F32x16::zero();
+    const F32x16 shift = F32x16::broadcast(-maximum * kLog2E);
     F32x16 sum = zero;
     for (int64_t i = 0; i < count; i += kBlockTokens) {
         if (seen.has_none(i)) {
             emit(i, zero, zero);
             continue;
         }
-        F32x16 a = exp(F32x16::load(scores + i) - shift);
-        F32x16 b = exp(F32x16::load(scores + i + kLanes) - shift);
+        F32x16 a = exp2(fma(F32x16::load(scores + i), factor, shift));
+        F32x16 b = exp2(fma(F32x16::load(scores + i + kLanes), factor, shift));
         if (!seen.has_all(i)) a = seen.keep(a, zero, i), b = seen.keep(b, zero, i + kLanes);
         sum = sum + a + b;
         emit(i, a, b);
@@ -293,7 +295,7 @@ void AttentionOp::weigh(const Unit& unit, int64_t start, int64_t end, float* sco
 
 #if defined(__AMX_BF16__)
 // scores[rows][split] = queries times the keys of a split.
-static void score_tiles(const SplitTile (*queries)[kMaxHeadSize / kGroup], int64_t row_blocks,
+static void score_tiles(const LeftTile (*queries)[kMaxHeadSize / kGroup], int64_t row_blocks,
                         int64_t width, const Cells<uint16_t>& cells, int64_t blocks,
                         float* scores) {
     int64_t b = 0;
@@ -317,7 +319,7 @@ static void score_tiles(const SplitTile (*queries)[kMaxHeadSize / kGroup], int64
 }
 
 // sums[rows][stride] = weights times the values of a split, of whose last block `used` tokens count.
-static void sum_tiles(const SplitTile (*weights)[kSplit / kBlockTokens], int64_t row_blocks,
+static void sum_tiles(const LeftTile (*weights)[kSplit / kBlockTokens], int64_t row_blocks,
                       int64_t width, const Cells<uint16_t>& cells, int64_t blocks, int64_t used,
                       float* sums, int64_t stride) {
     // Behind the context may lie what another sequence left, even NaN, which no weight of zero
@@ -356,20 +358,20 @@ void AttentionOp::attend_tiles(const Unit& unit, int64_t split, const float* q, 
     const Span span = this->span(unit, split);
     const Cells<uint16_t> cells(cache_, span.table, unit.kv_head, span.blocks);
 
-    SplitTile queries[kRowBlocks][kMaxHeadSize / kGroup];
+    LeftTile queries[kRowBlocks][kMaxHeadSize / kGroup];
     for (int64_t r = 0; r < rows; ++r) {
         for (int64_t i = 0; i < key_width; i += kGroup) {
             const float* row = q + r * key_width + i;
-            split_row(F32x16::load(row), F32x16::load(row + kLanes),
+            round_row(F32x16::load(row), F32x16::load(row + kLanes),
                       queries[r / kBlockRows][i / kGroup], r % kBlockRows);
         }
     }
     alignas(64) float scores[kTiledRows * kSplit];
     score_tiles(queries, row_blocks, key_width, cells, span.blocks, scores);
-    SplitTile weights[kRowBlocks][kSplit / kBlockTokens];
+    LeftTile weights[kRowBlocks][kSplit / kBlockTokens];
     weigh(unit, span.start, span.end(), scores, part,
           [&](int64_t row, int64_t i, F32x16 a, F32x16 b) {
-              split_row(a, b, weights[row / kBlockRows][i / kBlockTokens], row % kBlockRows);
+              round_row(a, b, weights[row / kBlockRows][i / kBlockTokens], row % kBlockRows);
           });
     sum_tiles(weights, row_blocks, value_width, cells, span.blocks, span.last_used(), part,
               part_stride(value_width));
