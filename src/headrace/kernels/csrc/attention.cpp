@@ -93,17 +93,16 @@ float largest_of(const float* scores, int64_t count, Seen seen) {
 // are not seen; returns their sum.
 template <typename Emit>
 float weigh_row(const float* scores, int64_t count, Seen seen, float maximum, Emit emit) {
-    constexpr float kLog2E = 1.44269504f;
-    const F32x16 factor = F32x16::broadcast(kLog2E), zero = F32x16::zero();
-    const F32x16 shift = F32x16::broadcast(-maximum * kLog2E);
+    const F32x16 factor = F32x16::broadcast(1.44269504f), zero = F32x16::zero();
+    const F32x16 shift = F32x16::broadcast(maximum);
     F32x16 sum = zero;
     for (int64_t i = 0; i < count; i += kBlockTokens) {
         if (seen.has_none(i)) {
             emit(i, zero, zero);
             continue;
         }
-        F32x16 a = exp2(fma(F32x16::load(scores + i), factor, shift));
-        F32x16 b = exp2(fma(F32x16::load(scores + i + kLanes), factor, shift));
+        F32x16 a = exp2((F32x16::load(scores + i) - shift) * factor);
+        F32x16 b = exp2((F32x16::load(scores + i + kLanes) - shift) * factor);
         if (!seen.has_all(i)) a = seen.keep(a, zero, i), b = seen.keep(b, zero, i + kLanes);
         sum = sum + a + b;
         emit(i, a, b);

@@ -257,13 +257,15 @@ inline void multiply_tiles() {
                      : : [sum] "i"(kSum), [left] "i"(kLeft), [right] "i"(kRight));
 }
 
-// Two rows of lanes, rounded, as one line of a right tile.
-inline void store_pair(F32x16 even, F32x16 odd, uint16_t* line) {
-    const __m512i zipped = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9,
-                                            24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1,
-                                            16, 0);
-    const auto both = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(odd.v, even.v));
-    _mm512_store_si512(line, _mm512_permutexvar_epi16(zipped, both));
+// Sixteen lanes twice over: those of outputs 0 to 7, each two times, then those of 8 to 15. A line of a
+// right tile is two such vectors rounded, no word having to change places.
+struct Doubled {
+    __m512i first, second;
+};
+inline Doubled doubled(__m512i lanes) {
+    const __m512i low = _mm512_set_epi32(7, 7, 6, 6, 5, 5, 4, 4, 3, 3, 2, 2, 1, 1, 0, 0);
+    const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
+    return {_mm512_permutexvar_epi32(low, lanes), _mm512_permutexvar_epi32(high, lanes)};
 }
 
 // What the codes of four bits stand for.
@@ -273,35 +275,52 @@ inline F32x16 nibble_table() {
     return to_float({_mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0)});
 }
 
+// The scales of 16 outputs, doubled.
+struct DoubledAffine {
+    Doubled scale, minimum;
+
+    explicit DoubledAffine(const Affine& affine)
+        : scale(doubled(_mm512_castps_si512(affine.scale.v))),
+          minimum(doubled(_mm512_castps_si512(affine.minimum.v))) {}
+};
+
 // Four inputs of 16 outputs, from bit `bit` of what holds their codes, as two lines of a right tile.
 template <Kind kKind>
-inline void widen_line(__m512i codes, unsigned bit, const Affine& affine, uint16_t (*to)[kLanes][2]) {
+inline void widen_line(__m512i codes, int bit, const DoubledAffine& affine,
+                       uint16_t (*to)[kLanes][2]) {
     constexpr int kBits = code_bits(kKind);
     const F32x16 table = nibble_table<kKind>();
-    const auto value = [&](unsigned from) {
-        const __m512i code = _mm512_srli_epi32(codes, bit + from);
-        if constexpr (kBits == 4) {
-            return fma({_mm512_permutexvar_ps(code, table.v)}, affine.scale, affine.minimum);
+    const auto value = [&](__m512i lanes, __m512i shifts, __m512i scale, __m512i minimum) {
+        const __m512i code = _mm512_srlv_epi32(lanes, shifts);
+        __m512 number = _mm512_permutexvar_ps(code, table.v);
+        if constexpr (kBits != 4) {
+            const __m512i byte = _mm512_and_si512(code, _mm512_set1_epi32(255));
+            const __m512i offset = _mm512_set1_epi32(kBits == 8 ? 128 : 0);
+            number = _mm512_cvtepi32_ps(_mm512_sub_epi32(byte, offset));
         }
-        const __m512i byte = _mm512_and_si512(code, _mm512_set1_epi32(255));
-        const __m512i offset = _mm512_set1_epi32(kBits == 8 ? 128 : 0);
-        return fma(to_float({_mm512_sub_epi32(byte, offset)}), affine.scale, affine.minimum);
+        return _mm512_fmadd_ps(number, _mm512_castsi512_ps(scale), _mm512_castsi512_ps(minimum));
     };
-    store_pair(value(0), value(16), to[0][0]);
-    store_pair(value(8), value(24), to[1][0]);
+    const Doubled lanes = doubled(codes);
+    HEADRACE_UNROLL
+    for (int i = 0; i < 2; ++i) {
+        const int from = bit + 8 * i;
+        const __m512i shifts = _mm512_set1_epi64(static_cast<int64_t>(from + 16) << 32 | from);
+        const __m512 a = value(lanes.first, shifts, affine.scale.first, affine.minimum.first);
+        const __m512 b = value(lanes.second, shifts, affine.scale.second, affine.minimum.second);
+        _mm512_store_si512(to[i], reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(b, a)));
+    }
 }
 
 // 32 inputs of a tile in groups, rounded to bfloat16.
-template <Kind kKind>
+template <Kind kKind, Scaling kScaling>
 inline void widen_group(const Weight& weight, int64_t tile, int64_t index, RightTile& to) {
     constexpr int kBits = code_bits(kKind);
-    const int64_t first = index * kGroup;
-    const Affine low = load_scales(weight, tile, first);
-    const Affine high = is_halved(weight.scaling) ? load_scales(weight, tile, first + kLanes) : low;
+    const int64_t first = index * kGroup, part = first % weight.group / kGroup;
+    const uint8_t* scales = weight.scales(tile, first / weight.group);
+    const DoubledAffine low(load_scales<kKind, kScaling>(scales, part));
+    const DoubledAffine high =
+        is_halved(kScaling) ? DoubledAffine(load_scales<kKind, kScaling>(scales, part, 1)) : low;
     const uint8_t* quants = weight.quants(tile, first);
-    for (int line = 0; line < kBits; ++line) {
-        __builtin_prefetch(quants + 64 * line + kPrefetchBytes, 0, 2);
-    }
     HEADRACE_UNROLL
     for (int line = 0; line < kGroup / 8; ++line) {
         auto *low_line = to.values + 2 * line, *high_line = low_line + kGroup / 4;
@@ -320,25 +339,15 @@ inline void widen_group(const Weight& weight, int64_t tile, int64_t index, Right
     }
 }
 
-template <Kind kKind>
-inline void widen_groups(const Weight& weight, int64_t tile, int64_t first, int64_t count,
-                         RightTile* to) {
-    for (int64_t g = 0; g < count; ++g) widen_group<kKind>(weight, tile, first + g, to[g]);
-}
-
-inline void widen_groups(const Weight& weight, int64_t tile, int64_t first, int64_t count,
-                         RightTile* to) {
-    switch (weight.kind) {
-        case Kind::kInt2: return widen_groups<Kind::kInt2>(weight, tile, first, count, to);
-        case Kind::kInt3: return widen_groups<Kind::kInt3>(weight, tile, first, count, to);
-        case Kind::kInt4: return widen_groups<Kind::kInt4>(weight, tile, first, count, to);
-        case Kind::kInt5: return widen_groups<Kind::kInt5>(weight, tile, first, count, to);
-        case Kind::kInt6: return widen_groups<Kind::kInt6>(weight, tile, first, count, to);
-        case Kind::kNF4: return widen_groups<Kind::kNF4>(weight, tile, first, count, to);
-        case Kind::kFP4: return widen_groups<Kind::kFP4>(weight, tile, first, count, to);
-        case Kind::kMXFP4: return widen_groups<Kind::kMXFP4>(weight, tile, first, count, to);
-        default: return widen_groups<Kind::kInt8>(weight, tile, first, count, to);
-    }
+__attribute__((noinline)) inline void widen_groups(const Weight& weight, int64_t tile, int64_t first,
+                                                   int64_t count, RightTile* to) {
+    with_layout(weight, [&](auto layout) {
+        if constexpr (layout.kind != Kind::kFloat8) {
+            for (int64_t g = 0; g < count; ++g) {
+                widen_group<layout.kind, layout.scaling>(weight, tile, first + g, to[g]);
+            }
+        }
+    });
 }
 
 // The sums of 16 * kBlocks rows and 16 * kVectors outputs, from zero.
@@ -405,7 +414,7 @@ inline void multiply_stream(const BFloat16Cell* cells, const RightTile* right,
 }
 
 // A part of the depth for which two tiles stay in the L1 cache while all rows are multiplied with
-// them, and lines of what follows that are fetched meanwhile: so many for each group and tile.
+// them, and what follows, which is fetched meanwhile: so many lines of either for each group.
 struct Resident {
     const RightTile *right, *right2;
     int64_t groups;
@@ -474,7 +483,9 @@ inline void multiply_bfloat16(const Activation& x, int64_t row, int64_t rows, co
     constexpr int64_t kRows = 2 * kBlockRows;
     const auto tile = [&](int64_t i) { return reinterpret_cast<const RightTile*>(weight.tile(i)); };
     const RightTile *right = tile(tiles[0]), *right2 = tile(tiles[1]);
-    const int64_t groups = x.groups(), steps = (rows + kRows - 1) / kRows;
+    const auto ceil_of = [](int64_t a, int64_t b) { return (a + b - 1) / b; };
+    const int64_t groups = x.groups(), steps = ceil_of(rows, kRows);
+    const int64_t tile_lines = weight.tile_bytes() / 64;
     const bool is_widened = is_grouped(weight.kind);
     if (steps == 1 && !is_widened) {
         with_blocks(tiles.count, rows, [&](auto v, auto n) {
@@ -488,21 +499,24 @@ inline void multiply_bfloat16(const Activation& x, int64_t row, int64_t rows, co
     Complete complete;
     for (int64_t part = 0; part < parts; ++part) {
         const int64_t first = groups * part / parts, last = groups * (part + 1) / parts;
-        const int64_t next = last < groups ? last : tiles.stride * groups;
+        // Of the tiles that come next, the same share.
+        const int64_t from = 64 * (tile_lines * part / parts);
         Resident resident{right + first, right2 + first, last - first, part == 0,
-                          reinterpret_cast<const uint8_t*>(right + next),
-                          reinterpret_cast<const uint8_t*>(right2 + next),
-                          (kGroup / 2 + steps - 1) / steps};
+                          weight.tile(tiles[0] + tiles.stride) + from,
+                          weight.tile(tiles[1] + tiles.stride) + from, 0};
         if (is_widened) {
             for (int v = 0; v < tiles.count; ++v) {
                 widen_groups(weight, tiles[v], first, last - first, widened[v]);
             }
-            resident.right = widened[0], resident.right2 = widened[1], resident.lines = 0;
+            resident.right = widened[0], resident.right2 = widened[1];
         }
-        const int64_t rows_each = (kRows + resident.groups - 1) / resident.groups;
+        const int64_t lines_each = ceil_of(tile_lines, parts * steps * resident.groups);
+        const int64_t fetching_steps = ceil_of(tile_lines, parts * lines_each * resident.groups);
+        const int64_t rows_each = ceil_of(kRows, resident.groups);
         for (int64_t step = 0; step < steps; ++step) {
             const int64_t r = step * kRows, count = std::min(kRows, rows - r);
             const BFloat16Cell* cells = x.bfloat16_cells((row + r) / kBlockRows) + first;
+            resident.lines = step < fetching_steps ? lines_each : 0;
             // What is complete at once needs room for two steps only.
             float* const to = c + (parts == 1 ? r % (2 * kRows) : r) * ldc;
             with_blocks(tiles.count, count, [&](auto v, auto n) {
