@@ -5,6 +5,7 @@
 
 #include "attention_amx.h"
 #include "math.h"
+#include "quantize.h"
 
 namespace headrace {
 namespace {
@@ -171,7 +172,8 @@ AttentionOp::Span AttentionOp::span(const Unit& unit, int64_t split) const {
 }
 
 AttentionOp::AttentionOp(Rows rows, const float* q, int64_t q_stride, int64_t heads, Cache cache,
-                         Batch batch, AttentionOptions options, float* out)
+                         Batch batch, AttentionOptions options,
+                         SplitActivation out)
     : Op(rows), q_(q), q_stride_(q_stride), heads_(heads), cache_(cache), batch_(batch),
       options_(options), out_(out), group_(heads / cache.heads),
       unit_heads_(std::min<int64_t>(group_, cache.is_tiled() ? kBlockRows : kFmaRows)),
@@ -477,11 +479,15 @@ void AttentionOp::store(const Unit& unit, float* sum) const {
             weight = exp(maximum - largest);
             total = std::fma(total, weight, exp(options_.sinks[head] - largest));
         }
-        float* to = out_ + ((unit.first_query + r / unit.heads) * heads_ + head) * size;
+        const int64_t row = unit.first_query + r / unit.heads, first = head * size;
         const F32x16 share = F32x16::broadcast(weight / total);
         for (int64_t i = 0; i < size; i += kLanes) {
-            const int64_t count = std::min<int64_t>(kLanes, size - i);
-            store_partial(F32x16::load(sum + i) * share, to + i, count);
+            (F32x16::load(sum + i) * share).store(sum + i);
+        }
+        if (out_.first.format == Format::kFloat32) {
+            std::copy_n(sum, size, out_.first.row(row) + first);
+        } else {
+            store_groups(out_, row, first / kGroup, (first + size) / kGroup, sum);
         }
     }
 }
