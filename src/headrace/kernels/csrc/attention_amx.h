@@ -3,7 +3,7 @@
 #pragma once
 
 #include "cache.h"
-#include "products_amx.h"
+#include "tiles.h"
 
 namespace headrace {
 

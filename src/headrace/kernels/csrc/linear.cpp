@@ -3,7 +3,8 @@
 #include <optional>
 
 #include "pointwise.h"
-#include "products_amx.h"
+#include "products_bfloat16.h"
+#include "products_int8.h"
 #include "quantize.h"
 
 namespace headrace {
