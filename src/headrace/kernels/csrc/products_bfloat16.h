@@ -33,9 +33,9 @@ inline void multiply_stream(const BFloat16Cell* cells, const RightTile* right,
     constexpr int64_t kAhead = kPrefetchBytes / sizeof(RightTile);
     clear_sums<kBlocks, kVectors>();
     for (int64_t g = 0; g < groups; ++g) {
-        for (const auto& line : right[g + kAhead].values) __builtin_prefetch(line, 0, 2);
+        for (const auto& line : right[g + kAhead].values) __builtin_prefetch(line, 0, 3);
         if (kVectors > 1) {
-            for (const auto& line : right2[g + kAhead].values) __builtin_prefetch(line, 0, 2);
+            for (const auto& line : right2[g + kAhead].values) __builtin_prefetch(line, 0, 3);
         }
         add_products<kBlocks, kVectors, false>(cells + g, cells + groups + g, right + g,
                                                right2 + g);
