@@ -23,6 +23,8 @@ from typing import Any, Protocol
 from headrace.bench.prompts import SyntheticPrompts
 
 LOAD_SECONDS = 400
+SETTLE_SECONDS = 2.0
+"""Between waking a stopped engine and measuring it: what it does while idle is not measured."""
 QUESTION, ANSWER = "The capital of France is", "Paris"
 
 Figures = dict[str, float]
@@ -36,12 +38,12 @@ class Load:
     prompt_tokens: int
     new_tokens: int
     requests: int = 0
-    """0: two per stream."""
+    """0: two per stream, and at least four."""
     shared_prefix_tokens: int = 0
 
     @property
     def num_requests(self) -> int:
-        return self.requests or max(2, 2 * self.streams)
+        return self.requests or max(4, 2 * self.streams)
 
 
 class EngineError(Exception):
@@ -210,6 +212,7 @@ def check_sanity(engine: Engine) -> None:
 def awake(engine: Engine) -> Iterator[None]:
     """Let it run; it is stopped (SIGSTOP) afterwards, so that it takes nothing from the others."""
     os.killpg(engine.process.pid, signal.SIGCONT)
+    time.sleep(SETTLE_SECONDS)
     try:
         yield
     finally:

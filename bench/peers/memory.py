@@ -22,16 +22,21 @@ def processes(leader: int) -> list[int]:
     return found
 
 
-def resident_bytes(leader: int) -> int:
-    """Proportional set size: what several processes share counts once."""
-    total = 0
+def resident_bytes(leader: int) -> dict[str, int]:
+    """By process, its proportional set size: what several processes share counts once, also where
+    others than these map the same libraries."""
+    sizes = {}
     for pid in processes(leader):
         try:
             lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+            words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
         except (FileNotFoundError, ProcessLookupError):
             continue
-        total += sum(int(line.split()[1]) << 10 for line in lines if line.startswith("Pss:"))
-    return total
+        name = next((word for word in words if word.startswith("headrace")), words[0])
+        sizes[f"{name} {pid}"] = sum(
+            int(line.split()[1]) << 10 for line in lines if line.startswith("Pss:")
+        )
+    return sizes
 
 
 def cpu_seconds(pid: int) -> float:
@@ -61,4 +66,5 @@ class MemoryWatch:
     def _watch(self) -> None:
         began = time.monotonic()
         while not self._ended.wait(self._interval):
-            self.samples.append((time.monotonic() - began, resident_bytes(self._leader)))
+            size = sum(resident_bytes(self._leader).values())
+            self.samples.append((time.monotonic() - began, size))

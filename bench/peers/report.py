@@ -60,15 +60,21 @@ def _comparison(name: str, result: Result) -> list[str]:
 
 
 def _memory(result: Result) -> str:
-    """The load fills the cache, which is subtracted as a whole at the end."""
+    """In MiB; `samples` are beyond weights and cache."""
+    known = result["weights"] + result["cache"]
+    lines = [f"weights {result['weights'] / MEGABYTE:.0f}, cache {result['cache'] / MEGABYTE:.0f}"]
+    for when in ("idle", "loaded"):
+        parts = ", ".join(f"{name} {size / MEGABYTE:.0f}" for name, size in result[when].items())
+        rest = (sum(result[when].values()) - known) / MEGABYTE
+        lines.append(f"{when}: {rest:.0f} beyond them; of each process: {parts}")
     steady = result["samples"][len(result["samples"]) // 2 :]
     sizes = [size / MEGABYTE for _, size in steady]
-    cache = result["cache"] / MEGABYTE
-    return (
-        f"beyond weights: idle {result['idle'] / MEGABYTE:.0f} MiB (little of the cache is used); "
-        f"second half of the load {min(sizes) - cache:.0f} to {max(sizes) - cache:.0f} MiB beyond "
-        f"the cache of {cache:.0f} MiB too"
+    slope = statistics.linear_regression([seconds / 60 for seconds, _ in steady], sizes).slope
+    lines.append(
+        f"second half of the load: {min(sizes):.0f} to {max(sizes):.0f} beyond them, "
+        f"growing by {slope:.2f} a minute"
     )
+    return "\n".join(lines)
 
 
 def _overhead(case: str, figures: dict[str, float]) -> str:

@@ -33,7 +33,7 @@ Options = argparse.Namespace
 Result = dict[str, Any]
 Start = Callable[[], Engine]
 CACHE_BYTES = 160 << 20
-"""Of the KV cache where memory is measured: all of it counts as used."""
+"""Of the KV cache where memory is measured: an idle engine gives all of it memory."""
 PREFIX_TOKENS = 1000
 LONG_PROMPT, LONG_NEW = 8000, 64
 
@@ -89,7 +89,7 @@ def cases(options: Options) -> dict[str, Load]:
     streams = [int(count) for count in options.streams.split(",")]
     sizes = {"prompt_tokens": options.prompt_tokens, "new_tokens": options.new_tokens}
     loads = {f"{n} streams": Load(streams=n, **sizes) for n in streams}
-    prefill = Load(streams=4, prompt_tokens=options.prefill_tokens, new_tokens=1)
+    prefill = Load(streams=4, requests=16, prompt_tokens=options.prefill_tokens, new_tokens=1)
     return loads | {"prefill": prefill}
 
 
@@ -218,7 +218,7 @@ def start(options: Options) -> Result:
 
 def memory(options: Options) -> Result:
     """Resident memory of all Headrace processes beyond weights and KV cache, during a load."""
-    weights = size_of(embedded_model()).weight_bytes
+    known = size_of(embedded_model()).weight_bytes + CACHE_BYTES
     with loaded([lambda: headrace(options, "--kv-cache-memory", str(CACHE_BYTES))]) as (engine,):
         assert isinstance(engine, HttpEngine)
         leader = engine.process.pid
@@ -229,25 +229,33 @@ def memory(options: Options) -> Result:
                     "--streams", 8, "--duration", options.soak_seconds,
                     "--prompt-tokens", 200, "--max-tokens", 128,
                 )  # fmt: skip
-    samples = [(seconds, size - weights) for seconds, size in watch.samples]
-    return {"idle": idle - weights, "cache": CACHE_BYTES, "samples": samples}
+            end_of_load = resident_bytes(leader)
+    return {
+        "weights": known - CACHE_BYTES,
+        "cache": CACHE_BYTES,
+        "idle": idle,
+        "loaded": end_of_load,
+        "samples": [(seconds, size - known) for seconds, size in watch.samples],
+    }
 
 
 def overhead(options: Options) -> Result:
     """CPU time of all that is no kernel, per token: the front end's, and the engine's by `perf`."""
     results = {}
-    with loaded([lambda: headrace(options)]) as (engine,), awake(engine):
+    with loaded([lambda: headrace(options)]) as (engine,):
         front, pids = engine.process.pid, processes(engine.process.pid)
-        model = max(pids[1:], key=lambda pid: resident_bytes(pid))
+        model = max(pids[1:], key=cpu_seconds)
+        profile = options.scratch / "overhead.perf"
         for case, load in cases(options).items():
-            profile = options.scratch / "overhead.perf"
-            recorder = _record(model, profile)
-            before = cpu_seconds(front), cpu_seconds(model)
-            engine.measure(load, seed=hash(case))
-            spent = [cpu_seconds(pid) - b for pid, b in zip((front, model), before, strict=True)]
-            recorder.terminate()
-            recorder.wait()
-            results[case] = _split(*spent, _kernel_share(profile), load)
+            with awake(engine):
+                recorder = _record(model, profile)
+                before = cpu_seconds(front), cpu_seconds(model)
+                engine.measure(load, seed=hash(case))
+                after = cpu_seconds(front), cpu_seconds(model)
+                recorder.terminate()
+                recorder.wait()
+            of_front, of_model = (now - then for now, then in zip(after, before, strict=True))
+            results[case] = _split(of_front, of_model, _kernel_share(profile), load)
     return results
 
 

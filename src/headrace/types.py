@@ -3,7 +3,8 @@
 Down the channel go `Add` and `Abort`, up come `LoadProgress`, `EngineInfo`, `EngineFailure` and
 `StepEvents`. Inside the engine process a `StepPlan` goes to the executor (and is broadcast to
 further ranks, which never answer) and a `StepOutput` comes back. What is not in this file does
-not cross. Only token ids travel here, never text.
+not cross. Only token ids travel here, never text. What is made for every row of every step is not
+looked at by the garbage collector (`gc=False`): it cannot be part of a cycle.
 """
 
 from collections import Counter
@@ -150,7 +151,7 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """Steps in which drafts were verified."""
 
 
-class TokenEvent(msgspec.Struct, kw_only=True, array_like=True):
+class TokenEvent(msgspec.Struct, kw_only=True, array_like=True, gc=False):
     """New tokens of one request; the last event of a request has `finish_reason` or `error`."""
 
     request_id: int
@@ -272,7 +273,7 @@ class StepPlan(msgspec.Struct, kw_only=True, array_like=True):
     """The last so many rows begin with a token of their prompts."""
 
 
-class RowOutput(msgspec.Struct, kw_only=True, array_like=True):
+class RowOutput(msgspec.Struct, kw_only=True, array_like=True, gc=False):
     """What the executor sampled for one row."""
 
     token_ids: list[int]
@@ -303,6 +304,11 @@ class Executor(Protocol):
 
     def execute(self, plan: StepPlan) -> StepOutput:
         """Run one forward pass and sample. Raises only when the device is unusable."""
+        ...
+
+    def prepare(self) -> bool:
+        """Make later plans cheaper, for some milliseconds at most, while there is none to execute.
+        Returns False when nothing is left to prepare."""
         ...
 
 

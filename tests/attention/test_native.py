@@ -30,7 +30,7 @@ def test_any_batch(
 
 
 @pytest.mark.parametrize("sizes", [{}, {"head_size": 40, "value_size": 24}])
-@pytest.mark.parametrize("kv_dtype", [torch.float16, torch.int8])
+@pytest.mark.parametrize("kv_dtype", [torch.float16, torch.int8, torch.float8_e4m3fn])
 def test_bytes_are_what_is_allocated(kv_dtype: torch.dtype, sizes: dict[str, int]) -> None:
     backend = NativeBackend(shape(kernels=load_kernels(), kv_dtype=kv_dtype, **sizes))
     backend.allocate(3)

@@ -98,6 +98,25 @@ def test_channel_receives_all_that_is_there_and_none_at_the_end() -> None:
         channel.send(EVENTS)
 
 
+def test_idle_work_goes_on_until_it_is_done_or_something_arrives() -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        channel, other = Channel[Command](theirs, Command), Channel[Command](ours, Command)
+        calls: list[int] = []
+
+        def work() -> bool:
+            calls.append(len(calls))
+            if len(calls) in (3, 6):
+                other.send(Abort([len(calls)]))
+            return len(calls) != 6
+
+        assert channel.receive_idle(work) == [Abort([3])]
+        assert channel.receive_idle(work) == [Abort([6])]
+        assert len(calls) == 6
+        ours.close()
+        assert channel.receive_idle(work) is None
+
+
 async def test_asyncio_end() -> None:
     ours, theirs = socket.socketpair()
     received: list[Report] = []

@@ -83,6 +83,34 @@ def test_an_idle_engine_sleeps(core: tuple[EngineCore, Client]) -> None:
     assert used[0] < 0.25  # a busy loop would have used all of it
 
 
+def test_what_waits_for_nothing_prepares_until_something_comes(
+    core: tuple[EngineCore, Client], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, client = core
+    add = make_add(1, [1, 2, 3], max_tokens=2)
+    calls: list[bool] = []
+
+    def prepare() -> bool:
+        """There is more to prepare up to the ninth call; the request comes in the third."""
+        calls.append(engine.has_work)
+        if len(calls) == 3:
+            client.channel.send(add)
+        return len(calls) < 9
+
+    monkeypatch.setattr(engine.executor, "prepare", prepare)
+    assert engine.receive() == [add]
+    assert len(calls) == 3
+    engine.obey([add])
+    while engine.has_work:
+        assert engine.receive() == []
+        engine.step([])
+    client.channel.send(Abort([1]))
+    assert engine.receive() == [Abort([1])]
+    client.channel._socket.close()
+    assert engine.receive() is None
+    assert not any(calls)
+
+
 def test_refusals_and_aborts_are_answered_without_a_step(core: tuple[EngineCore, Client]) -> None:
     engine, client = core
     (refusal,) = engine.obey([make_add(1, [])])

@@ -16,7 +16,7 @@ from headrace.kernels.tensors import (
     BLOCK_SIZE,
     CODE_BITS,
     FLOAT_DTYPES,
-    ZERO_POINT_STEPS,
+    ZERO_POINTS,
     Activation,
     AttentionOptions,
     LayerCache,
@@ -115,6 +115,8 @@ def grouped(
     middle = levels // 2
     quants = torch.randint(0, levels, (out, in_), dtype=torch.uint8)
     scales = (torch.rand(out, in_ // group_size) / levels + 0.01).half().float()
+    if scaling == "power_of_two":
+        scales = torch.exp2(torch.randint(-9, -3, scales.shape).float())
     if kind in CODEBOOKS:
         quants[quants == 127] = quants[quants == 255] = 1  # E4M3's NaN
         values = CODEBOOKS[kind][quants.int()].double().unflatten(1, (-1, group_size))
@@ -124,14 +126,16 @@ def grouped(
     if scaling == "minimum":
         zeros = torch.randint(middle - 2, middle + 2, scales.shape).float()
         scales = (scales * 512).round() / 512
-    elif scaling == "zero_point":
-        zeros = torch.randint(0, 16 * levels if levels <= 16 else 256, scales.shape)
-        zeros = zeros / ZERO_POINT_STEPS[kind]
+    elif "zero_point" in scaling:
+        held = ZERO_POINTS[kind]
+        zeros = torch.randint(0, min(2**held.bits, levels * held.steps), scales.shape)
+        zeros = zeros / held.steps
     shifted = quants.double().unflatten(1, (-1, group_size)) - zeros[..., None]
     values = (shifted * scales.double()[..., None]).flatten(1)
-    offsets = {"minimum": -zeros * scales, "zero_point": zeros}
-    parts = (quants, scales, offsets[scaling]) if scaling in offsets else (quants, scales)
-    return Dense(kind, group_size, scaling, parts, values)
+    if scaling == "symmetric":
+        return Dense(kind, group_size, scaling, (quants, scales), values)
+    offsets = -zeros * scales if scaling == "minimum" else zeros
+    return Dense(kind, group_size, scaling, (quants, scales, offsets), values)
 
 
 def quantized(kernels: Kernels, x: Tensor, dtype: torch.dtype = torch.int8) -> Activation:
@@ -210,10 +214,13 @@ def rotary(head_size: int, positions: int = 1024) -> Rotary:
     return Rotary(angles.cos(), angles.sin())
 
 
-def fill(kernels: Kernels, batch: Ragged, dtype: torch.dtype) -> tuple[Tensor, LayerCache]:
+def fill(
+    kernels: Kernels, batch: Ragged, dtype: torch.dtype, **scales: float
+) -> tuple[Tensor, LayerCache]:
     """Write all contexts; returns qkv with rotated queries, and the cache."""
     num_heads, num_kv_heads, head_size = batch.heads
     cache = kernels.empty_cache(batch.num_blocks, num_kv_heads, head_size, dtype, batch.value_size)
+    cache = replace(cache, **scales)
     slots = torch.cat([batch.slots(s) for s in range(len(batch.context_lens))])
     positions = torch.cat([torch.arange(n) for n in batch.context_lens]).int()
     qkv, key = batch.qkv.clone(), None

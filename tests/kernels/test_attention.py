@@ -9,7 +9,14 @@ from torch import Tensor
 
 from headrace.kernels import ops
 from headrace.kernels.base import Kernels
-from headrace.kernels.tensors import HeadNorms, Rotary, Split
+from headrace.kernels.tensors import (
+    BLOCK_SIZE,
+    CACHE_DTYPES,
+    FLOAT8_DTYPES,
+    HeadNorms,
+    Rotary,
+    Split,
+)
 from tests.kernels.samples import (
     Ragged,
     attend,
@@ -21,8 +28,16 @@ from tests.kernels.samples import (
 )
 
 HEADS = [(9, 3, 64), (4, 4, 80), (8, 2, 128), (2, 1, 256), (16, 1, 96), (13, 1, 16), (3, 1, 50)]
-DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.int8]
-TOLERANCE = {torch.float32: 3e-6, torch.float16: 4e-3, torch.bfloat16: 3e-2, torch.int8: 5e-2}
+DTYPES = CACHE_DTYPES
+TOLERANCE = {
+    torch.float32: 3e-6,
+    torch.float16: 4e-3,
+    torch.bfloat16: 3e-2,
+    torch.int8: 5e-2,
+    torch.float8_e4m3fn: 0.2,
+    torch.float8_e5m2: 0.4,
+}
+STEPS = {torch.float32: 2e-7, torch.float16: 1e-3, torch.bfloat16: 8e-3, torch.int8: 1}
 
 
 def reference(
@@ -125,11 +140,53 @@ def test_native_and_twin_write_the_same_cache(
 ) -> None:
     batch = ragged([1, 5], [40, 70], (4, 2, 64))
     caches = [in_order(k, fill(k, batch, dtype)[1]) for k in (native, twins)]
-    step = 1 if dtype == torch.int8 else {torch.float32: 2e-7, torch.float16: 1e-3}.get(dtype, 8e-3)
+    step = STEPS.get(dtype, torch.finfo(dtype).eps if dtype.is_floating_point else 0)
     for part in ("keys", "values"):
         a, b = (getattr(cache, part).double() for cache in caches)
         assert float((a - b).abs().max()) <= step * max(1.0, float(b.abs().max()))
         assert float((a != b).double().mean()) < 1e-2 or dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", FLOAT8_DTYPES, ids=str)
+@pytest.mark.parametrize("scale", [1.0, 0.37])
+def test_floats_of_8_bits_are_rounded_as_torch_does(
+    kernels: Kernels, dtype: torch.dtype, scale: float
+) -> None:
+    """Every float16 number, every number between two of theirs, and others at random."""
+    halves = torch.arange(1 << 16, dtype=torch.int32).to(torch.int16).view(torch.float16).float()
+    codes = torch.arange(256, dtype=torch.uint8).view(dtype).float().sort().values
+    codes = codes[codes.isfinite()]
+    noise = torch.randint(-(2**31), 2**31, (1 << 16,), dtype=torch.int32).view(torch.float32)
+    values = torch.cat((halves, (codes[1:] + codes[:-1]) / 2 * scale, noise))
+    values = values[values.isfinite()]
+    tokens = len(values) // 192
+    qkv = values[: tokens * 192].view(tokens, 192).clone()
+    cache = kernels.empty_cache(-(-tokens // BLOCK_SIZE), 1, 64, dtype)
+    cache = replace(cache, key_scale=scale, value_scale=scale)
+    slots, positions = torch.arange(tokens), torch.zeros(tokens, dtype=torch.int32)
+    wanted = qkv[:, 64:] / scale
+    kernels.run(ops.RopeWrite(qkv, positions, slots, cache, num_heads=1))
+    largest = torch.finfo(dtype).max
+    wanted = wanted.clamp(-largest, largest).to(dtype).float()
+    keys = cache.keys.view(torch.uint8)[:, 0].transpose(1, 2).flatten(0, 1)[:tokens]
+    stored = cache.values.view(torch.uint8)[:, 0].flatten(0, 1)[:tokens]
+    assert torch.equal(keys.contiguous().view(dtype).float(), wanted[:, :64])
+    assert torch.equal(stored.contiguous().view(dtype).float(), wanted[:, 64:])
+
+
+@pytest.mark.parametrize("dtype", FLOAT8_DTYPES, ids=str)
+def test_scales_of_keys_and_values_multiply(kernels: Kernels, dtype: torch.dtype) -> None:
+    """Numbers that the cache could not hold without them."""
+    batch = ragged([1, 5, 40], [310, 70, 40], (4, 2, 64))
+    plain = attend(kernels, batch, fill(kernels, batch, dtype))
+    large = replace(batch, qkv=batch.qkv.clone())
+    large.qkv[:, : 4 * 64] /= 2.0**12
+    large.qkv[:, 4 * 64 : 6 * 64] *= 2.0**12
+    large.qkv[:, 6 * 64 :] *= 2.0**20
+    scales = {"key_scale": 2.0**12, "value_scale": 2.0**20}
+    filled = fill(kernels, large, dtype, **scales)
+    scaled = attend(kernels, large, filled)
+    torch.testing.assert_close(scaled / 2.0**20, plain, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -162,7 +219,7 @@ def test_results_in_the_form_of_the_next_linear(kernels: Kernels, boundary: int)
 
 def test_what_lies_behind_the_context_does_not_matter(native: Kernels) -> None:
     batch = ragged([1, 9], [40, 300], (6, 2, 64))
-    for dtype in (torch.float16, torch.bfloat16):
+    for dtype in (torch.float16, torch.bfloat16, *FLOAT8_DTYPES):
         qkv, cache = fill(native, batch, dtype)
         wanted = attend(native, batch, (qkv, cache))
         longer = ragged([1, 1], [64, 320], (6, 2, 64))

@@ -163,6 +163,19 @@ HOSTILE: dict[str, Callable[[Kernels], Any]] = {
     "scales past float16": lambda k: k.pack_groups(
         k.empty_weight("int4", 1, 32), 0, torch.zeros(1, 32).byte(), torch.full((1, 1), 1e6)
     ),
+    "scales that are no powers of two": lambda k: k.pack_groups(
+        k.empty_weight("mxfp4", 1, 32, scaling="power_of_two"),
+        0,
+        torch.zeros(1, 32).byte(),
+        torch.full((1, 1), 3.0),
+    ),
+    "zero points between quants of 2 bits": lambda k: k.pack_groups(
+        k.empty_weight("int2", 1, 32, scaling="nibble_zero_point"),
+        0,
+        torch.zeros(1, 32).byte(),
+        torch.ones(1, 1),
+        torch.full((1, 1), 1.5),
+    ),
     "cache of wide heads": lambda k: k.empty_cache(1, 1, 577, torch.float32),
     "values longer than keys": lambda k: k.empty_cache(1, 1, 16, torch.float32, 17),
     "activation of two inputs": lambda k: k.run(

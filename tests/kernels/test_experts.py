@@ -1,5 +1,7 @@
 """Mixtures of experts: the choice, and the products of the chosen."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import cycle
 
 import pytest
@@ -11,7 +13,7 @@ from headrace.kernels import ops
 from headrace.kernels.base import Kernels
 from headrace.kernels.native import NativeKernels
 from headrace.kernels.routing import RoutingRule, choose
-from headrace.kernels.tensors import SCALINGS, ExpertWeights, GateKind, Routing, WeightKind
+from headrace.kernels.tensors import LAYOUTS, ExpertWeights, GateKind, Routing, WeightKind
 from headrace.kernels.twins import TorchKernels
 from tests.kernels.samples import Dense, dense, grouped
 
@@ -64,7 +66,7 @@ def expert_weights(kind: WeightKind, sizes: list[int]) -> list[tuple[Dense, Dens
         return [(dense(kind, 2 * size, HIDDEN), dense(kind, HIDDEN, size)) for size in sizes]
     return [
         (grouped("int4", 2 * size, HIDDEN, 32, scaling), grouped("int4", HIDDEN, size, 32, scaling))
-        for size, scaling in zip(sizes, cycle(SCALINGS), strict=False)
+        for size, scaling in zip(sizes, cycle(LAYOUTS["int4"]), strict=False)
     ]
 
 
@@ -72,17 +74,18 @@ def mixture(
     kernels: Kernels,
     x: torch.Tensor,
     routing: Routing,
-    experts: list[tuple[Dense, Dense]],
+    experts: Sequence[tuple[Dense, ...]],
     *,
     exact: bool = True,
     weighs_inputs: bool = False,
     kind: GateKind = "silu",
     biases: list[tuple[torch.Tensor, torch.Tensor]] | None = None,
 ) -> torch.Tensor:
-    """Added to rows of ones; the buffers are for more rows than there are."""
+    """Of gate and up together, or apart, and down. Added to rows of ones; the buffers are for more
+    rows than there are."""
     packed = [
-        ExpertWeights(up.pack(kernels), down.pack(kernels), *own)
-        for (up, down), own in zip(experts, biases or [()] * len(experts), strict=True)
+        ExpertWeights(tuple(part.pack(kernels) for part in gate_up), down.pack(kernels), *own)
+        for (*gate_up, down), own in zip(experts, biases or [()] * len(experts), strict=True)
     ]
     capacity, count = len(x) + 3, len(x)
 
@@ -130,6 +133,57 @@ def test_experts_against_float64(
             result = down.values @ (gate * gate.sigmoid() * value)
             wanted[row] += result * (1 if weighs_inputs else weight)
     got = mixture(kernels, x, routing, experts, weighs_inputs=weighs_inputs)
+    torch.testing.assert_close(got.double(), wanted, rtol=1e-4, atol=1e-4)
+
+
+def halves(both: Dense) -> tuple[Dense, Dense]:
+    """Gate and up as weights of their own."""
+    size = len(both.values) // 2
+    gate, up = (
+        replace(
+            both,
+            parts=tuple(part[rows].contiguous() for part in both.parts),
+            values=both.values[rows],
+        )
+        for rows in (slice(size), slice(size, None))
+    )
+    return gate, up
+
+
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("rows", [1, 19, 70])
+def test_gate_and_up_apart_are_the_same_bits(kernels: Kernels, rows: int, exact: bool) -> None:
+    torch.manual_seed(rows)
+    together = [
+        (grouped("int4", 2 * size, HIDDEN, 32, "minimum"), grouped("int4", HIDDEN, size, 32))
+        for size in (32, 64, 96)
+    ]
+    biases = [(torch.randn(len(both.values)), torch.randn(HIDDEN)) for both, _ in together]
+    apart = [(*halves(both), down) for both, down in together]
+    x, routing = torch.randn(rows, HIDDEN), random_routing(rows, 3, 2)
+    results = [
+        mixture(kernels, x, routing, experts, exact=exact, biases=biases)
+        for experts in (together, apart)
+    ]
+    assert torch.equal(*results)
+
+
+@pytest.mark.parametrize("rows", [1, 19, 70])
+@pytest.mark.parametrize(("gate_kind", "up_kind"), [("int4", "int8"), ("float16", "int2")])
+def test_gate_and_up_may_have_layouts_of_their_own(
+    kernels: Kernels, gate_kind: WeightKind, up_kind: WeightKind, rows: int
+) -> None:
+    torch.manual_seed(rows)
+
+    def weight(kind: WeightKind) -> Dense:
+        return dense(kind, 96, HIDDEN) if kind == "float16" else grouped(kind, 96, HIDDEN, 32)
+
+    gate, up, down = weight(gate_kind), weight(up_kind), grouped("int4", HIDDEN, 96, 32)
+    routing = Routing(torch.zeros(rows, 1, dtype=torch.int32), torch.ones(rows, 1))
+    x = torch.randn(rows, HIDDEN)
+    got = mixture(kernels, x, routing, [(gate, up, down)])
+    gated, value = (x.double() @ part.values.T for part in (gate, up))
+    wanted = (gated * gated.sigmoid() * value) @ down.values.T + 1
     torch.testing.assert_close(got.double(), wanted, rtol=1e-4, atol=1e-4)
 
 

@@ -9,7 +9,7 @@ from headrace.kernels import ops
 from headrace.kernels.base import Kernels
 from headrace.kernels.dispatch import native_modules
 from headrace.kernels.native import NativeKernels
-from headrace.kernels.tensors import Scaling, WeightKind
+from headrace.kernels.tensors import LAYOUTS, Scaling, WeightKind
 from tests.kernels.conftest import NATIVE
 from tests.kernels.samples import (
     Dense,
@@ -40,10 +40,11 @@ INTEGER_WEIGHTS = [
     ("int5", 32, "symmetric"),
     ("int5", 32, "minimum"),
     ("int2", 32, "symmetric"),
-    ("int2", 64, "zero_point"),
+    ("int2", 32, "nibble_zero_point"),
+    ("int2", 64, "nibble_zero_point"),
     ("int2", 32, "minimum"),
     ("int3", 64, "symmetric"),
-    ("int3", 32, "zero_point"),
+    ("int3", 32, "nibble_zero_point"),
     ("int3", 32, "minimum"),
     ("int2", 128, "nibble_super_block"),
     ("int3", 128, "signed_super_block"),
@@ -86,7 +87,7 @@ def test_integer_weights(
 )
 @pytest.mark.parametrize("out", [1, 50])
 def test_codebook_weights(kernels: Kernels, kind: WeightKind, group_size: int, out: int) -> None:
-    weight = grouped(kind, out, 640, group_size, "symmetric")
+    weight = grouped(kind, out, 640, group_size, LAYOUTS[kind][0])
     packed = weight.pack(kernels)
     for rows in ROWS:
         x, result = activations(rows, 640), torch.empty(rows, out)
@@ -98,6 +99,33 @@ def test_codebook_weights(kernels: Kernels, kind: WeightKind, group_size: int, o
         else:
             with pytest.raises(ValueError, match="this float8 weight takes no torch.int8"):
                 kernels.run(ops.Linear(quantized(kernels, x), packed, result))
+
+
+def test_powers_of_two_from_the_least_to_the_largest(kernels: Kernels) -> None:
+    """Those of E8M0, which float32 holds, the least as a subnormal number."""
+    exponents = torch.arange(-127, 128)
+    scales = torch.ldexp(torch.ones(255, 1), exponents[:, None])
+    weight = kernels.empty_weight("mxfp4", 255, 32, scaling="power_of_two")
+    codes = torch.full((255, 32), 2, dtype=torch.uint8)  # 1.0
+    kernels.pack_groups(weight, 0, codes, scales)
+    out = torch.empty(255, 32)
+    kernels.run(ops.Embedding(torch.arange(255, dtype=torch.int32), weight, out))
+    assert torch.equal(out, scales.expand(255, 32))
+
+
+@pytest.mark.parametrize("kind", ["int2", "int3"])
+def test_rows_packed_apart_keep_each_others_zero_points(kernels: Kernels, kind: WeightKind) -> None:
+    """Two outputs share a byte, also where a tile is filled in several calls, or again."""
+    whole = grouped(kind, 50, 96, 32, "nibble_zero_point")
+    weight = kernels.empty_weight(kind, 50, 96, scaling="nibble_zero_point")
+    quants, scales, zero_points = whole.parts
+    kernels.pack_groups(weight, 0, quants, scales, 15 - zero_points)
+    for rows in (slice(0, 5), slice(5, 27), slice(27, 50)):
+        parts = (part[rows].contiguous() for part in whole.parts)
+        kernels.pack_groups(weight, rows.start, *parts)
+    out = torch.empty(50, 96)
+    kernels.run(ops.Embedding(torch.arange(50, dtype=torch.int32), weight, out))
+    torch.testing.assert_close(out.double(), whole.values, rtol=1e-6, atol=1e-8)
 
 
 @pytest.mark.parametrize("scaling", ["minimum", "zero_point", "super_block"])
@@ -131,7 +159,12 @@ def test_bfloat16_activations(tiled: Kernels, out: int, in_: int) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "group_size", "scaling"),
-    [*INTEGER_WEIGHTS, *((kind, 32, "symmetric") for kind in ("nf4", "fp4", "mxfp4"))],
+    [
+        *INTEGER_WEIGHTS,
+        ("nf4", 32, "symmetric"),
+        ("fp4", 32, "symmetric"),
+        ("mxfp4", 32, "power_of_two"),
+    ],
 )
 @pytest.mark.parametrize("out", [1, 50])
 def test_weights_in_groups_are_rounded_for_bfloat16_activations(
@@ -244,7 +277,10 @@ def check_fused_gate(
         lambda: grouped("int5", 70, 1280, 64, "super_block"),
         lambda: grouped("int2", 70, 1280, 256, "nibble_super_block"),
         lambda: grouped("int6", 70, 1280, 256, "signed_super_block"),
+        lambda: grouped("int2", 70, 1280, 32, "nibble_zero_point"),
+        lambda: grouped("int3", 70, 1280, 64, "nibble_zero_point"),
         lambda: grouped("nf4", 70, 1280, 64, "symmetric"),
+        lambda: grouped("mxfp4", 70, 1280, 32, "power_of_two"),
         lambda: grouped("float8", 70, 1280, 128, "symmetric"),
         lambda: dense("bfloat16", 70, 1280),
         lambda: dense("float16", 70, 1280),
@@ -279,13 +315,14 @@ def test_rows_do_not_depend_on_batch_or_threads(
     [
         ("int4", "minimum"),
         ("int4", "zero_point"),
-        ("int2", "zero_point"),
+        ("int2", "nibble_zero_point"),
+        ("int3", "nibble_zero_point"),
         ("int3", "symmetric"),
         ("int5", "symmetric"),
         ("int5", "super_block"),
         ("int6", "signed_super_block"),
         ("nf4", "symmetric"),
-        ("mxfp4", "symmetric"),
+        ("mxfp4", "power_of_two"),
     ],
 )
 def test_modules_with_and_without_tiles_agree_to_the_bit(

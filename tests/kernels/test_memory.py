@@ -1,11 +1,14 @@
 import gc
+import mmap
+import sys
 import weakref
 
 import pytest
 import torch
 
 from headrace.kernels import memory
-from headrace.kernels.memory import ARENA_BYTES, LINE_BYTES, Arena, zeroed
+from headrace.kernels.memory import ARENA_BYTES, HUGE_PAGE_BYTES, LINE_BYTES, Arena, zeroed
+from tests.kernels.resident import resident_bytes
 
 CPU = torch.device("cpu")
 
@@ -15,6 +18,16 @@ def test_zeroed_has_shape_and_dtype_and_begins_with_a_line() -> None:
     assert tensor.dtype == torch.float32
     assert torch.equal(tensor, torch.zeros(3, 5))
     assert tensor.data_ptr() % LINE_BYTES == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="mincore")
+def test_memory_is_taken_by_use_and_not_beyond_the_end() -> None:
+    size = 2 * HUGE_PAGE_BYTES + mmap.PAGESIZE
+    tensor = zeroed((size,), torch.uint8, CPU)
+    assert resident_bytes(tensor) == 0
+    tensor.fill_(1)
+    mapping = torch.empty(0, dtype=torch.uint8).set_(tensor.untyped_storage())
+    assert resident_bytes(mapping) == size
 
 
 def test_tensors_of_an_arena_follow_each_other_without_overlap() -> None:

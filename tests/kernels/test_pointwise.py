@@ -32,14 +32,14 @@ def close(got: torch.Tensor, wanted: torch.Tensor, tolerance: float = 2e-6) -> b
         ("int8", 64, "zero_point"),
         ("int4", 128, "super_block"),
         ("int5", 32, "super_block"),
-        ("int2", 64, "zero_point"),
+        ("int2", 64, "nibble_zero_point"),
         ("int3", 32, "symmetric"),
         ("int2", 32, "nibble_super_block"),
         ("int3", 64, "signed_super_block"),
         ("int6", 128, "signed_super_block"),
         ("nf4", 64, "symmetric"),
         ("fp4", 32, "symmetric"),
-        ("mxfp4", 32, "symmetric"),
+        ("mxfp4", 32, "power_of_two"),
         ("float8", 128, "symmetric"),
     ],  # fmt: skip
 )

@@ -158,11 +158,14 @@ def test_gate_after_linear(kernels: Kernels, dtype: torch.dtype, is_out_split: b
 def test_experts(kernels: Kernels, dtype: torch.dtype, weighs_inputs: bool) -> None:
     experts = [
         ExpertWeights(
-            grouped("int4", 2 * size, FEATURES, 32).pack(kernels),
+            (grouped("int4", 2 * size, FEATURES, 32).pack(kernels),),
             grouped("int4", FEATURES, size, 32).pack(kernels),
         )
-        for size in (32, 32, 64, 32, 96)
+        for size in (32, 32, 64, 32)
     ]
+    gate_up = (grouped("int4", 96, FEATURES, 32), grouped("int8", 96, FEATURES, 32, "zero_point"))
+    parts = tuple(weight.pack(kernels) for weight in gate_up)
+    experts.append(ExpertWeights(parts, grouped("int4", FEATURES, 96, 32).pack(kernels)))
     x, routing = torch.randn(ROWS, FEATURES), random_routing(ROWS, 5, 2)
 
     def mix(rows: slice, boundary: int) -> Tensor:

@@ -14,7 +14,7 @@ from headrace.layers.native import expert_weights, unsupported
 from headrace.layers.norm import NormSpec
 from headrace.layers.operations import Expert
 from headrace.quantization import Target
-from headrace.quantization.place import Matrix, place
+from headrace.quantization.place import place
 from headrace.quantization.rounding import round_integers
 
 ATTENTION = AttentionSpec(hidden_size=64, num_heads=4, num_kv_heads=2, head_size=16, scale=0.25)
@@ -54,13 +54,9 @@ NARROW = round_integers(torch.randn(32, 64), 4, 32)
 SHUFFLED = replace(NARROW, group_index=(torch.arange(64) % 2).int())
 
 
-@pytest.mark.parametrize(
-    ("gate", "up", "reason"),
-    [(SHUFFLED, SHUFFLED, "in another order"), (NARROW, torch.randn(32, 64), "in different ways")],
-)
-def test_experts_that_the_kernels_refuse(gate: Matrix, up: Matrix, reason: str) -> None:
+def test_experts_that_the_kernels_refuse() -> None:
     target = Target(dtype=torch.float32, device=torch.device("cpu"), kernels=load_kernels())
-    gate_up = place([gate, up], target, ["gate", "up"])
+    gate_up = place([SHUFFLED, SHUFFLED], target, ["gate", "up"])
     down = place([torch.randn(64, 32)], target, ["down"])
-    with pytest.raises(StartupError, match=reason):
+    with pytest.raises(StartupError, match="in another order"):
         expert_weights([Expert(gate_up, None, "silu", down, None)])

@@ -13,7 +13,7 @@ from transformers.masking_utils import sdpa_mask
 
 from headrace.errors import CheckpointError
 from tests.models.checkpoints import make_checkpoint
-from tests.models.driver import drive, drive_kernels
+from tests.models.driver import ENGINES, drive, drive_kernels
 from tests.quantization.test_formats import PROMPT, error, logits_of
 
 SCALES = {"k": [0.004, 0.5, 1.0], "v": [0.01, 0.002, 0.3]}
@@ -56,11 +56,12 @@ def reference_logits(model: Any) -> torch.Tensor:
     return model(torch.tensor([PROMPT])).logits[0]
 
 
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("architecture", SPELLINGS)
-def test_a_cache_of_8_bit_floats_uses_them(architecture: str, tmp_path: Path) -> None:
+def test_a_cache_of_8_bit_floats_uses_them(architecture: str, engine: str, tmp_path: Path) -> None:
     model = make_checkpoint(tmp_path, architecture, "plain")
     write_scales(tmp_path, SPELLINGS[architecture])
-    got = logits_of(drive(tmp_path, kv_dtype=torch.float8_e4m3fn))
+    got = logits_of(ENGINES[engine](tmp_path, kv_dtype=torch.float8_e4m3fn))
     exact = reference_logits(model)
     model.set_attn_implementation("float8")
     wanted = reference_logits(model)

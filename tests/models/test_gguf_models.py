@@ -77,12 +77,15 @@ def check_logits(path: Path, model: Any) -> None:
 
 
 @pytest.mark.parametrize("has_single_experts", [False, True])
+@pytest.mark.parametrize("others", [{}, {"gate_proj": GGMLQuantizationType.Q8_0}], ids=str)
 def test_experts_stay_quantized_however_they_are_stored(
-    tmp_path: Path, has_single_experts: bool
+    tmp_path: Path, others: dict[str, GGMLQuantizationType], has_single_experts: bool
 ) -> None:
     model = make_checkpoint(tmp_path, "MixtralForCausalLM", "plain")
     path = tmp_path / "model.gguf"
-    write_gguf(path, model, GGMLQuantizationType.Q4_1, has_single_experts=has_single_experts)
+    write_gguf(
+        path, model, GGMLQuantizationType.Q4_1, others, has_single_experts=has_single_experts
+    )
     tokens = list(range(40))
     with torch.inference_mode():
         expected = model(torch.tensor([tokens])).logits[0]

@@ -1,6 +1,9 @@
 """Checkpoints that are truncated, mis-shaped or lie: one line that names the tensor."""
 
+import json
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,9 +16,12 @@ from headrace.errors import CheckpointError, StartupError
 from headrace.kernels import TorchKernels
 from headrace.quantization import LinearWeight, Target, open_scheme
 from headrace.weights.parts import Part
+from tests.models.driver import drive_kernels
+from tests.quantization.checkpoints import write_quantized
 from tests.quantization.formats import FORMATS, Format
 
 LAYER = "model.layers.0.mlp.up_proj"
+MESSAGE = rf"(tensor|weights of) {re.escape(LAYER)}\b.*: expected .+, found .+"
 TARGETS = [
     Target(dtype=torch.float32, device=torch.device("cpu"), kernels=kernels)
     for kernels in (None, TorchKernels("test"))
@@ -134,6 +140,31 @@ CASES: list[tuple[str, Callable[[Tensors], None], str]] = [
         "up_proj.weight.quant_state.bitsandbytes__nf4: ",
     ),
     (
+        "bitsandbytes-fp4",
+        change("weight.quant_state.bitsandbytes__fp4", lambda t: t.flip(0)),
+        "up_proj.weight.quant_state.bitsandbytes__fp4: expected JSON with .*, found other",
+    ),
+    (
+        "bitsandbytes-nf4-nested",
+        change("weight.nested_absmax", lambda t: t[:0]),
+        r"up_proj.weight.nested_absmax: expected \[1\] .*, found \[0\]",
+    ),
+    (
+        "ct-w4a16-asym",
+        change("weight_zero_point", lambda t: t[1:]),
+        r"up_proj.weight_zero_point: expected \[8, 3\] int32, found \[7, 3\]",
+    ),
+    (
+        "ct-w4a16-act-order",
+        change("weight_g_idx", lambda t: t - 1),
+        "up_proj.weight_g_idx: expected groups 0 to 2, found -1 to 1",
+    ),
+    (
+        "ct-fp8-channel",
+        change("weight_scale", lambda t: t[:7]),
+        r"up_proj.weight_scale: expected \[64, 1\] .*, found \[7, 1\]",
+    ),
+    (
         "bitsandbytes-8bit",
         change("SCB", lambda t: t[:-1]),
         r"up_proj.SCB: expected \[64\] .*, found \[63\]",
@@ -207,4 +238,19 @@ def test_whatever_is_damaged_one_line_names_the_layer(data: Any) -> None:
     try:
         load(form.config, tensors, data.draw(st.sampled_from(TARGETS)))
     except StartupError as error:
-        assert LAYER in str(error) and "\n" not in str(error)
+        assert re.fullmatch(MESSAGE, str(error)), error
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_whole_checkpoints_that_are_cut_or_lie(name: str, tmp_path: Path) -> None:
+    write_quantized(tmp_path, FORMATS[name])
+    weights, config = tmp_path / "model.safetensors", tmp_path / "config.json"
+    stored = weights.read_bytes()
+    weights.write_bytes(stored[: len(stored) // 2])
+    with pytest.raises(CheckpointError, match=r"tensor \S+: expected to end at byte \d+, found"):
+        drive_kernels(tmp_path)
+    weights.write_bytes(stored)
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"intermediate_size": 160}))
+    wanted = r"weights of .*mlp\.up_proj: expected \[320, 64\] together, found \[192, 64\]"
+    with pytest.raises(CheckpointError, match=wanted):
+        drive_kernels(tmp_path)

@@ -4,6 +4,7 @@ import multiprocessing
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from headrace.checkpoint.checkpoint import open_checkpoint
 from headrace.kernels import load as load_kernels
 from headrace.models.load import LoadOptions, load_model
 from tests.models.checkpoints import make_checkpoint
+from tests.quantization.checkpoints import write_quantized
+from tests.quantization.formats import FORMATS
 
 SHAPE = {"hidden_size": 512, "intermediate_size": 1024, "num_hidden_layers": 16}
 """Many matrices of half a million numbers."""
@@ -47,11 +50,34 @@ def load_peak(path: Path, quantize: str | None) -> tuple[int, int]:
     return most - before, model.weight_bytes
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux' /proc")
-@pytest.mark.parametrize("quantize", ["int4", "eetq", "bitsandbytes-nf4", "fp8"])
-def test_loading_holds_one_layer_in_floats(quantize: str, tmp_path: Path) -> None:
-    model = make_checkpoint(tmp_path, "LlamaForCausalLM", SHAPE)
+def check(path: Path, model: Any, quantize: str | None) -> None:
+    """The peak while loading `path`, which holds the numbers of transformers' `model`."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        peak, weights = pool.apply(load_peak, (tmp_path, quantize))
+        peak, weights = pool.apply(load_peak, (path, quantize))
     floats = 4 * sum(parameter.numel() for parameter in model.parameters())
     assert peak < weights + 0.3 * floats
+
+
+needs_linux = pytest.mark.skipif(
+    not Path("/proc/self/status").exists(), reason="reads Linux' /proc"
+)
+
+
+@needs_linux
+@pytest.mark.parametrize("quantize", ["int4", "eetq", "bitsandbytes-nf4", "fp8"])
+def test_loading_holds_one_layer_in_floats(quantize: str, tmp_path: Path) -> None:
+    check(tmp_path, make_checkpoint(tmp_path, "LlamaForCausalLM", SHAPE), quantize)
+
+
+STORED = (
+    "gptq-4bit-32-sym", "gptq-4bit-act-order", "gptq-3bit", "gptq-8bit", "awq-32",
+    "ct-w4a16-asym", "ct-w4a16-act-order", "ct-w8a8", "ct-fp8-channel", "fp8-blocks",
+    "bitsandbytes-nf4-nested", "bitsandbytes-fp4", "bitsandbytes-8bit",
+)  # fmt: skip
+
+
+@pytest.mark.slow
+@needs_linux
+@pytest.mark.parametrize("name", STORED)
+def test_quantized_checkpoints_are_never_floats_as_a_whole(name: str, tmp_path: Path) -> None:
+    check(tmp_path, write_quantized(tmp_path, FORMATS[name], **SHAPE), None)

@@ -1,7 +1,6 @@
 """MXFP4 against transformers' own reader, and GPT-OSS with packed experts."""
 
 import json
-import logging
 from pathlib import Path
 
 import pytest
@@ -56,28 +55,24 @@ def test_numbers_are_those_of_transformers_in_4_bits(engine: str) -> None:
     assert torch.equal(weight.lookup(torch.arange(48)), wanted.t())
     x = torch.randn(5, 128)
     torch.testing.assert_close(weight.apply(x, None, None), x @ wanted, rtol=1e-5, atol=1e-5)
-    # The kernels' scales have 16 bits, the twins' codes 8.
-    bits = {"torch": 4.25, "twins": 9.0, "best": 4.5}[engine]
-    assert weight.nbytes * 8 <= bits * 48 * 128
 
 
 @pytest.mark.parametrize("engine", KERNELS)
-def test_scales_of_any_size_are_kept(engine: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_scales_of_any_size_are_kept(engine: str) -> None:
     blocks, scales = random_experts(1, 16, 64)
-    scales[0, 3, 1], scales[0, 5, 0] = 90, 150
+    scales[0, 3, 1], scales[0, 5, 0], scales[0, 7] = 1, 250, 90
     (wanted,) = convert_moe_packed_tensors(blocks, scales).float()
-    with caplog.at_level(logging.WARNING):
-        weight = load(blocks[0], scales[0], engine)
+    weight = load(blocks[0], scales[0], engine)
     assert torch.equal(weight.lookup(torch.arange(16)), wanted.t())
-    assert ("up: kept in 16 bits" in caplog.text) == (engine != "torch")
 
 
-def test_groups_of_zeros_may_have_any_scale(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("engine", KERNELS)
+def test_groups_of_zeros_may_have_any_scale(engine: str) -> None:
     blocks, scales = random_experts(1, 16, 64)
     blocks[0, 2, 1], scales[0, 2, 1] = 0x80, 0  # 0 and -0
-    weight = load(blocks[0], scales[0], "best")
-    assert not caplog.text and weight.nbytes * 8 == 4.5 * 16 * 64
-    assert not weight.lookup(torch.tensor([2]))[0, 32:].any()
+    blocks[0, 3, 1], scales[0, 3, 1] = 0x08, 254
+    weight = load(blocks[0], scales[0], engine)
+    assert not weight.lookup(torch.tensor([2, 3]))[:, 32:].any()
 
 
 def test_packed_experts_give_the_logits_of_the_numbers_they_hold(tmp_path: Path) -> None:
@@ -113,7 +108,9 @@ def test_packed_experts_give_the_logits_of_the_numbers_they_hold(tmp_path: Path)
 
 def test_damaged_tensors_are_named() -> None:
     blocks, scales = random_experts(1, 8, 64)
-    with pytest.raises(CheckpointError, match=r"up.blocks: \[8, 2, 16\] torch.uint8 does not fit"):
+    with pytest.raises(CheckpointError, match=r"up.blocks: expected \[any, any, 16\] uint8, fou"):
+        load(blocks[0, :, :, :15], scales[0])
+    with pytest.raises(CheckpointError, match=r"up.scales: expected \[8, 2\] uint8, found \[8, 1"):
         load(blocks[0], scales[0, :, :1])
     scales[0, 7, 1] = 255
     with pytest.raises(CheckpointError, match="up.scales: expected powers of two, found NaN"):

@@ -110,6 +110,7 @@ def test_every_entry_is_a_scheme() -> None:
             AWQ_4 | {"version": "GEMM"},
         ),
         ({}, {"quantize_config.json": {"bits": 4, "group_size": 128, "zero_point": True}}, AWQ_4),
+        ({}, {"quantize_config.json": {"bits": 4, "group_size": 128, "zero_point": False}}, AWQ_4),
         ({"quantization_config": {"load_in_8bit": True}}, {}, LLM_INT8),
     ],
 )

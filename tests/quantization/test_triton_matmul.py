@@ -1,6 +1,7 @@
 """The Triton kernel in Triton's interpreter, or on a GPU, against plain torch."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -16,16 +17,27 @@ from headrace.quantization.rounding import round_between, round_integers
 from headrace.quantization.triton_matmul import packed_matmul, trial
 from tests.devices import CPU, every_device
 
+
+def whole_zero_points(matrix: torch.Tensor, bits: int) -> QuantizedMatrix:
+    """As checkpoints have them; three groups, of which the last begins within a byte."""
+    rounded = round_integers(matrix, bits, matrix.shape[1] // 3)
+    points = torch.randint(0, 2**bits, rounded.scales.shape, dtype=torch.uint8)
+    return replace(rounded, zero_points=points)
+
+
 ROUNDINGS: dict[str, Callable[[torch.Tensor], QuantizedMatrix]] = {
     **{name: rule.layers for name, rule in ON_LOAD.items()},
     "2 bits": partial(round_between, bits=2, group_size=32),
+    "2 bits around whole zero points": lambda matrix: whole_zero_points(matrix, 2),
+    "4 bits around whole zero points": lambda matrix: whole_zero_points(matrix, 4),
+    "8 bits around whole zero points": lambda matrix: whole_zero_points(matrix, 8),
     "4 bits by output": partial(round_integers, bits=4, group_size=-1),
 }
 
 
 @every_device
 @pytest.mark.parametrize("name", ROUNDINGS)
-@pytest.mark.parametrize(("rows", "outputs", "inputs"), [(1, 8, 64), (19, 70, 192)])
+@pytest.mark.parametrize(("rows", "outputs", "inputs"), [(1, 8, 96), (19, 70, 192)])
 def test_products_are_those_of_the_dequantized_matrix(
     name: str,
     rows: int,

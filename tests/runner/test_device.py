@@ -39,12 +39,9 @@ def test_prompts_have_an_arithmetic_of_their_own_where_all_ranks_can() -> None:
 
 def test_the_cache_is_as_asked_else_left_to_the_model() -> None:
     choose = device.choose_kv_dtype
-    assert choose(Settings(), is_native=True) is None
-    assert choose(Settings(kv_cache_dtype="int8"), is_native=True) == torch.int8
-    fp8 = Settings(kv_cache_dtype="fp8_e4m3fn")
-    assert choose(fp8, is_native=False) == torch.float8_e4m3fn
-    with pytest.raises(StartupError, match="--kv-cache-dtype fp8_e4m3fn: the CPU kernels cache"):
-        choose(fp8, is_native=True)
+    assert choose(Settings()) is None
+    assert choose(Settings(kv_cache_dtype="int8")) == torch.int8
+    assert choose(Settings(kv_cache_dtype="fp8_e4m3fn")) == torch.float8_e4m3fn
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

@@ -1,5 +1,12 @@
 """The command: from a folder and a text file to a folder that serves, and what it refuses."""
 
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -16,14 +23,18 @@ ALPHABET = {letter: i for i, letter in enumerate(sorted(pre_tokenizers.ByteLevel
 @pytest.fixture
 def floats(tmp_path: Path) -> Path:
     """A tiny model whose tokens are bytes."""
-    folder = tmp_path / "floats"
-    make_floats(folder, vocab_size=256)
+    return write_floats(tmp_path)
+
+
+def write_floats(parent: Path, layers: int = 2) -> Path:
+    folder = parent / "floats"
+    make_floats(folder, vocab_size=256, num_hidden_layers=layers)
     backend = tokenizers.Tokenizer(models.BPE(ALPHABET, []))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     backend.save(str(folder / "tokenizer.json"))
     text = "".join(chr(97 + i * i % 23) for i in range(600))
-    (tmp_path / "text.txt").write_text(text)
+    (parent / "text.txt").write_text(text)
     return folder
 
 
@@ -85,3 +96,76 @@ def test_the_display_tells_the_time_left(caplog: pytest.LogCaptureFixture) -> No
         for done in range(3):
             display.update(done, 2)
     assert caplog.messages == ["layer 0 of 2", "layer 1 of 2, 10 s left", "layer 2 of 2"]
+
+
+LAYERS = 16
+
+
+def start(floats: Path, output: Path, stderr: int) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "headrace", "quantize", floats, output]
+    settings = ["--group-size", "32", "--sequence-length", "30", "--sequences", "5"]
+    command += ["--calibration", floats.parent / "text.txt", *settings]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str, str]:
+    """A process that nobody disturbed, at a terminal: model, output, what it printed, and what was
+    on the terminal."""
+    floats = write_floats(tmp_path_factory.mktemp("process"), LAYERS)
+    output, (ours, theirs) = floats.parent / "whole", pty.openpty()
+    process = start(floats, output, theirs)
+    os.close(theirs)
+    screen = b""
+    while piece := _read_terminal(ours):
+        screen += piece
+    os.close(ours)
+    printed, _ = process.communicate()
+    assert process.returncode == 0, screen
+    return floats, output, printed.decode(), screen.decode()
+
+
+def _read_terminal(descriptor: int) -> bytes:
+    try:
+        return os.read(descriptor, 4096)
+    except OSError:  # how Linux says that the other end is closed
+        return b""
+
+
+Whole = tuple[Path, Path, str, str]
+
+
+@pytest.mark.slow
+def test_a_terminal_shows_a_bar(whole: Whole) -> None:
+    _, output, printed, screen = whole
+    drawn = re.findall(r"quantizing layers.*?(\d+)/(\d+)", re.sub(r"\x1b\[[\d;?]*\w", "", screen))
+    done = [int(count) for count, total in drawn if int(total) == LAYERS]
+    assert done == sorted(done) and len(set(done)) > 3 and done[0] < LAYERS / 2
+    assert "━" in screen
+    perplexity, path = printed.splitlines()
+    assert re.fullmatch(r"perplexity \d+\.\d{3} before, \d+\.\d{3} after", perplexity)
+    assert path == str(output)
+
+
+@pytest.mark.slow
+def test_a_killed_process_goes_on(whole: Whole) -> None:
+    floats, wanted, printed, _ = whole
+    output = floats.parent / "killed"
+    third = output / "unfinished" / "layer-00002.safetensors"
+    process = start(floats, output, subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not third.exists() and time.monotonic() < deadline:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert third.exists() and not (output / "config.json").exists()
+    again = start(floats, output, subprocess.PIPE)
+    out, errors = again.communicate()
+    assert again.returncode == 0
+    assert out.decode().replace(str(output), str(wanted)) == printed
+    assert f"layer {LAYERS} of {LAYERS}" in errors.decode()
+    first, second = (
+        {path.name: path.read_bytes() for path in folder.iterdir()} for folder in (output, wanted)
+    )
+    assert first == second

@@ -37,6 +37,14 @@ def test_damaged_file_is_named(shards: list[Path], kept: int) -> None:
         SafetensorsWeights(shards)
 
 
+def test_a_file_cut_within_a_tensor_says_which(shards: list[Path]) -> None:
+    whole = shards[0].read_bytes()
+    shards[0].write_bytes(whole[:-3])
+    message = rf"tensor a: expected to end at byte {len(whole)}, found .* at {len(whole) - 3}"
+    with pytest.raises(CheckpointError, match=message):
+        SafetensorsWeights(shards)
+
+
 def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="gone.safetensors"):
         SafetensorsWeights([tmp_path / "gone.safetensors"])

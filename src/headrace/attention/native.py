@@ -1,9 +1,11 @@
 """Attention with the CPU kernels, over a cache in their layout."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
-from headrace.attention.base import AttentionBatch, AttentionOptions, AttentionShape
+from headrace.attention.base import AttentionBatch, AttentionOptions, AttentionShape, CacheScales
 from headrace.kernels import BLOCK_SIZE, LayerCache, ops
 from headrace.kernels.cache import MAX_HEAD_SIZE, padded_head_size
 from headrace.kernels.tensors import CACHE_DTYPES
@@ -19,6 +21,8 @@ class NativeBackend:
         self.shape = shape
         self.kernels = shape.kernels
         self.caches: list[LayerCache] = []
+        self.scales = [CacheScales()] * shape.num_layers
+        """Only a cache of 8-bit floats may have others than 1."""
 
     @staticmethod
     def unsupported(shape: AttentionShape) -> str | None:
@@ -43,8 +47,12 @@ class NativeBackend:
         shape = self.shape
         sizes = (num_blocks, shape.num_kv_heads, shape.head_size)
         self.caches = [
-            self.kernels.empty_cache(*sizes, shape.kv_dtype, shape.value_size)
-            for _ in range(shape.num_layers)
+            replace(
+                self.kernels.empty_cache(*sizes, shape.kv_dtype, shape.value_size),
+                key_scale=scales.key,
+                value_scale=scales.value,
+            )
+            for scales in self.scales
         ]
 
     def forward(

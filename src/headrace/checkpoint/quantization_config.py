@@ -44,7 +44,7 @@ def _normalize(found: Any, source: str) -> dict[str, Any]:
 
 def _method(found: dict[str, Any]) -> str | None:
     """What files older than quant_method are, by the fields that only they have."""
-    if str(found.get("version", "")).lower() == "gemm" or found.get("zero_point"):
+    if str(found.get("version", "")).lower() == "gemm" or "zero_point" in found:
         return "awq"
     if "config_groups" in found:
         return "compressed-tensors"

@@ -27,10 +27,11 @@ def header(path: Path) -> dict[str, Any]:
 
     Raises CheckpointError for a file that is truncated or damaged.
     """
+    file_size = path.stat().st_size
     with path.open("rb") as file:
         prefix = file.read(8)
         size = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
-        if not 0 < size <= min(MAX_HEADER_BYTES, path.stat().st_size - 8):
+        if not 0 < size <= min(MAX_HEADER_BYTES, file_size - 8):
             raise CheckpointError(f"{path}: truncated, or not a safetensors file")
         text = file.read(size)
     try:
@@ -39,4 +40,11 @@ def header(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: broken safetensors header: {error}") from None
     if not isinstance(header, dict):
         raise CheckpointError(f"{path}: broken safetensors header: not an object")
+    for name, entry in header.items():
+        match entry:
+            case {"data_offsets": [int(), int(end)]} if 8 + size + end > file_size:
+                raise CheckpointError(
+                    f"{path}: tensor {name}: expected to end at byte {8 + size + end}, "
+                    f"found the file's end at {file_size}"
+                )
     return header

@@ -65,9 +65,7 @@ class Settings:
     )
     kv_cache_dtype: Literal[
         "auto", "float32", "float16", "bfloat16", "int8", "fp8_e4m3fn", "fp8_e5m2"
-    ] = flag(
-        "auto", "type of the cached keys and values; int8 is the CPU kernels', fp8 plain torch's"
-    )  # fmt: skip
+    ] = flag("auto", "type of the cached keys and values; int8 is the CPU kernels'")  # fmt: skip
     trust_remote_code: bool = flag(False, "run code that comes with the model")
     rope_scaling: Literal["linear", "dynamic"] | None = flag(
         None, "override the model's RoPE scaling"

@@ -107,6 +107,13 @@ class Channel(Generic[Message]):
                 return messages or None
             messages += self._reader.feed(data)
 
+    def receive_idle(self, work: Callable[[], bool]) -> list[Message] | None:
+        """As `receive` with `wait`, calling `work` while nothing arrives and until it is False."""
+        while work():
+            if (messages := self.receive(wait=False)) != []:
+                return messages
+        return self.receive(wait=True)
+
 
 class ChannelProtocol(asyncio.Protocol, Generic[Message]):
     """The asyncio end: calls `on_message` for each message, in order, until `closed` is set."""

@@ -34,14 +34,14 @@ class EngineCore:
     def run(self) -> None:
         """Serve until the client closes the channel.
 
-        Sleeps in the kernel while there is nothing to do, and goes on with the next step
-        otherwise. What `execute` raises ends the loop: the device is unusable, the process shall
-        die, and the client starts another that resumes all requests.
+        Sleeps in the kernel while there is nothing to do or to prepare, and goes on with the next
+        step otherwise. What `execute` raises ends the loop: the device is unusable, the process
+        shall die, and the client starts another that resumes all requests.
         """
         # What lives now lives for ever; without this each full collection walks it again.
         gc.collect()
         gc.freeze()
-        while (commands := self.channel.receive(wait=not self.has_work)) is not None:
+        while (commands := self.receive()) is not None:
             refusals = self.obey(commands) + self.admit()
             if self.scheduler.has_work:
                 self.step(refusals)
@@ -50,6 +50,12 @@ class EngineCore:
                 stats.num_sampled_rows = stats.num_skipped_tokens = 0
                 self.emit(refusals, stats)
                 self.grammars.idle()
+
+    def receive(self) -> list[Command] | None:
+        """Commands that have arrived; without work, wait for one. None: the client is gone."""
+        if self.has_work:
+            return self.channel.receive(wait=False)
+        return self.channel.receive_idle(self.executor.prepare)
 
     def obey(self, commands: list[Command]) -> list[TokenEvent]:
         """Carry out commands in order; return the events of requests that are refused."""

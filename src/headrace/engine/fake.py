@@ -117,6 +117,10 @@ class FakeExecutor:
         self.num_computed_tokens += offset
         return StepOutput(rows=outputs)
 
+    def prepare(self) -> bool:
+        """There is no memory to take."""
+        return False
+
     def _check_order(self, plan: StepPlan) -> None:
         pairs = zip(plan.rows, plan.starts, strict=True)
         kinds = [self._kind(self._rows[row], start) for row, start in pairs]

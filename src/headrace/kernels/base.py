@@ -41,6 +41,7 @@ from headrace.kernels.tensors import (
     check_equal,
     check_half_range,
     check_multiple,
+    check_powers_of_two,
     check_rows,
 )
 
@@ -118,7 +119,7 @@ class Kernels(ABC):
         self, rows: int, features: int, dtype: torch.dtype
     ) -> UniformActivation:
         if dtype == torch.float32:
-            return torch.zeros(rows, features)
+            return zeroed((rows, features), torch.float32, torch.device("cpu"))
         check_multiple("features", features, GROUP_SIZE)
         return self._quantized(rows, features, dtype)
 
@@ -130,7 +131,8 @@ class Kernels(ABC):
         dtype: torch.dtype,
         value_size: int | None = None,
     ) -> LayerCache:
-        """A zeroed cache of float32, float16, bfloat16 or int8 (scaled per token and head).
+        """A zeroed cache of float32, float16, bfloat16, int8 (scaled per token and head) or floats
+        of 8 bits.
 
         value_size: values are the first so many elements of their keys.
         """
@@ -158,14 +160,14 @@ class Kernels(ABC):
         """For `experts` over up to so many rows; inputs are in the dtype that all weights read, or
         in float32 where they differ, and with `exact`. Only int8 inputs are split."""
         places = rows * experts_per_row
-        hidden = experts[0].gate_up.in_features
+        hidden = experts[0].gate_up[0].in_features
         inner = max(expert.down.in_features for expert in experts)
 
         def dtype(weights: list[PackedWeight]) -> torch.dtype:
             dtypes = {self.input_dtype(weight) for weight in weights}
             return torch.float32 if exact or len(dtypes) > 1 else dtypes.pop()
 
-        inputs = dtype([expert.gate_up for expert in experts])
+        inputs = dtype([weight for expert in experts for weight in expert.gate_up])
         inner_inputs = dtype([expert.down for expert in experts])
         if (inputs, inner_inputs) != (torch.int8, torch.int8):
             split = None
@@ -233,8 +235,9 @@ class Kernels(ABC):
 
         quants [rows, in] uint8; scales and offsets, which are minima or zero points as the weight's
         scaling says, [rows, in / group_size]. Where it is symmetric quants stand for -8..7 (4 bits)
-        or -128..127 and the like, or are codes. Kept are float16 scales and the float16 value of
-        quant 0, of 8 bits 128; zero points must be in sixteenths, of 8 bits whole.
+        or -128..127 and the like, or are codes. Kept are scales in float16, or powers of two, and
+        the float16 value of quant 0, of 8 bits 128; zero points must be whole, of 4 bits in
+        sixteenths.
         """
         if not weight.is_grouped:
             raise ValueError("groups need a weight of a kind in groups")
@@ -244,17 +247,18 @@ class Kernels(ABC):
         if int(quants.max()) >= 2**bits:
             raise ValueError(f"quants: above {2**bits - 1} in a weight of {bits} bits")
         check(scales, "scales", torch.float32, num_rows, num_groups)
-        check_half_range("scales", scales)
+        check_scales = check_powers_of_two if weight.scaling == "power_of_two" else check_half_range
+        check_scales("scales", scales)
         if "super_block" in weight.scaling:
             raise ValueError("a weight in super-blocks takes blocks only")
-        if (offsets is not None) != (weight.scaling != "symmetric"):
+        if (offsets is None) != (weight.scaling in ("symmetric", "power_of_two")):
             raise ValueError("offsets: needed if, and only if, the weight is not symmetric")
         if offsets is not None:
             check(offsets, "offsets", torch.float32, num_rows, num_groups)
             if weight.scaling == "minimum":
                 check_half_range("minima", offsets)
             elif not are_zero_points(offsets, weight.kind):
-                raise ValueError("zero points: not in steps that 8 bits hold")
+                raise ValueError("zero points: not in steps that the weight holds")
         self._check_row_range(weight, row, num_rows)
         self._pack_groups(weight, row, quants, scales, offsets)
 

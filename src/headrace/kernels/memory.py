@@ -45,13 +45,17 @@ class Arena:
 
 
 def _pages(num_bytes: int) -> Tensor:
-    """[num_bytes] uint8, zero, from the begin of a huge page."""
+    """[num_bytes] uint8, zero, from the begin of a huge page.
+
+    The last bytes, which fill none, lie in small pages: a huge one would take memory behind them.
+    """
     length = num_bytes + HUGE_PAGE_BYTES
-    if not hasattr(mmap, "MADV_HUGEPAGE"):
-        mapped = mmap.mmap(-1, length)
-    else:
-        mapped = mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        mapped.madvise(mmap.MADV_HUGEPAGE)
+    has_huge_pages = hasattr(mmap, "MADV_HUGEPAGE")
+    flags = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if has_huge_pages else {}
+    mapped = mmap.mmap(-1, length, **flags)
     pages = torch.frombuffer(mapped, dtype=torch.uint8)
     first = -pages.data_ptr() % HUGE_PAGE_BYTES
+    whole = num_bytes // HUGE_PAGE_BYTES * HUGE_PAGE_BYTES
+    if has_huge_pages and whole:
+        mapped.madvise(mmap.MADV_HUGEPAGE, 0, first + whole)
     return pages[first : first + num_bytes]

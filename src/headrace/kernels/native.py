@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from headrace.kernels.base import Kernels
-from headrace.kernels.memory import Arena
+from headrace.kernels.memory import Arena, zeroed
 from headrace.kernels.ops import Op
 from headrace.kernels.tensors import (
     BLOCK_FORMATS,
     GROUP_SIZE,
     SCALINGS,
     WEIGHT_KINDS,
-    ZERO_POINT_STEPS,
+    ZERO_POINTS,
     PackedWeight,
     QuantizedActivation,
     Rows,
@@ -78,7 +78,7 @@ class NativeKernels(Kernels):
 
     def _quantized(self, rows: int, features: int, dtype: torch.dtype) -> QuantizedActivation:
         cells = -(-rows // CELL_ROWS), features // GROUP_SIZE
-        storage = torch.zeros(*cells, CELL_BYTES[dtype], dtype=torch.uint8)
+        storage = zeroed((*cells, CELL_BYTES[dtype]), torch.uint8, torch.device("cpu"))
         return QuantizedActivation(rows, features, dtype, storage)
 
     def _empty_weight(
@@ -99,8 +99,8 @@ class NativeKernels(Kernels):
     def _pack_groups(
         self, weight: PackedWeight, row: int, quants: Tensor, scales: Tensor, offsets: Tensor | None
     ) -> None:
-        if offsets is not None and weight.scaling == "zero_point":
-            offsets = (offsets * ZERO_POINT_STEPS[weight.kind]).to(torch.uint8)
+        if offsets is not None and weight.scaling != "minimum":
+            offsets = (offsets * ZERO_POINTS[weight.kind].steps).to(torch.uint8)
         sources = (
             quants.data_ptr(),
             scales.data_ptr(),

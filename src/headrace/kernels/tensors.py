@@ -13,6 +13,8 @@ from torch import Tensor
 
 GROUP_SIZE = 32
 """Activations that share a scale; inputs of quantized weights come in multiples of it."""
+HALF_MAX = 65504
+"""The largest number of float16."""
 BLOCK_SIZE = 32
 """Tokens of a KV-cache block."""
 
@@ -24,7 +26,7 @@ WeightKind = Literal[
 ActivationKind = Literal["silu", "gelu", "gelu_tanh", "relu"]
 GateKind = Literal["silu", "gelu", "gelu_tanh", "relu", "clamped_swiglu"]
 Scaling = Literal[
-    "symmetric", "minimum", "zero_point",
+    "symmetric", "power_of_two", "minimum", "zero_point", "nibble_zero_point",
     "super_block", "signed_super_block", "nibble_super_block",
 ]  # fmt: skip
 NormKind = Literal["rms", "layer"]
@@ -38,25 +40,24 @@ CODE_BITS: dict[WeightKind, int] = {
 }  # fmt: skip
 """Of the kinds in groups."""
 SCALINGS: tuple[Scaling, ...] = get_args(Scaling)
-"""How groups are scaled, in the order of `Scaling` in csrc/layout.h: around a fixed middle; from a
-float16 minimum; around a zero point of 8 bits; or by 8-bit multiples of float16 numbers of the
-group: from a minimum, with two multiples for 32 inputs each; around the middle, with signed ones
-for 16 inputs each; or from a minimum, with such of 4 bits."""
+"""How groups are scaled, in the order of `Scaling` in csrc/layout.h: around a fixed middle; so, but
+by a power of two of 8 bits (E8M0); from a float16 minimum; around a zero point of 8 bits; of 4
+bits; or by 8-bit multiples of float16 numbers of the group: from a minimum, with two multiples for
+32 inputs each; around the middle, with signed ones for 16 inputs each; or from a minimum, with such
+of 4 bits."""
 LAYOUTS: dict[WeightKind, tuple[Scaling, ...]] = {
-    "int2": ("symmetric", "minimum", "zero_point", "nibble_super_block"),
-    "int3": ("symmetric", "minimum", "zero_point", "signed_super_block"),
+    "int2": ("symmetric", "minimum", "nibble_zero_point", "nibble_super_block"),
+    "int3": ("symmetric", "minimum", "nibble_zero_point", "signed_super_block"),
     "int4": ("symmetric", "minimum", "zero_point", "super_block"),
     "int5": ("symmetric", "minimum", "super_block"),
     "int6": ("signed_super_block",),
     "int8": ("symmetric", "minimum", "zero_point"),
     "nf4": ("symmetric",),
     "fp4": ("symmetric",),
-    "mxfp4": ("symmetric",),
+    "mxfp4": ("power_of_two",),
     "float8": ("symmetric",),
 }
 """How each kind in groups can be scaled (`with_layout` in csrc/scales.h)."""
-ZERO_POINT_STEPS: dict[WeightKind, int] = {"int2": 16, "int3": 16, "int4": 16, "int8": 1}
-"""Steps between two quants in which a zero point lies; there are 256."""
 ACTIVATION_KINDS: tuple[ActivationKind, ...] = ("silu", "gelu", "gelu_tanh", "relu")
 GATE_KINDS: tuple[GateKind, ...] = (*ACTIVATION_KINDS, "clamped_swiglu")
 """In the order of `Gate` in csrc/math.h. The last is a function of gate and up both (GPT-OSS)."""
@@ -81,7 +82,26 @@ DRAW = np.dtype(
 position that the token will have key the random numbers. The layout is that of csrc/sample.h."""
 Draws = npt.NDArray[np.void]
 """Records of DRAW, on the host."""
-CACHE_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.int8)
+FLOAT8_DTYPES = (torch.float8_e4m3fn, torch.float8_e5m2)
+CACHE_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.int8, *FLOAT8_DTYPES)
+
+
+@dataclass(frozen=True, slots=True)
+class ZeroPoints:
+    """Those that a kind can hold."""
+
+    scaling: Scaling
+    bits: int
+    steps: int
+    """Between two quants."""
+
+
+ZERO_POINTS: dict[WeightKind, ZeroPoints] = {
+    "int2": ZeroPoints("nibble_zero_point", bits=4, steps=1),
+    "int3": ZeroPoints("nibble_zero_point", bits=4, steps=1),
+    "int4": ZeroPoints("zero_point", bits=8, steps=16),
+    "int8": ZeroPoints("zero_point", bits=8, steps=1),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +137,7 @@ class PackedWeight:
     in_features: int
     kind: WeightKind
     group_size: int
-    """Inputs that share a float16 scale; 0 for float kinds."""
+    """Inputs that share a scale; 0 for float kinds."""
     scaling: Scaling
     storage: tuple[Tensor, ...]
 
@@ -190,7 +210,8 @@ class Routing:
 class ExpertWeights:
     """One gated MLP of a mixture: [2F, H] and [H, F], with biases [2F] and [H]."""
 
-    gate_up: PackedWeight
+    gate_up: tuple[PackedWeight, ...]
+    """Of both, or of each its own."""
     down: PackedWeight
     gate_up_bias: Tensor | None = None
     down_bias: Tensor | None = None
@@ -224,6 +245,10 @@ class LayerCache:
     value_size: int
     key_scales: Tensor | None = None
     value_scales: Tensor | None = None
+    key_scale: float = 1.0
+    value_scale: float = 1.0
+    """What all keys and values are divided by, and cut off at the range, where they are held in
+    floats of 8 bits."""
 
     @property
     def num_blocks(self) -> int:
@@ -295,8 +320,9 @@ class Rows:
 
 def are_zero_points(values: Tensor, kind: WeightKind) -> bool:
     """Whether a weight of this integer kind can hold them."""
-    steps = values * ZERO_POINT_STEPS[kind]
-    return bool(((steps == steps.round()) & (steps >= 0) & (steps <= 255)).all())
+    steps = values * ZERO_POINTS[kind].steps
+    largest = 2 ** ZERO_POINTS[kind].bits - 1
+    return bool(((steps == steps.round()) & (steps >= 0) & (steps <= largest)).all())
 
 
 def check(
@@ -322,8 +348,18 @@ def check(
 
 def check_half_range(name: str, values: Tensor) -> None:
     """Raise ValueError unless float16 can hold values as large."""
-    if not bool((values.abs() <= 65504).all()):
-        raise ValueError(f"{name}: outside the range of float16")
+    largest = float(values.abs().max())
+    if not largest <= HALF_MAX:  # so too for NaN
+        raise ValueError(f"{name}: expected up to {HALF_MAX} (float16), found {largest:.6g}")
+
+
+def check_powers_of_two(name: str, values: Tensor) -> None:
+    """Raise ValueError unless all are from 2 ** -127 to 2 ** 127."""
+    mantissas, exponents = torch.frexp(values)
+    fits = (mantissas == 0.5) & (exponents >= -126) & (exponents <= 128)
+    if not bool(fits.all()):
+        found = float(values[~fits][0])
+        raise ValueError(f"{name}: expected 2 ** -127 to 2 ** 127, found {found:.6g}")
 
 
 def check_rows(tensor: Tensor, name: str) -> None:

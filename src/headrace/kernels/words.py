@@ -29,7 +29,7 @@ DTYPES = {
     dtype: number
     for number, dtype in enumerate(
         (torch.float32, torch.int8, torch.bfloat16, torch.float16, torch.int32, torch.int64,
-         torch.uint8)
+         torch.uint8, torch.float8_e4m3fn, torch.float8_e5m2)
     )
 }  # fmt: skip
 """Numbered as `Format` in csrc/layout.h and `CacheType` in csrc/cache.h have them."""

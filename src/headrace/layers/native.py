@@ -353,9 +353,14 @@ class NativeOperations:
     def _expert_buffers(
         self, experts_per_token: int, experts: Sequence[ExpertWeights], *, is_exact: bool
     ) -> ExpertBuffers:
-        """Layers whose mixtures have the same sizes share them."""
-        sizes = tuple((expert.gate_up.in_features, expert.down.in_features) for expert in experts)
-        key = (self._counts.capacity, experts_per_token, sizes, is_exact)
+        """Layers whose mixtures have the same sizes and read the same dtypes share them."""
+        dtype = self.kernels.input_dtype
+        shapes = tuple(
+            (weight.in_features, dtype(weight))
+            for expert in experts
+            for weight in (*expert.gate_up, expert.down)
+        )
+        key = (self._counts.capacity, experts_per_token, shapes, is_exact)
         if key not in self._mixtures:
             self._mixtures[key] = self.kernels.expert_buffers(
                 self._counts.capacity,
@@ -485,7 +490,7 @@ def _head_norms(norm: HeadNorm) -> HeadNorms:
 
 def expert_weights(experts: Sequence[Expert]) -> tuple[list[ExpertWeights], bool]:
     """The packed weights, and whether they read float32 only. Raises StartupError where they
-    read their inputs in an order of their own, or gate and up differ."""
+    read their inputs in an order of their own."""
     packed, biases = [], []
     for expert in experts:
         assert isinstance(expert.gate_up, PackedLinear) and isinstance(expert.down, PackedLinear)
@@ -496,18 +501,8 @@ def expert_weights(experts: Sequence[Expert]) -> tuple[list[ExpertWeights], bool
             "experts quantized in another order of their inputs (GPTQ's act-order, or groups that "
             "are no multiple of 32) do not run on the CPU kernels; use --kernels torch"
         )
-    if any(len(gate_up.parts) > 1 for gate_up, _ in packed):
-        raise StartupError(
-            "experts whose gate and up projections are quantized in different ways do not run on "
-            "the CPU kernels; use --kernels torch"
-        )
-    is_exact = any(
-        part.input_dtype != part.kernels.input_dtype(part.packed)
-        for parts in packed
-        for part in parts
-    )
     weights = [
-        ExpertWeights(gate_up.packed, down.packed, *own)
+        ExpertWeights(tuple(gate_up.parts), down.packed, *own)
         for (gate_up, down), own in zip(packed, biases, strict=True)
     ]
-    return weights, is_exact
+    return weights, any(linear.is_exact for linears in packed for linear in linears)

@@ -7,6 +7,7 @@ import math
 import torch
 
 from headrace.attention.base import AttentionBackend, CacheScales
+from headrace.attention.native import NativeBackend
 from headrace.attention.paged import PagedBackend
 from headrace.errors import CheckpointError
 from headrace.weights import Weights
@@ -33,7 +34,7 @@ def use_cache_scales(
     elif is_float8 and not is_stored:
         logger.warning("%s cache: no k_scale and v_scale in the checkpoint, 1 instead", kv_dtype)
     elif is_float8:
-        assert isinstance(backend, PagedBackend)
+        assert isinstance(backend, PagedBackend | NativeBackend)
         backend.scales = [
             CacheScales(key=read(weights, layer, "k"), value=read(weights, layer, "v"))
             for layer in range(num_layers)

@@ -28,6 +28,7 @@ from headrace.models.decoder import Decoder
 from headrace.models.spec import DecoderSpec
 from headrace.quantization import Scheme, Target, open_scheme
 from headrace.weights import DummyWeights, RenamedWeights, open_weights
+from headrace.weights.heap import large_blocks_returned
 
 logger = logging.getLogger(__name__)
 
@@ -97,9 +98,10 @@ def load_model(
     supported, CheckpointError for weights that are missing or do not fit.
     """
     architecture = find_architecture(checkpoint.config)
-    if architecture is None or isinstance(architecture, type):
-        return _load_fallback(checkpoint, options, progress, architecture)
-    return _load_decoder(checkpoint, options, progress, architecture(checkpoint.config))
+    with large_blocks_returned():
+        if architecture is None or isinstance(architecture, type):
+            return _load_fallback(checkpoint, options, progress, architecture)
+        return _load_decoder(checkpoint, options, progress, architecture(checkpoint.config))
 
 
 def _load_fallback(

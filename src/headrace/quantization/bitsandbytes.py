@@ -94,7 +94,9 @@ def _quant_state(weights: Weights, name: str) -> QuantState:
     try:
         return msgspec.json.decode(text.numpy().tobytes(), type=QuantState)
     except (msgspec.DecodeError, ValueError) as error:
-        raise CheckpointError(f"tensor {name}: {error}") from None
+        raise CheckpointError(
+            f"tensor {name}: expected JSON with blocksize and shape, found other: {error}"
+        ) from None
 
 
 def _check_codebook(weights: Weights, name: str, element: FourBits) -> None:

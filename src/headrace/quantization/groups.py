@@ -9,7 +9,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from headrace.kernels import Kernels
-from headrace.kernels.tensors import GROUP_SIZE, Scaling, WeightKind, are_zero_points
+from headrace.kernels.tensors import (
+    GROUP_SIZE,
+    LAYOUTS,
+    ZERO_POINTS,
+    Scaling,
+    WeightKind,
+    are_zero_points,
+)
 from headrace.quantization.matrix import QuantizedMatrix
 from headrace.quantization.packed import PackedLinear, Permutation
 from headrace.quantization.rounding import round_integers
@@ -60,11 +67,11 @@ def _kind(matrix: QuantizedMatrix) -> WeightKind:
 
 def _scaling(parts: Sequence[QuantizedMatrix], kind: WeightKind) -> Scaling:
     """With zero points if they can be held exactly, else with minima."""
-    zero_points = [part.zero_points for part in parts]
-    if all(points is None for points in zero_points):
-        return "symmetric"
-    can_hold = all(are_zero_points(_zero_points(part, kind), kind) for part in parts)
-    return "zero_point" if can_hold else "minimum"
+    zero_points = [_zero_points(part, kind) for part in parts]
+    if zero_points[0] is None:
+        return LAYOUTS[kind][0]
+    can_hold = all(points is not None and are_zero_points(points, kind) for points in zero_points)
+    return ZERO_POINTS[kind].scaling if can_hold else "minimum"
 
 
 def _shift(matrix: QuantizedMatrix, kind: WeightKind) -> int:
@@ -73,25 +80,22 @@ def _shift(matrix: QuantizedMatrix, kind: WeightKind) -> int:
     return 128 - 2 ** (matrix.bits - 1) if kind == "int8" else 0
 
 
-def _zero_points(matrix: QuantizedMatrix, kind: WeightKind) -> Tensor:
+def _zero_points(matrix: QuantizedMatrix, kind: WeightKind) -> Tensor | None:
     """[out, groups] float32, of codes moved by `_shift`."""
-    zero_points = matrix.zero_points
-    if zero_points is None:
-        zero_points = torch.full_like(matrix.scales, 2 ** (matrix.bits - 1))
-    return (zero_points.float() + _shift(matrix, kind)).contiguous()
+    if matrix.zero_points is None:
+        return None
+    return (matrix.zero_points.float() + _shift(matrix, kind)).contiguous()
 
 
 def _quants(
     matrix: QuantizedMatrix, kind: WeightKind, scaling: Scaling
 ) -> tuple[Tensor, Tensor | None]:
     """Quants [out, in] uint8 and offsets [out, groups] as `Kernels.pack_groups` takes them."""
-    if matrix.element != "integer":
-        return matrix.codes.contiguous(), None
-    if scaling == "symmetric":
-        return (matrix.codes + _shift(matrix, kind)).contiguous(), None
+    quants = (matrix.codes + _shift(matrix, kind)).contiguous()
     zero_points = _zero_points(matrix, kind)
-    offsets = zero_points if scaling == "zero_point" else -zero_points * matrix.scales.float()
-    return (matrix.codes + _shift(matrix, kind)).contiguous(), offsets
+    if zero_points is None or scaling != "minimum":
+        return quants, zero_points
+    return quants, -zero_points * matrix.scales.float()
 
 
 def order_columns(matrix: QuantizedMatrix) -> tuple[QuantizedMatrix, Permutation | None]:

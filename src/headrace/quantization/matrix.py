@@ -29,7 +29,8 @@ class QuantizedMatrix:
     bits: int
     element: Element = "integer"
     zero_points: Tensor | None = None
-    """[out_features, groups], whole or not; None: 2 ** (bits - 1) for integers, else 0."""
+    """[out_features, groups], whole in uint8, or floats in whole sixteenths below 16; None:
+    2 ** (bits - 1) for integers, else 0."""
     group_index: Tensor | None = None
     """[in_features] int32."""
 

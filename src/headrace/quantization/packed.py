@@ -73,7 +73,7 @@ class PackedLinear:
         accumulate: bool,
         rows: Tensor | None = None,
     ) -> None:
-        """x in `input_dtype` and in the parts' order; the rest as `Kernels.linear`."""
+        """x in `input_dtype` and in the parts' order; the rest as `ops.Linear`."""
         first = 0
         for part in self.parts:
             columns = slice(first, first + part.out_features)

@@ -16,8 +16,9 @@ TILE_ROWS, TILE_OUTPUTS, TILE_DEPTH = 16, 64, 64
 @triton.jit
 def _matmul(  # type: ignore[no-untyped-def]
     x_pointer, codes_pointer, scales_pointer, zeros_pointer, codebook_pointer, out_pointer,
-    num_rows, out_features, in_features, row_bytes, group_size, num_groups,
-    middle: tl.constexpr, bits: tl.constexpr, has_zeros: tl.constexpr, has_codebook: tl.constexpr,
+    num_rows, out_features, in_features, row_bytes, zero_bytes, group_size, num_groups,
+    bits: tl.constexpr, zero_bits: tl.constexpr, zero_steps: tl.constexpr,
+    has_codebook: tl.constexpr,
     tile_rows: tl.constexpr, tile_outputs: tl.constexpr, tile_depth: tl.constexpr,
 ) -> None:  # fmt: skip
     """One tile of out [num_rows, out_features]; each code lies within one byte."""
@@ -35,15 +36,18 @@ def _matmul(  # type: ignore[no-untyped-def]
         at = outputs[None, :] * row_bytes + depth[:, None] * bits // 8
         packed = tl.load(codes_pointer + at, is_weight, other=0).to(tl.int32)
         codes = (packed >> (depth[:, None] * bits % 8)) & ((1 << bits) - 1)
-        group = outputs[None, :] * num_groups + depth[:, None] // group_size
-        scales = tl.load(scales_pointer + group, is_weight, other=0.0).to(tl.float32)
+        group = depth[:, None] // group_size
+        at = outputs[None, :] * num_groups + group
+        scales = tl.load(scales_pointer + at, is_weight, other=0.0).to(tl.float32)
         if has_codebook:
             values = tl.load(codebook_pointer + codes)
-        elif has_zeros:
-            zeros = tl.load(zeros_pointer + group, is_weight, other=0.0)
-            values = codes.to(tl.float32) - zeros.to(tl.float32)
+        elif zero_bits > 0:
+            at = outputs[None, :] * zero_bytes + group * zero_bits // 8
+            packed = tl.load(zeros_pointer + at, is_weight, other=0).to(tl.int32)
+            zeros = (packed >> (group * zero_bits % 8)) & ((1 << zero_bits) - 1)
+            values = codes.to(tl.float32) - zeros.to(tl.float32) / zero_steps
         else:
-            values = codes.to(tl.float32) - middle
+            values = codes.to(tl.float32) - (1 << (bits - 1))
         sums += tl.dot(x, (values * scales).to(x.dtype), input_precision="ieee")
     at = rows[:, None] * out_features + outputs[None, :]
     tl.store(out_pointer + at, sums.to(out_pointer.dtype.element_ty), is_row & is_output)
@@ -55,23 +59,24 @@ def packed_matmul(
     scales: Tensor,
     *,
     bits: int,
-    zero_points: Tensor | None = None,
+    zero_points: tuple[Tensor, int, int] | None = None,
     codebook: Tensor | None = None,
 ) -> Tensor:
     """x [T, in] times a weight [out, in], to [T, out] in x's dtype.
 
-    codes [out, in * bits / 8] uint8, lowest bits first, of 1, 2, 4 or 8 bits; scales and
-    zero_points [out, groups], contiguous; codebook [2 ** bits] float32.
+    codes [out, in * bits / 8] uint8, lowest bits first, of 1, 2, 4 or 8 bits; scales [out,
+    groups], contiguous; zero_points like the codes, with their bits and their steps between two
+    quants; codebook [2 ** bits] float32.
     """
     x = x.contiguous()
     (num_rows, in_features), (out_features, num_groups) = x.shape, scales.shape
     out = torch.empty(num_rows, out_features, dtype=x.dtype, device=x.device)
     grid = (triton.cdiv(num_rows, TILE_ROWS), triton.cdiv(out_features, TILE_OUTPUTS))
+    zeros, zero_bits, zero_steps = zero_points or (codes, 0, 1)
     _matmul[grid](
-        x, codes, scales,
-        scales if zero_points is None else zero_points, scales if codebook is None else codebook,
-        out, num_rows, out_features, in_features, codes.shape[1], in_features // num_groups,
-        num_groups, 1 << (bits - 1), bits, zero_points is not None, codebook is not None,
+        x, codes, scales, zeros, scales if codebook is None else codebook, out,
+        num_rows, out_features, in_features, codes.shape[1], zeros.shape[1],
+        in_features // num_groups, num_groups, bits, zero_bits, zero_steps, codebook is not None,
         TILE_ROWS, TILE_OUTPUTS, TILE_DEPTH,
     )  # fmt: skip
     return out

@@ -39,6 +39,8 @@ class BlockTables:
         # Zeros are untouched pages: memory grows with the rows and lengths in use.
         self.ids = np.zeros((max_rows, max_blocks), np.int32)
         self.num_blocks = [0] * max_rows
+        self.num_used = 0
+        """Blocks up to the last one that any row ever had."""
 
     def update(self, plan: StepPlan) -> None:
         """Empty the rows that change hands, then append each row's new blocks."""
@@ -49,6 +51,7 @@ class BlockTables:
                 begin = self.num_blocks[row]
                 end = self.num_blocks[row] = begin + len(blocks)
                 self.ids[row, begin:end] = blocks
+                self.num_used = max(self.num_used, max(blocks) + 1)
 
 
 class BatchBuffers:

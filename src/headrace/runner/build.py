@@ -15,6 +15,7 @@ from headrace.models.decoder import Decoder
 from headrace.models.load import LoadOptions, load_model
 from headrace.runner import device as devices
 from headrace.runner.batch import BatchBuffers
+from headrace.runner.cache_pages import CachePages, tensors_of
 from headrace.runner.drafting.chain import DraftChain
 from headrace.runner.drafting.load import DraftTarget, load_drafter
 from headrace.runner.executor import ModelExecutor
@@ -91,7 +92,8 @@ def build_executor(
     if isinstance(runnable, RecordedDecoder) and runnable.distinguishes_prompts:
         kinds = f"{info.kernels}; prompts in bfloat16, new tokens in int8"
         info = msgspec.structs.replace(info, distinguishes_prompts=True, kernels=kinds)
-    executor = ModelExecutor(runnable, buffers, sampler, drafts)
+    pages = CachePages(tensors_of(backend.caches)) if isinstance(backend, NativeBackend) else None
+    executor = ModelExecutor(runnable, buffers, sampler, drafts, pages)
     _warm_up(executor, info, progress)
     return executor, info
 
@@ -108,7 +110,7 @@ def _options(
     return LoadOptions(
         dtype=dtype,
         device=device,
-        kv_dtype=devices.choose_kv_dtype(settings, is_native=is_native),
+        kv_dtype=devices.choose_kv_dtype(settings),
         kernels=kernels if is_native else None,
         weight_dtype=dtype if settings.dtype else None,
         exact_activations=settings.activations == "float32",

@@ -63,18 +63,10 @@ def choose_prompt_dtype(settings: Settings, kernels: Kernels, ranks: Ranks) -> t
     return torch.bfloat16 if ranks.minimum(int(is_quicker)) else None
 
 
-def choose_kv_dtype(settings: Settings, *, is_native: bool) -> torch.dtype | None:
-    """Of the cached keys and values; None leaves it to what the model runs on.
-
-    Raises StartupError for 8-bit floats with the CPU kernels.
-    """
+def choose_kv_dtype(settings: Settings) -> torch.dtype | None:
+    """Of the cached keys and values; None leaves it to what the model runs on."""
     if settings.kv_cache_dtype == "auto":
         return None
-    if is_native and settings.kv_cache_dtype.startswith("fp8"):
-        raise StartupError(
-            f"--kv-cache-dtype {settings.kv_cache_dtype}: the CPU kernels cache float32, float16, "
-            "bfloat16 or int8, which is as small; or use --kernels torch"
-        )
     kv_dtype = getattr(torch, settings.kv_cache_dtype.replace("fp8", "float8"))
     assert isinstance(kv_dtype, torch.dtype)
     return kv_dtype

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from headrace.attention.base import AttentionBatch
 from headrace.runner.batch import BatchBuffers
+from headrace.runner.cache_pages import CachePages
 from headrace.runner.masks import Masks, step_masks
 from headrace.runner.outputs import row_outputs
 from headrace.runner.prompt_logprobs import PromptLogprobs
@@ -56,16 +57,24 @@ class ModelExecutor:
         buffers: BatchBuffers,
         sampler: Sampler,
         drafts: DraftSource | None = None,
+        pages: CachePages | None = None,
     ) -> None:
         self._model = model
         self._buffers = buffers
         self._sampler = sampler
         self._drafts = drafts
+        self._pages = pages
         self._prompt_logprobs = PromptLogprobs(sampler.kernels)
 
-    @torch.inference_mode()
     def execute(self, plan: StepPlan) -> StepOutput:
         """Run one forward pass over the scheduled rows and sample from those that ask for it."""
+        # Entering the mode takes up to 80 us: who runs many steps does it once.
+        if torch.is_inference_mode_enabled():
+            return self._execute(plan)
+        with torch.inference_mode():
+            return self._execute(plan)
+
+    def _execute(self, plan: StepPlan) -> StepOutput:
         for start in plan.started:
             self._sampler.start(start)
             self._prompt_logprobs.start(start)
@@ -93,6 +102,10 @@ class ModelExecutor:
             self._drafts.draft(plan, outputs, at, hidden)
             output.draft_duration = time.perf_counter() - begin
         return output
+
+    def prepare(self) -> bool:
+        """See `types.Executor`."""
+        return self._pages is not None and self._pages.prepare(self._buffers.block_tables.num_used)
 
     def _sample(
         self, hidden: Tensor, at: SamplePositions, masks: Masks | None, num_prompt_samples: int

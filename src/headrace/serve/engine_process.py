@@ -12,6 +12,8 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import torch
+
 from headrace.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from headrace.checkpoint.speculator import read_speculator
 from headrace.engine.channel import Channel
@@ -72,7 +74,8 @@ def run(connection: socket.socket) -> int:
     channel.send(info)
     compiler = GrammarCompiler(partial(load_vocabulary, checkpoint), info.vocab_size)
     grammars = GrammarJobs(compiler, max_lookahead=num_drafts)
-    EngineCore(scheduler, executor, channel, grammars).run()
+    with torch.inference_mode():
+        EngineCore(scheduler, executor, channel, grammars).run()
     return 0
 
 

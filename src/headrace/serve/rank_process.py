@@ -10,6 +10,8 @@ import sys
 import time
 from contextlib import suppress
 
+import torch
+
 from headrace.engine.channel import Channel
 from headrace.engine.process import main
 from headrace.errors import StartupError
@@ -70,9 +72,10 @@ def run(connection: socket.socket) -> int:
         time.sleep(GRACE_SECONDS)
         return 1
     plans = Channel[StepPlan](connection, StepPlan)
-    while (received := plans.receive(wait=True)) is not None:
-        for plan in received:
-            executor.execute(plan)
+    with torch.inference_mode():
+        while (received := plans.receive_idle(executor.prepare)) is not None:
+            for plan in received:
+                executor.execute(plan)
     return 0
 
 

@@ -170,3 +170,7 @@ class BroadcastExecutor:
             with suppress(BrokenPipeError, ConnectionResetError):  # its end is noticed elsewhere
                 rank.sendall(frame)
         return self._executor.execute(plan)
+
+    def prepare(self) -> bool:
+        """Rank 0's own part; the others prepare theirs while they wait for plans."""
+        return self._executor.prepare()

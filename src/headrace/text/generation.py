@@ -3,6 +3,7 @@
 Every route, streaming or not, OpenAI's or TGI's, speaks in these terms; a dialect is only a
 translation of its own field names into a `GenerationRequest` and of `TextDelta`s into its bodies.
 What is made for every token is a msgspec structure: a frozen dataclass takes ten times as long.
+Nothing of it can be part of a cycle, so the garbage collector need not look at it (`gc=False`).
 """
 
 from dataclasses import dataclass, field
@@ -60,7 +61,7 @@ class GenerationRequest:
     priority: int = 0
 
 
-class TokenText(msgspec.Struct, frozen=True):
+class TokenText(msgspec.Struct, frozen=True, gc=False):
     """One token with its text; `text` of a token inside a multi-byte character is empty and the
     token that completes the character carries it whole."""
 
@@ -100,7 +101,7 @@ class Finish:
     """The stop string or stop token id that ended it."""
 
 
-class TextDelta(msgspec.Struct, frozen=True):
+class TextDelta(msgspec.Struct, frozen=True, gc=False):
     """What one engine step (or the release of held-back text) adds to sequence `index`.
 
     Concatenated `text` of all deltas equals `finish.text`. Text that may still turn out to be the

@@ -13,7 +13,7 @@ from headrace.errors import CheckpointError
 from headrace.weights.base import RawTensor
 from headrace.weights.dequantize import UNPACK, dequantize
 from headrace.weights.gguf_names import stored_names
-from headrace.weights.mapped_file import MappedFile, in_pages
+from headrace.weights.mapped_file import MappedFile
 
 FLOATS = {
     GGMLType.F32: torch.float32, GGMLType.F16: torch.float16, GGMLType.BF16: torch.bfloat16,
@@ -110,8 +110,4 @@ def unpermute(rows: Tensor, num_heads: int) -> Tensor:
 
     rows [num_heads * head_size, ...], of any dtype: quantized blocks lie within a row.
     """
-    pairs = rows.unflatten(0, (num_heads, -1, 2))
-    # Not from the heap, which such passing matrices would leave full of holes, layer by layer.
-    result = in_pages(rows.nbytes).view(rows.dtype).view(rows.shape)
-    result.view(pairs.transpose(1, 2).shape).copy_(pairs.transpose(1, 2))
-    return result
+    return rows.unflatten(0, (num_heads, -1, 2)).transpose(1, 2).flatten(0, 2)

@@ -1,5 +1,4 @@
-"""A file in memory of which only those pages exist that somebody reads, and only while they do; and
-memory that goes back to the system as soon as nobody holds it."""
+"""A file in memory of which only those pages exist that somebody reads, and only while they do."""
 
 import mmap
 from pathlib import Path
@@ -24,8 +23,3 @@ class MappedFile:
         """
         if hasattr(mmap, "MADV_DONTNEED"):
             self._map.madvise(mmap.MADV_DONTNEED)
-
-
-def in_pages(num_bytes: int) -> torch.Tensor:
-    """[num_bytes] uint8, zero, in pages of its own."""
-    return torch.frombuffer(mmap.mmap(-1, num_bytes or 1), dtype=torch.uint8)[:num_bytes]

@@ -28,13 +28,13 @@ class SafetensorsFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
+            self.entries: dict[str, dict[str, Any]] = header(path)
             # The library checks that the tensors lie inside the file, with no gap or overlap.
             with safe_open(path, framework="pt"):
                 pass
             self._file = MappedFile(path)
         except (OSError, ValueError, SafetensorError) as error:
             raise CheckpointError(f"{path}: not a usable safetensors file: {error}") from None
-        self.entries: dict[str, dict[str, Any]] = header(path)
         self.entries.pop("__metadata__", None)
         ends = [entry["data_offsets"][1] for entry in self.entries.values()]
         self._data = self._file.bytes[len(self._file.bytes) - max(ends, default=0) :]

@@ -91,9 +91,10 @@ class Arguments {
         void* values = data<void>();
         const int64_t head_size = integer(), value_size = integer();
         float *key_scales = data<float>(), *value_scales = data<float>();
+        const float key_scale = number(), value_scale = number();
         const CacheType type = static_cast<CacheType>(keys.dtype);
-        return {keys.data, values,       key_scales, value_scales, type,
-                keys.rows, keys.columns, head_size,  value_size};
+        return {keys.data, values,       key_scales, value_scales, type,       keys.rows,
+                keys.columns, head_size, value_size, key_scale,    value_scale};
     }
     Ranks ranks() {
         Ranks ranks{};

@@ -445,7 +445,7 @@ void AttentionOp::attend(const Team& team, const Unit& unit, int64_t first, int6
     }
     alignas(64) float q[kMostRows * kMaxHeadSize];
     alignas(64) float part[kMostRows * (kMaxHeadSize + kLanes)];
-    const F32x16 scale = F32x16::broadcast(options_.scale);
+    const F32x16 scale = F32x16::broadcast(options_.scale * cache_.key_scale);
     for (int64_t r = 0; r < unit.rows(); ++r) {
         const float* from = q_ + (unit.first_query + r / unit.heads) * q_stride_ +
                             (unit.first_head + r % unit.heads) * size;
@@ -480,7 +480,7 @@ void AttentionOp::store(const Unit& unit, float* sum) const {
             total = std::fma(total, weight, exp(options_.sinks[head] - largest));
         }
         const int64_t row = unit.first_query + r / unit.heads, first = head * size;
-        const F32x16 share = F32x16::broadcast(weight / total);
+        const F32x16 share = F32x16::broadcast(weight / total * cache_.value_scale);
         for (int64_t i = 0; i < size; i += kLanes) {
             (F32x16::load(sum + i) * share).store(sum + i);
         }

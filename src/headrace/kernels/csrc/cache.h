@@ -9,6 +9,7 @@
 
 #include <cstdint>
 
+#include "float8.h"
 #include "products.h"
 
 namespace headrace {
@@ -17,13 +18,14 @@ constexpr int kBlockTokens = 32;
 constexpr int64_t kMaxHeadSize = 576;  // DeepSeek's latents beside their rotated part
 
 // Numbered as `DTYPES` in headrace/kernels/words.py are.
-enum class CacheType : int { kFloat32, kInt8, kBFloat16, kFloat16 };
+enum class CacheType : int { kFloat32, kInt8, kBFloat16, kFloat16, kE4M3 = 7, kE5M2 };
 
 struct Cache {
     void *keys, *values;                 // [blocks][heads][width * 32]
     float *key_scales, *value_scales;    // [blocks][heads][32], int8 only
     CacheType type;
     int64_t blocks, heads, head_size, value_size;
+    float key_scale, value_scale;        // of all, 8-bit floats only
 
     int64_t key_width() const { return whole_vectors(head_size); }
     int64_t value_width() const { return whole_vectors(value_size); }
@@ -61,6 +63,8 @@ inline void with_cache_type(CacheType type, Function function) {
         case CacheType::kFloat16: return function(Float16{});
         case CacheType::kBFloat16: return function(BFloat16{});
         case CacheType::kInt8: return function(Int8{});
+        case CacheType::kE4M3: return function(E4M3{});
+        case CacheType::kE5M2: return function(E5M2{});
     }
 }
 

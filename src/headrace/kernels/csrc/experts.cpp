@@ -162,12 +162,12 @@ void ExpertGateOp::run(Team& team) const {
     };
     for_each_share_unit(team, m.count(), units, [&](int64_t s, int64_t unit) {
         const ExpertWeights& expert = m.weights_of(s);
-        const Weight& weight = expert.gate_up;
+        const GateWeights& weights = expert.gate_up;
         const int64_t rows = m.counts()[s], first = m.starts()[s];
-        const Activation x = m.part(m.inputs, s).from(first, weight.in);
+        const Activation x = m.part(m.inputs, s).from(first, weights.gate.in);
         const TileRegisters registers(x.format, rows);
-        const Activation out = m.part(m.inner, s).from(first, weight.out / 2);
-        gate_unit(x, weight, expert.gate_up_bias, kind_, {out, {}, nullptr}, 0, rows, unit);
+        const Activation out = m.part(m.inner, s).from(first, weights.out());
+        gate_unit(x, weights, expert.gate_up_bias, kind_, {out, {}, nullptr}, 0, rows, unit);
     });
 }
 

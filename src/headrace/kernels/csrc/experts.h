@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "layout.h"
+#include "linear.h"
 #include "math.h"
 #include "pool.h"
 
@@ -39,7 +40,8 @@ class RouteOp : public Op {
 };
 
 struct ExpertWeights {
-    Weight gate_up, down;
+    GateWeights gate_up;
+    Weight down;
     const float *gate_up_bias, *down_bias;  // or null
 };
 

@@ -98,8 +98,11 @@ constexpr int code_bits(Kind kind) {
 // How the numbers of a group are told from its quants q, of which the middle one is 2, 4, 8, 16, 32
 // or 128. For minima bytes count from their middle too.
 //   symmetric:   16 float16 scales; w = (q - middle) * scale
-//   minimum:     and 16 float16 minima; w = q * scale + minimum
+//   power of two: 16 bytes e; w = codebook[code] * 2^(e - 127)
+//   minimum:     as symmetric and 16 float16 minima; w = q * scale + minimum
 //   zero point:  scales and 16 bytes; w = (q - byte / 16) * scale, (q - byte) * scale of a byte
+//   nibble zero point: scales and 8 bytes, low halves for the first 8 outputs, high ones for the
+//                others; w = (q - nibble) * scale
 //   super-block: 16 float16 scales and 16 minima, then per 32 inputs 16 bytes to multiply the
 //                scales with and 16 for the minima; else like minimum
 //   signed super-block: 16 float16 scales, then per 32 inputs 16 signed bytes to multiply the
@@ -107,8 +110,12 @@ constexpr int code_bits(Kind kind) {
 //   nibble super-block: 16 float16 scales and 16 minima, then such bytes, of which low halves
 //                multiply scales and high halves minima; else like minimum
 enum class Scaling : int {
-    kSymmetric, kMinimum, kZeroPoint, kSuperBlock, kSignedSuperBlock, kNibbleSuperBlock,
+    kSymmetric, kPowerOfTwo, kMinimum, kZeroPoint, kNibbleZeroPoint,
+    kSuperBlock, kSignedSuperBlock, kNibbleSuperBlock,
 };
+
+// Whether a multiple of the sum of the inputs is added to the product with the quants.
+constexpr bool has_minimum(Scaling scaling) { return scaling >= Scaling::kMinimum; }
 
 // Whether each 16 inputs have a scale of their own.
 constexpr bool is_halved(Scaling scaling) { return scaling >= Scaling::kSignedSuperBlock; }
@@ -118,7 +125,9 @@ constexpr int64_t head_bytes(Scaling scaling) {
     switch (scaling) {
         case Scaling::kSymmetric:
         case Scaling::kSignedSuperBlock: return 2 * kLanes;
+        case Scaling::kPowerOfTwo: return kLanes;
         case Scaling::kZeroPoint: return 3 * kLanes;
+        case Scaling::kNibbleZeroPoint: return 2 * kLanes + kLanes / 2;
         default: return 4 * kLanes;
     }
 }
@@ -139,8 +148,7 @@ constexpr int kZeroPointSteps = 16;  // of a nibble's zero point, between whole 
 //          1 bit:  one line has at bit j input 4j + i, at bit 4 + j input 16 + 4j + i
 //   int8:  per 32 inputs 8 lines; byte i of lane o in line j is input 4j + i, plus 128
 //   then per `group` inputs their scales (see Scaling; scales.h reads them)
-//   nf4, fp4, mxfp4: like symmetric int4, float8: like int8; w = codebook[code] * scale
-//          (codebook.h)
+//   nf4, fp4, mxfp4: like int4, float8: like int8; w = codebook[code] * scale (codebook.h)
 //   float: [in][16], but for AMX bfloat16 in right tiles, if `in` allows: per 32 inputs 16 lines of
 //          64 bytes, in lane o of line 2j inputs 4j and 4j + 2, of line 2j + 1 those between
 struct Weight {

@@ -180,7 +180,7 @@ void with_panel(const Activation& x, int64_t pairs, int64_t rows, int64_t unit,
 }
 
 int64_t linear_pairs(const Weight& weight) { return (weight.tiles() + 1) / 2; }
-int64_t gate_pairs(const Weight& weight) { return weight.out / 2 / kGroup; }
+int64_t gate_pairs(const GateWeights& weights) { return weights.out() / kGroup; }
 
 // Shares the products of both parts of x, so mixed that what is read of the weight serves both.
 // units(format, rows) is how many each has; calls function(part, its first row, its rows, unit of these).
@@ -250,30 +250,49 @@ void linear_unit(const Activation& x, const Weight& weight, const LinearOut& out
     });
 }
 
-int64_t gate_units(Format format, const Weight& weight, int64_t rows) {
-    return panels(format, weight.in, gate_pairs(weight), rows);
+int64_t gate_units(Format format, const GateWeights& weights, int64_t rows) {
+    return panels(format, weights.gate.in, gate_pairs(weights), rows);
 }
 
-void gate_unit(const Activation& x, const Weight& weight, const float* bias, Gate kind,
+void gate_unit(const Activation& x, const GateWeights& weights, const float* bias, Gate kind,
                const SplitActivation& out, int64_t out_row, int64_t all_rows, int64_t unit) {
-    const int64_t first_up = weight.out / 2 / kLanes;
+    const int64_t first_up = weights.out() / kLanes;
     const auto biased = [&](const float* sums, int64_t tile) {
         const F32x16 sum = F32x16::load(sums);
         return bias ? sum + F32x16::load(bias + tile * kLanes) : sum;
     };
-    with_panel(x, gate_pairs(weight), all_rows, unit, [&](int64_t pair, int64_t row, int64_t rows) {
+    with_panel(x, gate_pairs(weights), all_rows, unit,
+               [&](int64_t pair, int64_t row, int64_t rows) {
         Panel panel, gates;
         for (int64_t half = 0; half < 2; ++half) {
-            const Tiles tiles{pair * 2 + half, first_up + pair * 2 + half, 2, 1};
-            product(x, weight, tiles, row, rows, panel,
-                    [&](int64_t first, int64_t count, const float* sums) {
-                for (int64_t r = first; r < first + count; ++r, sums += kPanelColumns) {
-                    float* to = gates.values + r * kPanelColumns;
-                    gated(kind, biased(sums, tiles.first), biased(sums + kLanes, tiles.second))
-                        .store(to + half * kLanes);
-                    if (half == 1) store_groups(out, out_row + row + r, pair, pair + 1, to);
-                }
-            });
+            const int64_t tile = pair * 2 + half;
+            const auto multiply = [&](const Weight& weight, Tiles tiles, auto finish_row) {
+                product(x, weight, tiles, row, rows, panel,
+                        [&](int64_t first, int64_t count, const float* sums) {
+                    for (int64_t r = first; r < first + count; ++r, sums += kPanelColumns) {
+                        finish_row(r, gates.values + r * kPanelColumns + half * kLanes, sums);
+                    }
+                });
+            };
+            const auto combine = [&](int64_t r, float* to, const float* gate, const float* up) {
+                gated(kind, biased(gate, tile), biased(up, first_up + tile)).store(to);
+                const float* both = gates.values + r * kPanelColumns;
+                if (half == 1) store_groups(out, out_row + row + r, pair, pair + 1, both);
+            };
+            if (weights.has_up()) {
+                const Tiles one{tile, tile, 1, 1};
+                multiply(weights.gate, one, [&](int64_t, float* to, const float* sums) {
+                    F32x16::load(sums).store(to);
+                });
+                multiply(weights.up, one, [&](int64_t r, float* to, const float* sums) {
+                    combine(r, to, to, sums);
+                });
+            } else {
+                multiply(weights.gate, {tile, first_up + tile, 2, 1},
+                         [&](int64_t r, float* to, const float* sums) {
+                    combine(r, to, sums, sums + kLanes);
+                });
+            }
         }
     });
 }
@@ -292,11 +311,11 @@ void LinearOp::run(Team& team) const {
 
 void LinearGateOp::run(Team& team) const {
     const auto units = [&](Format format, int64_t rows) {
-        return gate_units(format, weight_, rows);
+        return gate_units(format, weights_, rows);
     };
     share_parts(team, x_, rows_.count(), units,
                 [&](const Activation& x, int64_t first, int64_t rows, int64_t unit) {
-        gate_unit(x, weight_, nullptr, kind_, out_, first, rows, unit);
+        gate_unit(x, weights_, nullptr, kind_, out_, first, rows, unit);
     });
 }
 

@@ -21,9 +21,19 @@ struct LinearOut {
 int64_t linear_units(Format format, const Weight& weight, int64_t rows);
 void linear_unit(const Activation& x, const Weight& weight, const LinearOut& out, int64_t rows,
                  int64_t unit);
-int64_t gate_units(Format format, const Weight& weight, int64_t rows);
+
+// Of a gated MLP. Without `up` gate's second half of outputs is up.
+struct GateWeights {
+    Weight gate;
+    Weight up{};
+
+    bool has_up() const { return up.data != nullptr; }
+    int64_t out() const { return has_up() ? gate.out : gate.out / 2; }
+};
+
+int64_t gate_units(Format format, const GateWeights& weights, int64_t rows);
 // Rows of x go to rows from `out_row` of out. `bias`: of gate, then of up, or null.
-void gate_unit(const Activation& x, const Weight& weight, const float* bias, Gate kind,
+void gate_unit(const Activation& x, const GateWeights& weights, const float* bias, Gate kind,
                const SplitActivation& out, int64_t out_row, int64_t rows, int64_t unit);
 
 // out[r][n] = sum_k x[r][k] * w[n][k] (+ bias[n]) (+ out[r][n] if accumulate).
@@ -39,17 +49,17 @@ class LinearOp : public Op {
     LinearOut out_;
 };
 
-// out[r][f] = activate(gate[f]) * up[f], the weight's first half of outputs being gate, the second
-// up; the product never leaves the cache.
+// out[r][f] = activate(gate[f]) * up[f]; the product never leaves the cache.
 class LinearGateOp : public Op {
    public:
-    LinearGateOp(Rows rows, SplitActivation x, Weight weight, Gate kind, SplitActivation out)
-        : Op(rows), x_(x), weight_(weight), kind_(kind), out_(out) {}
+    LinearGateOp(Rows rows, SplitActivation x, GateWeights weights, Gate kind,
+                 SplitActivation out)
+        : Op(rows), x_(x), weights_(weights), kind_(kind), out_(out) {}
     void run(Team& team) const override;
 
    private:
     SplitActivation x_;
-    Weight weight_;
+    GateWeights weights_;
     Gate kind_;
     SplitActivation out_;
 };

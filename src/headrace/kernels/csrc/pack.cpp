@@ -163,6 +163,18 @@ void put_half(const Weight& weight, int64_t row, int64_t group, int number, floa
     std::memcpy(scales + 2 * (number * kLanes + row % kLanes), &half, sizeof half);
 }
 
+void put_nibble(uint8_t& byte, bool is_high, int value) {
+    const int shift = is_high ? 4 : 0;
+    byte = static_cast<uint8_t>((byte & ~(15 << shift)) | value << shift);
+}
+
+void put_group_scale(const Weight& weight, int64_t row, int64_t group, float value) {
+    if (weight.scaling != Scaling::kPowerOfTwo) return put_half(weight, row, group, 0, value);
+    uint32_t bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    weight.scales(row / kLanes, group)[row % kLanes] = static_cast<uint8_t>(bits >> 23);
+}
+
 // Of the weight's 32 inputs `index`, which are a group or, of a super-block, a part of one.
 void put_scales(const Weight& weight, int64_t row, int64_t index, const Group& group) {
     const int64_t parts = weight.group / kGroup, at = index / parts;
@@ -191,25 +203,41 @@ void PackBlocksOp::run(Team& team) const {
     });
 }
 
+// Rows of one tile share bytes.
 void PackGroupsOp::run(Team& team) const {
-    const int64_t groups = weight_.in / weight_.group;
-    const float middle = weight_.kind == Kind::kInt8 ? 128.0f : 0.0f;
-    const auto* minima = static_cast<const float*>(offsets_);
-    const auto* zero_points = static_cast<const uint8_t*>(offsets_);
-    team.share(rows_.count(), [&](int64_t row) {
-        for (int64_t k = 0; k < weight_.in; k += kGroup) {
-            put_quants(weight_, first_row_ + row, k, quants_ + row * weight_.in + k);
-        }
-        for (int64_t group = 0; group < groups; ++group) {
-            const int64_t at = row * groups + group, to = first_row_ + row;
-            put_half(weight_, to, group, 0, scales_[at]);
-            if (weight_.scaling == Scaling::kMinimum) {
-                put_half(weight_, to, group, 1, minima[at] + middle * scales_[at]);
-            } else if (weight_.scaling == Scaling::kZeroPoint) {
-                weight_.scales(to / kLanes, group)[2 * kLanes + to % kLanes] = zero_points[at];
-            }
-        }
+    const int64_t end = first_row_ + rows_.count(), first_tile = first_row_ / kLanes;
+    team.share((end + kLanes - 1) / kLanes - first_tile, [&](int64_t index) {
+        const int64_t tile = first_tile + index, last = std::min(end, (tile + 1) * kLanes);
+        for (int64_t row = std::max(first_row_, tile * kLanes); row < last; ++row) pack(row);
     });
+}
+
+void PackGroupsOp::pack(int64_t row) const {
+    const int64_t groups = weight_.in / weight_.group, from = row - first_row_;
+    for (int64_t k = 0; k < weight_.in; k += kGroup) {
+        put_quants(weight_, row, k, quants_ + from * weight_.in + k);
+    }
+    for (int64_t group = 0; group < groups; ++group) {
+        put_group_scale(weight_, row, group, scales_[from * groups + group]);
+        if (offsets_) put_offset(row, group, from * groups + group);
+    }
+}
+
+// Number `at` of what is offset.
+void PackGroupsOp::put_offset(int64_t row, int64_t group, int64_t at) const {
+    const int64_t lane = row % kLanes;
+    uint8_t* bytes = weight_.scales(row / kLanes, group) + 2 * kLanes;
+    if (weight_.scaling == Scaling::kMinimum) {
+        const float middle = weight_.kind == Kind::kInt8 ? 128.0f : 0.0f;
+        const float minimum = static_cast<const float*>(offsets_)[at];
+        return put_half(weight_, row, group, 1, minimum + middle * scales_[at]);
+    }
+    const uint8_t zero_point = static_cast<const uint8_t*>(offsets_)[at];
+    if (weight_.scaling == Scaling::kZeroPoint) {
+        bytes[lane] = zero_point;
+    } else {
+        put_nibble(bytes[lane % (kLanes / 2)], lane >= kLanes / 2, zero_point);
+    }
 }
 
 void PackFloatsOp::run(Team& team) const {

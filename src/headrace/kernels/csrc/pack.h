@@ -31,7 +31,7 @@ class PackBlocksOp : public Op {
 };
 
 // w[n][k] = q[n][k] * scale[n][k / group] + minimum[n][k / group]. `offsets` are these minima, or
-// zero points as they are stored, or null: then quants are offset by 8 or 128, or are codes.
+// zero points in steps, one a byte, or null: then quants are offset by 8 or 128, or are codes.
 class PackGroupsOp : public Op {
    public:
     PackGroupsOp(Rows rows, const uint8_t* quants, const float* scales, const void* offsets,
@@ -41,6 +41,9 @@ class PackGroupsOp : public Op {
     void run(Team& team) const override;
 
    private:
+    void pack(int64_t row) const;
+    void put_offset(int64_t row, int64_t group, int64_t at) const;
+
     const uint8_t* quants_;
     const float* scales_;
     const void* offsets_;

@@ -111,7 +111,7 @@ template <int R, Kind kKind, Scaling kScaling>
 inline void multiply_tile(const Weight& weight, int64_t tile, const Cell* cells, int first,
                           float* c, int64_t ldc) {
     constexpr int kBits = code_bits(kKind);  // and lines per 32 inputs
-    constexpr bool kMinimum = kScaling != Scaling::kSymmetric;
+    constexpr bool kMinimum = has_minimum(kScaling);
     const uint8_t* quants = weight.tile(tile);
     const uint8_t* scales = weight.scales(tile);
     const uint8_t* ahead = quants + kPrefetchBytes;

@@ -150,7 +150,7 @@ inline void multiply_block(const Cell* cells, const Cell* next, const UnpackedGr
 template <Kind kKind, Scaling kScaling>
 inline void multiply_blocks(const Activation& x, int64_t block, int64_t rows,
                             const Weight& weight, int64_t tile, float* c, int64_t ldc) {
-    constexpr bool kMinimum = kScaling != Scaling::kSymmetric;
+    constexpr bool kMinimum = has_minimum(kScaling);
     const int64_t blocks = (rows + kBlockRows - 1) / kBlockRows;
     const int64_t group_lines = (weight.tile_bytes() / x.groups() + 63) / 64;
     LinesAhead ahead{weight.tile(tile + 1), 0};

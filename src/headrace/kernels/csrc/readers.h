@@ -60,7 +60,7 @@ inline void linear_gate(Arguments& a, Rows rows, Program& ops) {
     const SplitActivation x = a.activation();
     const Weight weight = a.weight();
     const SplitActivation out = a.activation();
-    add(ops, LinearGateOp(rows, x, weight, a.kind<Gate>(), out));
+    add(ops, LinearGateOp(rows, x, {weight}, a.kind<Gate>(), out));
 }
 
 inline void gate(Arguments& a, Rows rows, Program& ops) {
@@ -131,7 +131,10 @@ inline void experts(Arguments& a, Rows rows, Program& ops) {
     mixture.chosen_experts = chosen.data;
     mixture.weights = a.data<float>();
     for (int64_t left = a.integer(); left > 0 && !PyErr_Occurred(); --left) {
-        const Weight gate_up = a.weight(), down = a.weight();
+        const bool has_up = a.integer() > 1;
+        GateWeights gate_up{a.weight()};
+        if (has_up) gate_up.up = a.weight();
+        const Weight down = a.weight();
         const auto* gate_up_bias = a.data<float>();
         mixture.experts.push_back({gate_up, down, gate_up_bias, a.data<float>()});
     }

@@ -42,6 +42,17 @@ float convert_int8(const float* from, int64_t count, int8_t* to) {
     return largest / 127.0f;
 }
 
+template <typename Type>
+void convert_float8(const float* from, int64_t count, float scale, uint8_t* to) {
+    const F32x16 divisor = F32x16::broadcast(scale), most = F32x16::broadcast(Type::kLargest);
+    const F32x16 least = F32x16::zero() - most;
+    for_each_vector(count, [&](int64_t i, int64_t n) {
+        float lanes[kLanes];
+        max(min(load_partial(from + i, n) / divisor, most), least).store(lanes);
+        for (int lane = 0; lane < kLanes; ++lane) to[i + lane] = Type::round(lanes[lane]);
+    });
+}
+
 #if defined(__AMX_BF16__)
 // A token's place in the tiles of its cell: lanes of 32 bits hold two features of a key, but of a
 // value one of them this token and the other its neighbour.
@@ -138,6 +149,9 @@ void RopeWriteOp::write(const float* head, int64_t slot, int64_t kv_head, bool i
         if constexpr (std::is_same_v<Element, int8_t>) {
             float* scales = is_key ? cache_.key_scales : cache_.value_scales;
             scales[cell * kBlockTokens + token] = convert_int8(head, size, converted);
+        } else if constexpr (std::is_same_v<Element, uint8_t>) {
+            const float scale = is_key ? cache_.key_scale : cache_.value_scale;
+            convert_float8<decltype(type)>(head, size, scale, converted);
         } else if constexpr (std::is_same_v<Element, float>) {
             convert_float32(head, size, converted);
         } else if (cache_.type == CacheType::kFloat16) {

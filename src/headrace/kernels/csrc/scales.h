@@ -24,6 +24,8 @@ inline Affine load_scales(const uint8_t* from, int64_t part, int half = 0) {
     const F32x16 scale = load_f16(halves), from_middle = F32x16::broadcast(-middle(kKind));
     if constexpr (kScaling == Scaling::kSymmetric) {
         return {scale, kHasOffset ? scale * from_middle : F32x16::zero()};
+    } else if constexpr (kScaling == Scaling::kPowerOfTwo) {
+        return {load_e8m0(from), F32x16::zero()};
     } else if constexpr (kScaling == Scaling::kMinimum) {
         return {scale, load_f16(halves + kLanes)};
     } else if constexpr (kScaling == Scaling::kZeroPoint) {
@@ -31,6 +33,8 @@ inline Affine load_scales(const uint8_t* from, int64_t part, int half = 0) {
         const F32x16 zero = kHasOffset ? steps * F32x16::broadcast(-1.0f / kZeroPointSteps)
                                        : F32x16::broadcast(128) - steps;
         return {scale, zero * scale};
+    } else if constexpr (kScaling == Scaling::kNibbleZeroPoint) {
+        return {scale, F32x16::zero() - load_u4(from + 2 * kLanes) * scale};
     } else if constexpr (kScaling == Scaling::kSuperBlock) {
         return {scale * load_u8(factors), load_f16(halves + kLanes) * load_u8(factors + kLanes)};
     } else if constexpr (kScaling == Scaling::kSignedSuperBlock) {
@@ -65,14 +69,15 @@ inline auto with_scaling(Scaling scaling, Function function) {
 template <typename Function>
 inline auto with_layout(const Weight& weight, Function function) {
     using S = Scaling;
-    constexpr S kSymmetric = S::kSymmetric, kMinimum = S::kMinimum, kZeroPoint = S::kZeroPoint;
+    constexpr S kSymmetric = S::kSymmetric, kMinimum = S::kMinimum, kZeroPoint = S::kZeroPoint,
+                kNibbleZeroPoint = S::kNibbleZeroPoint;
     const S scaling = weight.scaling;
     switch (weight.kind) {
         case Kind::kInt2:
-            return with_scaling<Kind::kInt2, kSymmetric, kMinimum, kZeroPoint,
+            return with_scaling<Kind::kInt2, kSymmetric, kMinimum, kNibbleZeroPoint,
                                 S::kNibbleSuperBlock>(scaling, function);
         case Kind::kInt3:
-            return with_scaling<Kind::kInt3, kSymmetric, kMinimum, kZeroPoint,
+            return with_scaling<Kind::kInt3, kSymmetric, kMinimum, kNibbleZeroPoint,
                                 S::kSignedSuperBlock>(scaling, function);
         case Kind::kInt4:
             return with_scaling<Kind::kInt4, kSymmetric, kMinimum, kZeroPoint, S::kSuperBlock>(
@@ -85,7 +90,7 @@ inline auto with_layout(const Weight& weight, Function function) {
             return with_scaling<Kind::kInt8, kSymmetric, kMinimum, kZeroPoint>(scaling, function);
         case Kind::kNF4: return function(Layout<Kind::kNF4, kSymmetric>{});
         case Kind::kFP4: return function(Layout<Kind::kFP4, kSymmetric>{});
-        case Kind::kMXFP4: return function(Layout<Kind::kMXFP4, kSymmetric>{});
+        case Kind::kMXFP4: return function(Layout<Kind::kMXFP4, S::kPowerOfTwo>{});
         default: return function(Layout<Kind::kFloat8, kSymmetric>{});
     }
 }

@@ -3,6 +3,7 @@
 //   dot_codes(acc, w, a): lane o += sum of w[o][i] * a[i], i < 4, w in 0..63, a int8
 //   dot_bytes(acc, w, a):   the same for w = byte - 128, starting from bytes_start(offset)
 //   field(x, from, to, mask): of each byte the bits of `mask` from bit `from` on, moved to bit `to`
+//   load_e8m0(from): powers of two, biased by 127; load_u4(from): low halves of 8 bytes, then high
 //   lookup(broadcast_table(table), codes): table[code] for each byte
 //   gather(values, a, i):   lane o = values[byte i of lane o]
 //   at_least(a, b), nan_lanes(a)  bit i of the result is the answer for lane i

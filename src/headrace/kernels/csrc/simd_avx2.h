@@ -115,6 +115,18 @@ inline __m256 widen_u8(const uint8_t* from) {
     return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes));
 }
 inline F32x16 load_u8(const uint8_t* from) { return {widen_u8(from), widen_u8(from + 8)}; }
+inline __m256 widen_e8m0(const uint8_t* from) {
+    const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(from));
+    const __m256i bits = _mm256_slli_epi32(_mm256_cvtepu8_epi32(bytes), 23);
+    return _mm256_castsi256_ps(_mm256_max_epi32(bits, _mm256_set1_epi32(1 << 22)));
+}
+inline F32x16 load_e8m0(const uint8_t* from) { return {widen_e8m0(from), widen_e8m0(from + 8)}; }
+inline F32x16 load_u4(const uint8_t* from) {
+    const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(from));
+    const __m256i both = _mm256_cvtepu8_epi32(bytes), low = _mm256_set1_epi32(15);
+    return {_mm256_cvtepi32_ps(_mm256_and_si256(both, low)),
+            _mm256_cvtepi32_ps(_mm256_srli_epi32(both, 4))};
+}
 inline void store_f16(F32x16 x, uint16_t* to) {
     constexpr int mode = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
     auto* halves = reinterpret_cast<__m128i*>(to);

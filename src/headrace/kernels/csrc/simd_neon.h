@@ -111,6 +111,19 @@ inline F32x16 load_u8(const uint8_t* from) {
              vcvtq_f32_u32(vmovl_u16(vget_low_u16(high))),
              vcvtq_f32_u32(vmovl_u16(vget_high_u16(high)))}};
 }
+inline F32x16 load_e8m0(const uint8_t* from) {
+    return per_register([&](int i) {
+        const uint32x4_t e = {from[4 * i], from[4 * i + 1], from[4 * i + 2], from[4 * i + 3]};
+        return vreinterpretq_f32_u32(vmaxq_u32(vshlq_n_u32(e, 23), vdupq_n_u32(1 << 22)));
+    });
+}
+inline F32x16 load_u4(const uint8_t* from) {
+    const uint8x8_t bytes = vld1_u8(from);
+    uint8_t codes[16];
+    vst1_u8(codes, vand_u8(bytes, vdup_n_u8(15)));
+    vst1_u8(codes + 8, vshr_n_u8(bytes, 4));
+    return load_u8(codes);
+}
 inline void store_f16(F32x16 a, uint16_t* to) {
     for (int i = 0; i < 4; ++i) {
         vst1_u16(to + 4 * i, vreinterpret_u16_f16(vcvt_f16_f32(a.v[i])));

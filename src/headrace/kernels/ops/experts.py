@@ -100,16 +100,20 @@ def _check_rule(rule: RoutingRule) -> None:
 
 def _check_expert(expert: ExpertWeights, hidden: int) -> None:
     gate_up, down = expert.gate_up, expert.down
-    check_equal("gate and up: inputs", gate_up.in_features, hidden)
+    inner = down.in_features
+    check_choice(len(gate_up), "weights of gate and up", (1, 2))
+    for weight in gate_up:
+        check_equal("gate and up: inputs", weight.in_features, hidden)
+        check_equal("gate and up", weight.out_features, 2 * inner // len(gate_up))
     check_equal("down: outputs", down.out_features, hidden)
-    check_equal("gate and up", gate_up.out_features, 2 * down.in_features)
-    check_multiple("inner features", down.in_features, GROUP_SIZE)
-    for bias, weight in ((expert.gate_up_bias, gate_up), (expert.down_bias, down)):
-        check_optional(bias, "bias of an expert", torch.float32, weight.out_features)
+    check_multiple("inner features", inner, GROUP_SIZE)
+    for bias, size in ((expert.gate_up_bias, 2 * inner), (expert.down_bias, hidden)):
+        check_optional(bias, "bias of an expert", torch.float32, size)
 
 
 def _check_reading(expert: ExpertWeights, buffers: ExpertBuffers, kernels: Abilities) -> None:
-    check_product(buffers.inputs, expert.gate_up, kernels)
+    for weight in expert.gate_up:
+        check_product(buffers.inputs, weight, kernels)
     check_input(buffers.inner, expert.down, kernels)
     if expert.down.in_features > check_activation(buffers.inner, "inner")[1]:
         raise ValueError("buffers: made for narrower experts")

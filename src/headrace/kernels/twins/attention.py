@@ -5,7 +5,7 @@ from torch import Tensor
 
 from headrace.kernels.ops import Attention
 from headrace.kernels.tensors import BLOCK_SIZE, AttentionOptions, LayerCache
-from headrace.kernels.twins.values import check_range, put
+from headrace.kernels.twins.values import check_range, held_as_bytes, put
 
 
 def attention(op: Attention, count: int) -> None:
@@ -27,8 +27,10 @@ def attention(op: Attention, count: int) -> None:
 
 def _read(cache: LayerCache, blocks: Tensor) -> tuple[Tensor, Tensor]:
     """Keys and values [kv heads, tokens, D] of these blocks, as float32."""
-    keys = cache.keys[blocks, :, : cache.head_size].float().transpose(2, 3)
-    values = cache.values[blocks][..., : cache.value_size].float()
+    dtype = cache.keys.dtype
+    keys = held_as_bytes(cache.keys)[blocks, :, : cache.head_size].view(dtype).float()
+    values = held_as_bytes(cache.values)[blocks][..., : cache.value_size].view(dtype).float()
+    keys, values = keys.transpose(2, 3) * cache.key_scale, values * cache.value_scale
     if cache.key_scales is not None and cache.value_scales is not None:
         keys = keys * cache.key_scales[blocks][..., None]
         values = values * cache.value_scales[blocks][..., None]

@@ -39,8 +39,8 @@ def _mix(op: Experts, part: slice, like: UniformActivation, inner_like: UniformA
         index, place = torch.where(op.routing.experts[part] == number)
         weights, values = op.routing.weights[part][index, place, None], op.x[part][index]
         inputs = rounded(values * weights if op.weighs_inputs else values, like)
-        weight = rounded_values(expert.gate_up, like)
-        gate, up = functional.linear(inputs, weight, expert.gate_up_bias).chunk(2, -1)
+        both = torch.cat([rounded_values(weight, like) for weight in expert.gate_up])
+        gate, up = functional.linear(inputs, both, expert.gate_up_bias).chunk(2, -1)
         inner = rounded(gated(op.kind, gate, up), inner_like)
         weight = rounded_values(expert.down, inner_like)
         result = functional.linear(inner, weight, expert.down_bias)

@@ -33,8 +33,10 @@ from headrace.kernels.twins import (
 
 HELD: dict[Scaling, tuple[torch.dtype, torch.dtype]] = {
     "symmetric": (torch.float16, torch.float16),
+    "power_of_two": (torch.float32, torch.float16),
     "minimum": (torch.float16, torch.float16),
     "zero_point": (torch.float16, torch.float32),
+    "nibble_zero_point": (torch.float16, torch.float32),
     "super_block": (torch.float32, torch.float32),
     "signed_super_block": (torch.float32, torch.float32),
     "nibble_super_block": (torch.float32, torch.float32),
@@ -143,8 +145,10 @@ class TorchKernels(Kernels):
         weight.storage[0][row:last] = quants
         weight.storage[1][row:last] = scales
         if offsets is not None:
-            around = weight.scaling == "zero_point"
-            minima = (middle - offsets) * scales.half() if around else offsets + middle * scales
+            if weight.scaling == "minimum":
+                minima = offsets + middle * scales
+            else:
+                minima = (middle - offsets) * scales.half()
             weight.storage[2][row:last] = minima
 
     def _pack_floats(self, weight: PackedWeight, row: int, values: Tensor) -> None:

@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 
 from headrace.kernels.ops import RopeWrite
-from headrace.kernels.tensors import BLOCK_SIZE, HeadNorms, LayerCache, Rotary
+from headrace.kernels.tensors import BLOCK_SIZE, FLOAT8_DTYPES, HeadNorms, LayerCache, Rotary
 from headrace.kernels.twins.pointwise import rms_norm
-from headrace.kernels.twins.values import check_range, round_to_int8
+from headrace.kernels.twins.values import check_range, held_as_bytes, round_to_int8
 
 
 def rope_write(op: RopeWrite, count: int) -> None:
@@ -71,6 +71,13 @@ def _write(cache: LayerCache, slots: Tensor, key: Tensor, value: Tensor) -> None
         cache.key_scales[block, :, offset] = key_scales[..., 0]
         cache.value_scales[block, :, offset] = value_scales[..., 0]
     keys = cache.keys[:, :, : cache.head_size]
-    keys[block, :, :, offset] = key.to(keys.dtype)
+    held_as_bytes(keys)[block, :, :, offset] = _held(key, keys.dtype, cache.key_scale)
     values = cache.values[..., : cache.value_size]
-    values[block, :, offset] = value.to(values.dtype)
+    held_as_bytes(values)[block, :, offset] = _held(value, values.dtype, cache.value_scale)
+
+
+def _held(states: Tensor, dtype: torch.dtype, scale: float) -> Tensor:
+    if dtype not in FLOAT8_DTYPES:
+        return states.to(dtype)
+    largest = torch.finfo(dtype).max
+    return held_as_bytes((states / scale).clamp(-largest, largest).to(dtype))

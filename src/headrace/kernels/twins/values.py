@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from headrace.kernels.codebooks import CODEBOOKS, ROUNDED
 from headrace.kernels.tensors import (
+    FLOAT8_DTYPES,
     GROUP_SIZE,
     Activation,
     PackedWeight,
@@ -84,6 +85,11 @@ def put(x: Tensor, out: Activation) -> None:
         out.storage[: x.shape[0]] = rounded(x, out)
     else:
         out[: x.shape[0]] = x
+
+
+def held_as_bytes(x: Tensor) -> Tensor:
+    """Floats of 8 bits as bytes, others as they are: torch cannot copy the former by index."""
+    return x.view(torch.uint8) if x.dtype in FLOAT8_DTYPES else x
 
 
 def check_range(index: Tensor, size: int, message: str) -> None:
