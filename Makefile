@@ -18,18 +18,18 @@ serve: $(VENV)/.installed
 
 test: check unit
 	@echo "== slow tests (transformers, several ranks)"
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(PARALLEL) -m "slow and not e2e"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(PARALLEL) --ignore tests/e2e -m "slow and not e2e"
 	@echo "== end-to-end tests (a real server process, official clients, a Ray cluster)"
 	@$(BIN)/python -m pytest -q -m e2e
 
 unit: $(VENV)/.installed-test
 	@echo "== unit tests"
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(PARALLEL) -m "not e2e and not slow"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(PARALLEL) --ignore tests/e2e -m "not e2e and not slow"
 
 check: $(VENV)/.installed-test
 	@echo "== lint, format, types"
-	@$(BIN)/ruff check src tests setup.py
-	@$(BIN)/ruff format --check src tests setup.py
+	@$(BIN)/ruff check src tests bench setup.py
+	@$(BIN)/ruff format --check src tests bench setup.py
 	@$(BIN)/mypy
 
 check-gpu: $(VENV)/.installed-test

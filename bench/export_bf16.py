@@ -1,6 +1,6 @@
 """The embedded GGUF model as a Hugging Face folder in bfloat16, for engines that read only those.
 
-python bench/export_bf16.py FOLDER
+python -m bench.export_bf16 FOLDER
 """
 
 import json

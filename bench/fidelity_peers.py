@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from bench.fidelity import CONTEXT, ROWS, WINDOW, compare, text
-from bench.peers.engines import Load, OpenVinoEngine
 from torch import Tensor
 
+from bench.fidelity import CONTEXT, ROWS, WINDOW, compare, text
+from bench.peers.engines import Load, OpenVinoEngine
 from headrace.checkpoint.gguf import GGUFFile
 
 Figures = dict[str, float]
@@ -33,7 +33,7 @@ class OpenVino:
             gguf, source, target = (Path(scratch, n) for n in ("model.gguf", "in.npy", "out.npy"))
             shutil.copyfile(self.model, gguf)
             np.save(source, np.array(windows, dtype=np.int64))
-            command = [self.python, script, gguf, source, target]
+            command = [self.python, str(script), *map(str, (gguf, source, target))]
             run = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
             logits = map(torch.from_numpy, np.load(target, mmap_mode="c"))
             figures = compare(windows, logits, reference)
@@ -66,10 +66,10 @@ class LlamaCpp:
             source, exact, base = (Path(scratch, n) for n in ("text", "f32.gguf", "base"))
             source.write_text(text()[: 8 * WINDOW * len(windows)])
             self._call("llama-quantize", "--allow-requantize", self.model, exact, "F32")
-            run = ["llama-perplexity", "-f", source, "-c", WINDOW, "-t", 2, "--no-repack"]
+            run = ["-f", source, "-c", WINDOW, "-t", 2, "--no-repack"]
             run += ["--chunks", len(windows), "--kl-divergence-base", base]
-            self._call(*run, "-m", exact)
-            report = self._call(*run, "-m", self.model, "--kl-divergence")
+            self._call("llama-perplexity", *run, "-m", exact)
+            report = self._call("llama-perplexity", *run, "-m", self.model, "--kl-divergence")
 
         def found(pattern: str) -> float:
             match = re.search(pattern + r"\s*([\d.]+)", report)

@@ -1,6 +1,6 @@
 """What streams feel of a flood of hostile grammars, against a running server.
 
-    python bench/hostile_grammars.py http://127.0.0.1:8080
+    python -m bench.hostile_grammars http://127.0.0.1:8080
 
 Plain streams run alone, then under the flood, then alone again. Printed are the percentiles of the
 time to the first token and between the tokens of these streams.

@@ -1,6 +1,6 @@
 """Runs the official JSON-Schema-Test-Suite against the masks.
 
-    python bench/json_schema_suite.py SUITE/tests/draft2020-12
+    python -m bench.json_schema_suite SUITE/tests/draft2020-12
 
 The suite is part of jsonschema's source distribution, in the folder `json`. A schema is supported
 if it compiles. Then the text of each instance either follows the masks to their end or not, which
@@ -17,8 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from headrace.checkpoint import hub
 from headrace.checkpoint.checkpoint import open_checkpoint
+from headrace.checkpoint.embedded import embedded_model
 from headrace.engine.grammar import GrammarCompiler
 from headrace.errors import ValidationError
 from headrace.text.tokenizer import Tokenizer, load_tokenizer
@@ -99,7 +99,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder
-    tokenizer = load_tokenizer(open_checkpoint(hub.locate(None)))
+    tokenizer = load_tokenizer(open_checkpoint(embedded_model()))
     tokenizer.read_special_tokens_as_text()
     suite = Suite(tokenizer)
     for path in sorted(folder.glob("*.json")):

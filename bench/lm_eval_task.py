@@ -1,7 +1,7 @@
 """Run lm-eval over /v1/completions on a task of our own and compare with transformers.
 
     pip install 'lm-eval[api,hf]'
-    python bench/lm_eval_task.py --model FOLDER [--url http://127.0.0.1:8080]
+    python -m bench.lm_eval_task --model FOLDER [--url http://127.0.0.1:8080]
 
 Each question is a text to complete and some ways to do so. lm-eval's `local-completions` scores
 them on the server, its `hf` scores them with transformers; log-likelihoods and answers must agree.

@@ -1,6 +1,6 @@
-"""Logits of OpenVINO's model of a GGUF file: runs under a Python that has `openvino_genai`.
+"""Logits of OpenVINO's model of a GGUF file: runs under a Python that has `openvino` (and GenAI).
 
-    python openvino_logits.py GGUF WINDOWS.npy LOGITS.npy
+    python -m bench.openvino_logits GGUF WINDOWS.npy LOGITS.npy
 
 WINDOWS: int64 [N, T]; LOGITS: float32 [N, T, V]. GenAI turns the file into a model, saved beside
 it, which the CPU plugin compiles with its own defaults. Prints the bytes that this adds to the

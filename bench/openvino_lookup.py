@@ -1,6 +1,6 @@
 """OpenVINO GenAI with and without its prompt lookup: runs under a Python that has `openvino_genai`.
 
-    python openvino_lookup.py GGUF NUM_DRAFTS
+    python -m bench.openvino_lookup GGUF NUM_DRAFTS
 
 NUM_DRAFTS 0 is no lookup. Run by `speculation.py`: reads a line of JSON {"streams": n, "prompts":
 [...], "max_tokens": n, "temperature": t, "seed": n}, writes one {"texts", "num_tokens", "seconds"}.
@@ -12,19 +12,17 @@ import time
 
 import openvino_genai
 
+from bench.peers.openvino_peer import scheduler
+
 MAX_NGRAM = 3
 
 
 def main() -> None:
     num_drafts = int(sys.argv[2])
-    scheduler = openvino_genai.SchedulerConfig()
-    scheduler.max_num_seqs = 64
-    scheduler.max_num_batched_tokens = 512
-    scheduler.cache_size = 2
-    scheduler.enable_prefix_caching = True
-    scheduler.dynamic_split_fuse = True
     lookup = {"prompt_lookup": True} if num_drafts else {}
-    pipeline = openvino_genai.LLMPipeline(sys.argv[1], "CPU", scheduler_config=scheduler, **lookup)
+    pipeline = openvino_genai.LLMPipeline(
+        sys.argv[1], "CPU", scheduler_config=scheduler(), **lookup
+    )
     print(json.dumps({}), flush=True)
     for line in sys.stdin:
         case = json.loads(line)

@@ -8,11 +8,12 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from bench.fidelity import text
 from safetensors.torch import load_file, save_file
-from tests.quantization.formats import FORMATS, Format, awq, compressed_tensors, fp8
+from torch import Tensor
 
+from bench.fidelity import text
 from headrace.checkpoint.embedded import embedded_model
+from tests.quantization.formats import FORMATS, Format, awq, compressed_tensors, fp8
 
 CALIBRATION_BEGIN = 60_000
 """Characters of the text that no measurement reads behind."""
@@ -80,7 +81,7 @@ def quantize(floats: Path, output: Path, arguments: list[str], calibration: Path
 def write(floats: Path, output: Path, form: Format) -> None:
     shutil.copytree(floats, output, ignore=shutil.ignore_patterns("config.json", "*.safetensors"),
                     dirs_exist_ok=True)  # fmt: skip
-    stored = {}
+    stored: dict[str, Tensor] = {}
     for name, tensor in load_file(floats / "model.safetensors").items():
         if tensor.dim() == 2 and ".layers." in name:
             tensors, _ = form.write(tensor.float())

@@ -1,6 +1,6 @@
 """One rank with many threads against many ranks with one thread each, and where their time goes.
 
-python bench/ranks.py --model-id FOLDER --load-format dummy --ranks 2 --rows 1,8,32 --prompt 256
+python -m bench.ranks --model-id FOLDER --load-format dummy --ranks 2 --rows 1,8,32 --prompt 256
 
 All groups of processes are loaded at the same time and measured in turns. "Without sums" is the
 same group of ranks, each computing its part and waiting for nobody: the rest is exchange and
@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from step import decode_plan, median_ms, prompt_plan
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
+from bench.step import decode_plan, median_ms, prompt_plan
 from headrace import config
 from headrace.checkpoint.checkpoint import open_checkpoint
 from headrace.checkpoint.embedded import embedded_model

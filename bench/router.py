@@ -1,6 +1,6 @@
 """What routing costs at many replicas: time per request, and memory of what is remembered.
 
-python bench/router.py
+python -m bench.router
 """
 
 import random

@@ -1,6 +1,6 @@
 """What the scheduler's own work costs per step of decodes, by running requests, without a model.
 
-python bench/scheduler.py --running 1,32,256,1024
+python -m bench.scheduler --running 1,32,256,1024
 
 CPU time of the one thread, of planning a step and of taking in its tokens; medians and the least.
 """

@@ -20,11 +20,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+
 from bench.export_bf16 import export
 from bench.fidelity import FLOAT32, Probe, compare, scored, text_windows
 from bench.fidelity_peers import Figures, LlamaCpp, OpenVino
 from bench.quantized_copies import copies
-
 from headrace.checkpoint.embedded import embedded_model
 from headrace.kernels import load as load_kernels
 from headrace.models.load import LoadOptions

@@ -1,8 +1,8 @@
 """Speculation on against off: same prompts, same machine, alternating, over HTTP.
 
-    python bench/speculation.py --streams 1,8 --rounds 3 --json FILE --plot FILE
-    python bench/speculation.py --openvino PYTHON --llama LLAMA_SERVER
-    python bench/speculation.py --workloads open --headrace "--model-id BF16_FOLDER" \\
+    python -m bench.speculation --streams 1,8 --rounds 3 --json FILE --plot FILE
+    python -m bench.speculation --openvino PYTHON --llama LLAMA_SERVER
+    python -m bench.speculation --workloads open --headrace "--model-id BF16_FOLDER" \\
         --headrace-on "--draft-model-id self"
 
 Each engine runs as two processes, one stopped (SIGSTOP) while the other is measured. No prompt
@@ -30,10 +30,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
-from peers.engines import HttpEngine, awake, free_port
-from speculation_prompts import WORKLOADS, Body, bodies, chat
-from speculation_report import Measurement, Results, table, write_json, write_plot
-
+from bench.peers.engines import HttpEngine, awake, free_port
+from bench.speculation_prompts import WORKLOADS, Body, bodies, chat
+from bench.speculation_report import Measurement, Results, table, write_json, write_plot
 from headrace.checkpoint.checkpoint import open_checkpoint
 from headrace.checkpoint.embedded import embedded_model
 from headrace.text.chat import load_chat_template
@@ -84,14 +83,13 @@ class Server(HttpEngine):
 
 
 class Piped:
-    """A script beside this one that answers lines of JSON."""
+    """A module of bench, run under a Python, that answers lines of JSON."""
 
-    def __init__(self, name: str, command: list[str]) -> None:
+    def __init__(self, name: str, python: str, module: str, *arguments: str) -> None:
         self.name = name
-        command[1] = str(Path(__file__).with_name(command[1]))
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-            text=True, start_new_session=True,
+            [python, "-m", module, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL, text=True, start_new_session=True,
         )  # fmt: skip
 
     def ask(self, case: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -110,9 +108,11 @@ class OpenVino(Piped):
 
     def __init__(self, name: str, python: str, num_drafts: int) -> None:
         super().__init__(
-            name, [python, "openvino_lookup.py", str(embedded_model()), str(num_drafts)]
+            name, python, "bench.openvino_lookup", str(embedded_model()), str(num_drafts)
         )
-        self._template = load_chat_template(open_checkpoint(embedded_model()), None, None)
+        template = load_chat_template(open_checkpoint(embedded_model()), None, None)
+        assert template is not None
+        self._template = template
         self.ask()
 
     def measure(self, requests: list[Body], streams: int) -> Measurement:
@@ -137,7 +137,7 @@ class Oracle(Piped):
     """Tells what drafts that are all right would give."""
 
     def bound(self, requests: list[Body], streams: int) -> dict[str, float]:
-        with awake(self):  # type: ignore[arg-type]
+        with awake(self):
             return self.ask({"streams": streams, "bodies": requests})
 
 
@@ -157,7 +157,7 @@ class Engines:
             self._keep(Server("on", [*serve, *on])),
         )
         if not options.no_bound and "--model-id" not in options.headrace:
-            self.oracle = Oracle("oracle", [sys.executable, "speculation_oracle.py"])
+            self.oracle = Oracle("oracle", sys.executable, "bench.speculation_oracle")
             self._keep(self.oracle)
         if options.openvino:
             with self._excused("openvino"):
@@ -197,7 +197,7 @@ def compare(
     """The one that goes first changes from round to round."""
     measurements = []
     for engine in reversed(pair) if is_reversed else pair:
-        with awake(engine):  # type: ignore[arg-type]
+        with awake(engine):
             measurements.append(engine.measure(requests, streams))
     off, on = reversed(measurements) if is_reversed else measurements
     return off, on

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 from headrace import config
 from headrace.checkpoint.checkpoint import Checkpoint, open_checkpoint
@@ -34,7 +35,7 @@ Outputs = dict[int, list[int]]
 class Oracle:
     """A `Proposer` that knows what will come."""
 
-    prior_rates = (0.99,)
+    prior_rates: tuple[float, ...] = (0.99,)
 
     def __init__(self) -> None:
         self.outputs: Outputs = {}
@@ -54,9 +55,11 @@ class Requests:
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._tokenizer = load_tokenizer(checkpoint)
-        self._template = load_chat_template(checkpoint, None, None)
+        template = load_chat_template(checkpoint, None, None)
+        assert template is not None
+        self._template = template
 
-    def add(self, request_id: int, body: dict) -> Add:
+    def add(self, request_id: int, body: dict[str, Any]) -> Add:
         if "prompt" in body:
             prompt_ids = self._tokenizer.encode(body["prompt"]).ids
         else:
@@ -132,7 +135,7 @@ class Engine:
 
 
 def main() -> None:
-    settings, _ = config.parse(sys.argv[1:], prog="speculation_oracle.py")
+    settings, _ = config.parse(sys.argv[1:], prog="bench.speculation_oracle")
     checkpoint = open_checkpoint(embedded_model())
     executor, info = build_executor(settings, checkpoint, lambda *_: None)
     compiler = GrammarCompiler(partial(load_vocabulary, checkpoint), info.vocab_size)

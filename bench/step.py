@@ -1,12 +1,13 @@
 """Where a step's time goes, in one process without HTTP: forward pass, head, all around them.
 
-python bench/step.py --rows 1,8,32 --prompt 512 --context 150
+python -m bench.step --rows 1,8,32 --prompt 512 --context 150
 """
 
 import argparse
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -61,7 +62,7 @@ def main() -> None:
     parser.add_argument("--temperature", type=float, default=0.0)
     parser.add_argument("--repeats", type=int, default=40)
     options, rest = parser.parse_known_args()
-    settings, _ = config.parse(rest, prog="step.py")
+    settings, _ = config.parse(rest, prog="bench.step")
     path = Path(settings.model_id) if settings.model_id else embedded_model()
     executor, info = build_executor(settings, open_checkpoint(path), lambda *_: None)
     print(f"{info.kernels}; weights {info.weight_bytes / 1e6:.1f} MB")
@@ -84,7 +85,7 @@ def main() -> None:
         executor.execute(decode_plan(rows, options.context, True, params))
         plan = decode_plan(rows, options.context, False, params)
         spent.update(forward=0.0, head=0.0)
-        step = median_ms(lambda plan=plan: executor.execute(plan), options.repeats)
+        step = median_ms(partial(executor.execute, plan), options.repeats)
         forward_ms, head_ms = (spent[k] * 1e3 / options.repeats for k in ("forward", "head"))
         print(
             f"rows {rows:3}: step {step:7.2f} ms ({rows / step * 1e3:6.0f} tok/s); means: "

@@ -1,6 +1,6 @@
 """How many schema-constrained generations parse and validate, against a running server.
 
-    python bench/structured_output.py http://127.0.0.1:3000 --generations 200
+    python -m bench.structured_output http://127.0.0.1:3000 --generations 200
 
 Samples at temperature 1 through the official client; every text is checked by `jsonschema`. A
 generation that runs out of tokens counts as a failure, so the schemas leave no part unbounded that

@@ -1,7 +1,5 @@
 """Without a GPU nothing is claimed, and no other run has tests that need one."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,10 +17,9 @@ def test_without_a_device_it_says_so(
 
 
 @pytest.mark.parametrize("mark, expected", [("cuda", "1/2"), ("not slow", "1/2")])
-def test_marked_tests_run_only_when_asked_for(mark: str, expected: str) -> None:
-    module = "quantization/test_triton_matmul.py::test_it_passes_its_trial"
-    command = [sys.executable, "-m", "pytest", "-q", "--collect-only", "-m", mark]
-    output = subprocess.run(
-        [*command, str(Path(__file__).parent / module)], capture_output=True, text=True
-    ).stdout
-    assert f"{expected} tests collected" in output
+def test_marked_tests_run_only_when_asked_for(
+    mark: str, expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    test = Path(__file__).parent / "quantization/test_triton_matmul.py::test_it_passes_its_trial"
+    pytest.main(["-q", "--collect-only", "-p", "no:cacheprovider", "-m", mark, str(test)])
+    assert f"{expected} tests collected" in capsys.readouterr().out

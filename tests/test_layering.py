@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -51,9 +52,14 @@ def package_of(path: Path) -> str:
     return path.relative_to(SOURCE).parts[0].removesuffix(".py")
 
 
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
 def imports(path: Path) -> Iterator[tuple[str, ast.AST]]:
     """Absolute names of all imported modules, wherever in the file they stand."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield alias.name, node
@@ -91,7 +97,7 @@ def test_host_side_never_imports_torch(path: Path) -> None:
 def test_environment_is_read_only_in_config(path: Path) -> None:
     if path.parent == SOURCE / "config":
         return
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
             assert (node.value.id, node.attr) not in {("os", "environ"), ("os", "getenv")}, (
                 f"{path}:{node.lineno} reads the environment"
@@ -102,11 +108,10 @@ def test_no_import_cycle() -> None:
     """Between modules, counting top-level imports only."""
     graph: dict[str, set[str]] = {}
     for path in modules():
-        tree = ast.parse(path.read_text())
         name = ".".join(path.relative_to(SOURCE.parent).with_suffix("").parts)
         name = name.removesuffix(".__init__")
         edges = graph.setdefault(name, set())
-        for node in tree.body:
+        for node in tree(path).body:
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("headrace"):
                 for alias in node.names:
                     full = f"{node.module}.{alias.name}"

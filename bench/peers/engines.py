@@ -54,9 +54,12 @@ class EngineError(Exception):
         self.engine = engine
 
 
-class Engine(Protocol):
-    name: str
+class Running(Protocol):
     process: subprocess.Popen[Any]
+
+
+class Engine(Running, Protocol):
+    name: str
     start_seconds: float
     """From the start of the process until it answered."""
 
@@ -209,7 +212,7 @@ def check_sanity(engine: Engine) -> None:
 
 
 @contextlib.contextmanager
-def awake(engine: Engine) -> Iterator[None]:
+def awake(engine: Running) -> Iterator[None]:
     """Let it run; it is stopped (SIGSTOP) afterwards, so that it takes nothing from the others."""
     os.killpg(engine.process.pid, signal.SIGCONT)
     time.sleep(SETTLE_SECONDS)

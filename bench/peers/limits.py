@@ -24,8 +24,8 @@ def measure_limits() -> Limits:
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder, "limits")
         source = Path(__file__).with_name("limits.cpp")
-        command = [compiler, "-O3", "-mavx2", "-std=c++17", "-pthread", source, "-o", program]
-        subprocess.run(command, check=True)
+        flags = ["-O3", "-mavx2", "-std=c++17", "-pthread"]
+        subprocess.run([compiler, *flags, source, "-o", program], check=True)
         output = subprocess.run([program], check=True, stdout=subprocess.PIPE).stdout
     limits: Limits = json.loads(output)
     return limits

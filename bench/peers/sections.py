@@ -26,7 +26,6 @@ from bench.peers.engines import (
 from bench.peers.limits import fractions, measure_limits
 from bench.peers.memory import MemoryWatch, cpu_seconds, processes, resident_bytes
 from bench.peers.models import Size, shape_size, size_of, write_config, write_gguf
-
 from headrace.checkpoint.embedded import embedded_model
 
 Options = argparse.Namespace

@@ -67,7 +67,7 @@ async def answer_to(path: str, body: object) -> httpx.Response:
 
 
 @given(REQUESTS)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_any_json_is_answered_or_refused(request: tuple[str, Any]) -> None:
     response = asyncio.run(answer_to(*request))
     assert response.status_code in {200, 422}

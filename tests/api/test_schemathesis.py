@@ -62,7 +62,7 @@ CASES = [
 def test_any_request(document: schemathesis.BaseSchema, route: Route, mode: GenerationMode) -> None:
     operation = document[route.path][route.method]
 
-    @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=12, suppress_health_check=list(HealthCheck))
     @given(operation.as_strategy(generation_mode=mode))
     def check(case: schemathesis.Case) -> None:
         case.call_and_validate(checks=CHECKS)

@@ -11,6 +11,7 @@ from headrace.attention.base import (
     AttentionBatch,
     AttentionOptions,
     AttentionShape,
+    LayerShape,
 )
 from headrace.attention.native import NativeBackend
 from headrace.attention.paged import PagedBackend
@@ -18,15 +19,18 @@ from headrace.attention.varlen import VarlenBackend
 from tests.devices import CPU
 
 Backend = PagedBackend | VarlenBackend | NativeBackend
-HEADS, KV_HEADS, HEAD_SIZE, LAYERS = 6, 2, 16, 2
+HEADS, KV_HEADS, HEAD_SIZE = 6, 2, 16
 
 
-def shape(**changes: Any) -> AttentionShape:
+def layer_shape(**changes: Any) -> LayerShape:
+    sizes = {"num_heads": HEADS, "num_kv_heads": KV_HEADS, "head_size": HEAD_SIZE}
+    return LayerShape(**sizes | changes)
+
+
+def shape(*layers: LayerShape, **changes: Any) -> AttentionShape:
+    """Of these layers, or of two usual ones."""
     values = {
-        "num_layers": LAYERS,
-        "num_heads": HEADS,
-        "num_kv_heads": KV_HEADS,
-        "head_size": HEAD_SIZE,
+        "layers": layers or (layer_shape(), layer_shape()),
         "dtype": torch.float32,
         "kv_dtype": torch.float32,
         "device": CPU,
@@ -107,7 +111,7 @@ def cache_of(backend: Backend) -> list[torch.Tensor]:
     """All tensors that keep keys and values."""
     if isinstance(backend, NativeBackend):
         return [part for cache in backend.caches for part in (cache.keys, cache.values)]
-    return [backend.keys, backend.values]
+    return [*backend.keys, *backend.values]
 
 
 def run(backend: Backend, case: Case, layer: int = 0) -> torch.Tensor:

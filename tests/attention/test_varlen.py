@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.attention import varlen
 
 from headrace.attention import PagedBackend, VarlenBackend, choose_backend
 from headrace.attention.varlen import trial
-from tests.attention.batches import Case, expected_output, run, shape
+from tests.attention.batches import Case, expected_output, layer_shape, run, shape
 from tests.devices import CUDA
+
+VARLEN_ATTENTION = "torch.nn.attention.varlen.varlen_attn"
+"""Of a module that pulls in torch's compiler: by name, so that no other tests import it."""
 
 
 def fake_varlen_attn(
@@ -59,7 +61,7 @@ def fake_varlen_attn(
 @pytest.fixture(autouse=True)
 def fake_kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.node.get_closest_marker("cuda") is None:
-        monkeypatch.setattr(varlen, "varlen_attn", fake_varlen_attn)
+        monkeypatch.setattr(VARLEN_ATTENTION, fake_varlen_attn)
 
 
 @pytest.mark.parametrize("window", [None, 1, 7])
@@ -82,21 +84,22 @@ def test_the_kernel_of_this_gpu(window: int | None, dtype: torch.dtype) -> None:
 
 
 def test_bytes_per_block_are_those_allocated() -> None:
-    backend = VarlenBackend(shape())
+    backend = VarlenBackend(shape(layer_shape(), layer_shape(num_kv_heads=3, head_size=24)))
     backend.allocate(3)
-    assert backend.keys.nbytes + backend.values.nbytes == 3 * backend.bytes_per_block()
+    parts = [*backend.keys, *backend.values]
+    assert sum(part.nbytes for part in parts) == 3 * backend.bytes_per_block()
 
 
 def test_trial_accepts_a_kernel_that_agrees() -> None:
-    assert trial(shape()) is None
+    assert trial(shape(), layer_shape()) is None
 
 
 def test_trial_reports_a_wrong_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     def ignores_scale(*args: Any, **kwargs: Any) -> Tensor:
         return fake_varlen_attn(*args, **kwargs | {"scale": 0.0})
 
-    monkeypatch.setattr(varlen, "varlen_attn", ignores_scale)
-    assert "differs from the reference" in (trial(shape()) or "")
+    monkeypatch.setattr(VARLEN_ATTENTION, ignores_scale)
+    assert "differs from the reference" in (trial(shape(), layer_shape()) or "")
 
 
 def test_trial_reports_nan(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,16 +107,16 @@ def test_trial_reports_nan(monkeypatch: pytest.MonkeyPatch) -> None:
         output = fake_varlen_attn(*args, **kwargs)
         return output * math.nan if len(output) == 21 else output
 
-    monkeypatch.setattr(varlen, "varlen_attn", decodes_to_nan)
-    assert "differs from the reference by nan" in (trial(shape()) or "")
+    monkeypatch.setattr(VARLEN_ATTENTION, decodes_to_nan)
+    assert "differs from the reference by nan" in (trial(shape(), layer_shape()) or "")
 
 
 def test_trial_reports_a_missing_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*args: Any, **kwargs: Any) -> Tensor:
         raise RuntimeError("no kernel image is available")
 
-    monkeypatch.setattr(varlen, "varlen_attn", fails)
-    assert "no kernel image" in (trial(shape()) or "")
+    monkeypatch.setattr(VARLEN_ATTENTION, fails)
+    assert "no kernel image" in (trial(shape(), layer_shape()) or "")
 
 
 @pytest.mark.parametrize(
@@ -127,7 +130,7 @@ def test_trial_reports_a_missing_kernel(monkeypatch: pytest.MonkeyPatch) -> None
                 "device": torch.device("cuda"),
                 "dtype": torch.float16,
                 "kv_dtype": torch.float16,
-                "head_size": 260,
+                "layers": (layer_shape(), layer_shape(head_size=260)),
             },
             "260",
         ),

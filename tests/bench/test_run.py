@@ -158,7 +158,7 @@ def test_what_is_sent(bench: Bench) -> None:
 
 
 def test_compare_alternates_with_the_same_prompts(bench: Bench) -> None:
-    with FakeServer(delay=0.002) as fast, FakeServer(delay=0.01) as slow:
+    with FakeServer() as fast, FakeServer(delay=0.02) as slow:
         outcome = bench(fast.url, "--compare", slow.url, "--rounds", "3", "--requests", "4")
     assert outcome.exit_code == 0
     assert sorted(body["prompt"] for body in fast.bodies) == sorted(

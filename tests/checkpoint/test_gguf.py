@@ -24,6 +24,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_gguf(path, tensors={"blk.0.w": weights, "blk.0.h": weights.astype(np.float16)})
 
 
+@pytest.mark.slow
 def test_embedded_model_reads_as_the_gguf_package_reads_it() -> None:
     path = embedded_model()
     file, reference = GGUFFile(path), gguf.GGUFReader(path)
@@ -39,9 +40,9 @@ def test_embedded_model_reads_as_the_gguf_package_reads_it() -> None:
 
 def test_large_vocabularies_are_read_fast() -> None:
     path = embedded_model()
-    started = time.perf_counter()
+    started = time.process_time()
     GGUFFile(path)
-    assert time.perf_counter() - started < 0.5
+    assert time.process_time() - started < 0.5
 
 
 def test_data_is_a_read_only_view(small: Path) -> None:
@@ -58,7 +59,7 @@ def test_every_truncation_is_an_error(small: Path, tmp_path: Path) -> None:
             GGUFFile(path)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(data=st.data())
 def test_changed_bytes_never_escape_as_another_error(small: Path, data: st.DataObject) -> None:
     content = bytearray(small.read_bytes())

@@ -24,6 +24,7 @@ def reference(path: Path) -> Any:
     return AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
 
 
+@pytest.mark.slow
 def test_embedded_model_matches_transformers() -> None:
     config, expected = config_of(GGUFFile(embedded_model())), reference(embedded_model())
     for name in set(FIELDS) - {"architectures"}:

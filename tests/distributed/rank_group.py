@@ -4,7 +4,6 @@ import copy
 import multiprocessing
 from collections.abc import Callable
 from multiprocessing.connection import Connection
-from types import TracebackType
 from typing import Any, Self
 
 import torch
@@ -13,13 +12,12 @@ from torch.distributed import PrefixStore, TCPStore
 from headrace.distributed.hosts import HostMemory
 from headrace.distributed.ranks import TorchRanks, join_ranks
 from headrace.distributed.shard import Shard
-from tests.e2e.server import free_port
 
 
 def _work(shard: Shard, port: int, jobs: Connection) -> None:
     torch.set_num_threads(1)
     device = torch.device("cpu")
-    store = TCPStore("127.0.0.1", port, is_master=shard.rank == 0)
+    store = TCPStore("127.0.0.1", port)
     ranks = {"a" * shard.size: join_ranks(shard, store, device, "a")}
     while True:
         try:
@@ -41,14 +39,14 @@ class RankGroup:
 
     def __init__(self, size: int) -> None:
         context = multiprocessing.get_context("spawn")
-        port = free_port()
+        self._store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         self.size = size
         self._hosts = "a" * size
         self._jobs: list[Connection] = []
         self._processes: list[Any] = []
         for rank in range(size):
             ours, theirs = context.Pipe()
-            arguments = (Shard(rank, size), port, theirs)
+            arguments = (Shard(rank, size), self._store.port, theirs)
             process = context.Process(target=_work, args=arguments)
             process.start()
             theirs.close()
@@ -75,12 +73,7 @@ class RankGroup:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for job in self._jobs:
             job.close()
         for process in self._processes:

@@ -60,16 +60,19 @@ async def running(
             assert not psutil.pid_exists(process.pid)
 
 
-async def collect(client: EngineClient, add: Add) -> list[int]:
+async def collect(client: EngineClient, add: Add, progress: list[int] | None = None) -> list[int]:
+    """The request's tokens; every stream adds them to `progress`, too."""
     tokens: list[int] = []
     async for event in client.generate(add):
         assert event.error is None
         tokens += event.token_ids
+        if progress is not None:
+            progress += event.token_ids
     assert event.finish_reason == expected(add, fake_engine.VOCAB_SIZE)[1]
     return tokens
 
 
-async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not come true"
@@ -92,19 +95,19 @@ async def test_streams_of_many_requests() -> None:
         assert client.stats.prefix_cache_hits > 0
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 async def test_killed_engines_leave_no_trace_in_the_streams(seed: int) -> None:
     chance = random.Random(seed)
     launcher = Launcher(step_delay=0.005)
     async with running(launcher) as client:
         adds = some_adds(12, max_tokens=100)
-        streams = asyncio.gather(*(collect(client, add) for add in adds))
-        for _ in range(3):
-            seen = client.stats
-            await until(lambda seen=seen: client.is_healthy and client.stats is not seen)  # type: ignore[misc]
-            await asyncio.sleep(0.03 + chance.random() * 0.08)
+        progress: list[int] = []
+        streams = asyncio.gather(*(collect(client, add, progress) for add in adds))
+        for number in range(1, 4):
+            enough = len(progress) + chance.randrange(1, 200)
+            await until(lambda enough=enough: len(progress) >= enough)  # type: ignore[misc]
             launcher.processes[-1].kill()
-            await until(lambda: not client.is_healthy or streams.done())
+            await until(lambda number=number: len(launcher.processes) > number)  # type: ignore[misc]
         assert await streams == [expected(add, fake_engine.VOCAB_SIZE)[0] for add in adds]
     assert len(launcher.processes) == 4
 
@@ -208,7 +211,7 @@ async def test_a_failing_start_says_why(options: dict[str, Any], message: str) -
 
 
 async def test_a_stalled_engine_is_unhealthy_and_an_idle_one_is_not() -> None:
-    async with running(Launcher(step_delay=1.0), stall_seconds=0.2) as client:
+    async with running(Launcher(step_delay=2.0), stall_seconds=0.2) as client:
         await asyncio.sleep(0.3)
         assert client.is_healthy
         stream = asyncio.create_task(collect(client, make_add(1, [1], max_tokens=1)))
@@ -233,7 +236,7 @@ def test_it_runs_on_uvloop_as_the_server_does() -> None:
             add = make_add(1, [1, 2, 3])
             assert await collect(client, add) == expected(add, fake_engine.VOCAB_SIZE)[0]
 
-    uvloop.run(asyncio.wait_for(run(), timeout=10))
+    uvloop.run(asyncio.wait_for(run(), timeout=60))
 
 
 def test_it_is_an_engine_client() -> None:

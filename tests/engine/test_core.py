@@ -63,7 +63,7 @@ def test_runs_requests_and_ends_with_the_client(core: tuple[EngineCore, Client])
     client.channel.send(make_add(2, []))
     assert next(client.steps()).stats.num_sampled_rows == 0  # no step
     client.channel._socket.close()
-    thread.join(timeout=5)
+    thread.join(timeout=60)
     assert not thread.is_alive()
 
 
@@ -79,7 +79,7 @@ def test_an_idle_engine_sleeps(core: tuple[EngineCore, Client]) -> None:
     thread.start()
     time.sleep(0.5)
     client.channel._socket.close()
-    thread.join(timeout=5)
+    thread.join(timeout=60)
     assert used[0] < 0.25  # a busy loop would have used all of it
 
 

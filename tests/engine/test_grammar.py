@@ -52,14 +52,14 @@ def generate(constraint: Constraint, choices: st.DataObject) -> bytes:
     return output
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.data())
 def test_whatever_is_chosen_satisfies_the_schema(choices: st.DataObject) -> None:
     text = generate(constraint_of("json", json.dumps(PERSON)), choices)
     jsonschema.validate(json.loads(text), PERSON)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.data())
 def test_whatever_is_chosen_matches_the_regex(choices: st.DataObject) -> None:
     text = generate(constraint_of("regex", "(ab|[0-9]{2,4})-x?"), choices)

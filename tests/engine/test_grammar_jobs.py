@@ -36,7 +36,7 @@ class SlowCompiler(GrammarCompiler):
 
     def matcher(self, grammar: Grammar) -> object:  # type: ignore[override]
         if grammar.source == "slow":
-            assert self.gate.wait(10)
+            assert self.gate.wait(60)
         return super().matcher(grammar)
 
 
@@ -86,7 +86,7 @@ def session_with(num_blocks: int, speculator: Speculator | None = None) -> Itera
         thread.start()
         yield Session(ours, core, compiler.gate)
         ours.shutdown(socket.SHUT_RDWR)
-        thread.join(timeout=10)
+        thread.join(timeout=60)
         assert not thread.is_alive()
         scheduler.check()
 
@@ -247,7 +247,7 @@ def test_a_late_mask_holds_up_nobody(session: Session, monkeypatch: pytest.Monke
 
     def slow_advance(self: Constraint, token_ids: list[int], *guesses: Any) -> None:
         if token_ids == [*b"s"]:
-            assert late.wait(10)
+            assert late.wait(60)
         advance(self, token_ids, *guesses)
 
     monkeypatch.setattr(Constraint, "_advance", slow_advance)

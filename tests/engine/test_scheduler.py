@@ -407,10 +407,10 @@ class EngineMachine(RuleBasedStateMachine):
 
 
 TestEngineMachine = EngineMachine.TestCase
-TestEngineMachine.settings = settings(max_examples=80, stateful_step_count=25, deadline=None)
+TestEngineMachine.settings = settings(max_examples=80, stateful_step_count=25)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.data(), st.integers(1, 6), st.integers(1, 4), st.integers(1, 12))
 def test_what_fits_alone_completes(
     data: st.DataObject, num_blocks: int, block_size: int, budget: int

@@ -37,7 +37,8 @@ def rules(draw: st.DrawFn) -> RoutingRule:
 
 
 @settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=40,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(rules(), st.booleans(), st.sampled_from(["none", "whole", "gated"]), st.integers(0, 99))
 def test_route_is_the_plain_choice(

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from headrace.attention.base import AttentionShape
+from headrace.attention.base import AttentionShape, LayerShape
 from headrace.attention.paged import PagedBackend
 from headrace.errors import CheckpointError
 from headrace.layers.embedding import Embedding, EmbeddingSpec, Head, HeadSpec
@@ -16,10 +16,7 @@ from headrace.layers.parameters import ParameterLoader
 from headrace.quantization import SCHEMES, Target
 
 SHAPE = AttentionShape(
-    num_layers=1,
-    num_heads=1,
-    num_kv_heads=1,
-    head_size=8,
+    layers=(LayerShape(num_heads=1, num_kv_heads=1, head_size=8),),
     dtype=torch.float32,
     kv_dtype=torch.float32,
     device=torch.device("cpu"),

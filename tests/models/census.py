@@ -3,7 +3,7 @@
     python -m tests.models.census [NAME ...] > docs/architectures.md
 
 For each name in transformers' registry: loaded here and by transformers, and the greedy tokens
-compared. Half an hour on one core; without names the table is printed, with some their lines only.
+compared. Six minutes of one core; without names the table is printed, with some their lines only.
 """
 
 import argparse

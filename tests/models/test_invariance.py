@@ -14,7 +14,7 @@ from tests.models.checkpoints import make_checkpoint
 from tests.models.driver import Driver, drive_kernels
 
 PROMPT = [(i * 7919) % 40000 + 20 for i in range(75)]
-OTHERS = [[(i * 104729 + k) % 40000 + 20 for i in range(3 + 13 * k)] for k in range(6)]
+OTHERS = [[(i * 104729 + k) % 40000 + 20 for i in range(3 + 13 * k)] for k in range(4)]
 
 
 PROMPT_DTYPE = torch.bfloat16 if load_kernels().has_bfloat16_tiles else torch.float32
@@ -49,12 +49,12 @@ def alone(driver: Driver) -> torch.Tensor:
     return prefill(driver, [75])
 
 
-@pytest.mark.parametrize("chunks", [[1] * 75, [32, 32, 11], [70, 1, 1, 1, 2], [9] * 8 + [3]])
+@pytest.mark.parametrize("chunks", [[*[1] * 9, 57, *[1] * 9], [32, 32, 11], [40, 9, 9, 9, 6, 2]])
 def test_chunks(driver: Driver, alone: torch.Tensor, chunks: list[int]) -> None:
     assert torch.equal(prefill(driver, chunks), alone)
 
 
-@pytest.mark.parametrize("place", range(0, 7, 3))
+@pytest.mark.parametrize("place", [0, 2, 4])
 def test_company(driver: Driver, alone: torch.Tensor, place: int) -> None:
     prompts = [*OTHERS[:place], PROMPT, *OTHERS[place:]]
     work = [(driver.start(prompt), len(prompt)) for prompt in prompts]
@@ -67,7 +67,7 @@ def test_decode_in_company(driver: Driver, alone: torch.Tensor) -> None:
     assert torch.equal(driver.step([(s, 1) for s in sequences])[-1][0], alone[-1])
 
 
-@pytest.mark.parametrize("chunks", [[50] + [1] * 25, [32, 18, 20, 5], [49, 1, 1, 24]])
+@pytest.mark.parametrize("chunks", [[50, *[1] * 6, 19], [32, 18, 20, 5], [49, 1, 1, 24]])
 def test_generated_tokens(driver: Driver, chunks: list[int]) -> None:
     """Behind a prompt of 50 tokens, drafted or computed once more, while others come and go."""
     alone = driver.start(PROMPT, num_prompt_tokens=50)
@@ -97,7 +97,7 @@ def test_threads(driver: Driver, alone: torch.Tensor, num_threads: int) -> None:
     try:
         assert torch.equal(prefill(driver, [40, 35]), alone)
     finally:
-        kernels.set_num_threads(2)
+        kernels.set_num_threads(1)
 
 
 @pytest.mark.parametrize(

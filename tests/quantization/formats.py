@@ -125,7 +125,12 @@ def awq(group_size: int) -> Format:
 
 def compressed_tensors(form: str, **weights: Any) -> Format:
     """`weights`: the arguments of the one config group, in the format's own words."""
-    arguments = {"type": "int", "symmetric": True, "dynamic": False, "actorder": None} | weights
+    arguments: dict[str, Any] = {
+        "type": "int",
+        "symmetric": True,
+        "dynamic": False,
+        "actorder": None,
+    } | weights
     config = {
         "quant_method": "compressed-tensors",
         "format": form,

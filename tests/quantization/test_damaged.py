@@ -229,7 +229,7 @@ def damaged(tensor: Tensor, draw: Any) -> Tensor:
 
 
 @given(data=st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_whatever_is_damaged_one_line_names_the_layer(data: Any) -> None:
     form = FORMATS[data.draw(st.sampled_from(sorted(FORMATS)))]
     tensors = written(form)

@@ -1,6 +1,5 @@
 """What loading takes beside the weights that stay: never the whole model in full precision."""
 
-import multiprocessing
 import threading
 import time
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from headrace.checkpoint.checkpoint import open_checkpoint
 from headrace.kernels import load as load_kernels
 from headrace.models.load import LoadOptions, load_model
+from tests.fresh_process import in_a_fresh_process
 from tests.models.checkpoints import make_checkpoint
 from tests.quantization.checkpoints import write_quantized
 from tests.quantization.formats import FORMATS
@@ -52,8 +52,7 @@ def load_peak(path: Path, quantize: str | None) -> tuple[int, int]:
 
 def check(path: Path, model: Any, quantize: str | None) -> None:
     """The peak while loading `path`, which holds the numbers of transformers' `model`."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        peak, weights = pool.apply(load_peak, (path, quantize))
+    peak, weights = in_a_fresh_process(load_peak, path, quantize)
     floats = 4 * sum(parameter.numel() for parameter in model.parameters())
     assert peak < weights + 0.3 * floats
 

@@ -1,4 +1,7 @@
-"""Checkpoints written by the formats' own libraries, and what these libraries compute."""
+"""Checkpoints written by the formats' own libraries, and what these libraries compute.
+
+bitsandbytes, which brings torch's compiler with it, is not imported whenever tests are collected.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -6,8 +9,6 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from bitsandbytes.functional import dequantize_4bit, int8_vectorwise_dequant, quantize_4bit
-from bitsandbytes.nn import Linear4bit, Linear8bitLt
 
 from headrace.quantization.on_load import ON_LOAD
 from tests.models.checkpoints import make_checkpoint
@@ -21,6 +22,8 @@ SIZES_128 = SIZES | {"intermediate_size": 128}
 
 @pytest.mark.parametrize("element", ["nf4", "fp4"])
 def test_rounding_to_codebooks_is_bitsandbytes(element: str) -> None:
+    from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+
     matrix = torch.randn(32, 128)
     theirs = dequantize_4bit(*quantize_4bit(matrix, quant_type=element, blocksize=64))
     ours = ON_LOAD[f"bitsandbytes-{element}"].layers(matrix).dequantize()
@@ -29,6 +32,9 @@ def test_rounding_to_codebooks_is_bitsandbytes(element: str) -> None:
 
 def dequantized(module: Any) -> torch.Tensor:
     """A linear layer's weight by bitsandbytes' own functions."""
+    from bitsandbytes.functional import dequantize_4bit, int8_vectorwise_dequant
+    from bitsandbytes.nn import Linear4bit, Linear8bitLt
+
     if isinstance(module, Linear4bit):
         return dequantize_4bit(module.weight.data, module.weight.quant_state)
     if isinstance(module, Linear8bitLt):

@@ -13,7 +13,7 @@ from tests.runner.rows import CPU, row_start
 BLOCK_SIZE, MAX_ROWS, MAX_BLOCKS = 4, 5, 8
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(0, 2**32))
 def test_batches_equal_those_of_a_plain_loop(seed: int) -> None:
     generator = random.Random(seed)

@@ -9,6 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from headrace.checkpoint.checkpoint import open_checkpoint
 from headrace.config import Settings
+from headrace.kernels import load as load_kernels
 from headrace.kernels.dispatch import native_modules
 from headrace.runner.build import build_executor
 from headrace.types import SamplingParams, StepPlan
@@ -63,7 +64,7 @@ def test_an_executor_built_from_disk_generates_what_transformers_does(
 
 
 def test_plain_torch_says_why(reference: tuple[Path, LlamaForCausalLM]) -> None:
-    settings = Settings(device="cpu", kernels="torch", max_batch_total_tokens=96)
+    settings = Settings(device="cpu", kernels="torch", cpu_threads=1, max_batch_total_tokens=96)
     _, info = build_executor(settings, open_checkpoint(reference[0]), lambda *_: None)
     assert info.kernels == "plain torch: asked for"
 
@@ -85,5 +86,6 @@ def test_a_model_beyond_the_kernels_gets_all_threads(
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(threads)
+        load_kernels().set_num_threads(1)
     assert "intermediate size 100" in caplog.text
     assert info.kernels.startswith("plain torch: this model does not run on")

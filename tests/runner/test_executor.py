@@ -155,7 +155,7 @@ requests_strategy = st.builds(
 )
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12)
 @given(st.lists(requests_strategy, min_size=1, max_size=6), st.integers(0, 2**32))
 def test_any_schedule_gives_the_tokens_of_running_alone(requests: list[Request], seed: int) -> None:
     requests = [Request(request.prompt, request.params) for request in requests]

@@ -48,7 +48,7 @@ params_strategy = st.builds(
 
 
 @with_kernels
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(params_strategy, min_size=2, max_size=8), st.randoms(use_true_random=False))
 def test_a_row_is_bitwise_the_same_alone_and_in_any_batch(kernels: Kernels, params, random) -> None:
     logits = random_logits(len(params), random.randrange(1000))
@@ -293,7 +293,7 @@ def test_tiny_temperatures_are_greedy_in_effect(kernels: Kernels) -> None:
     ]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=6), st.integers(0, 3), st.integers(0, 99))
 def test_tokens_that_were_forced_count_for_penalties(
     forced: list[int], num_drafts: int, seed: int

@@ -11,7 +11,7 @@ from headrace.errors import CheckpointError
 from headrace.text.tokenizer import Tokenizer
 
 id_lists = st.lists(st.integers(0, 270), max_size=30)
-STRICT = settings(max_examples=200, deadline=None)
+STRICT = settings(max_examples=200)
 
 
 def stream(tokenizer: Tokenizer, ids: list[int], skip_special_tokens: bool = True) -> list[str]:

@@ -123,7 +123,7 @@ async def test_stop_string_ends_and_aborts(make: Any, tokens_per_event: int) -> 
     assert kept[0].text == "Grüße, 日本 🎉! The e"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     ids=st.lists(st.integers(0, 49151), min_size=1, max_size=12),
     stops=st.lists(st.text("ab e\n", min_size=1, max_size=3), max_size=3).map(tuple),

@@ -65,13 +65,13 @@ def test_text_around_special_tokens_is_read_by_itself(pair: Pair) -> None:
     assert ids == [symbol, *reference.encode("Hello"), symbol, *reference.encode(" world")]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(text=words)
 def test_any_text(pair: Pair, text: str) -> None:
     assert pair.backend.encode(text).ids == pair.reference.encode(text)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(text=words)
 def test_streamed_pieces_join_to_the_whole(pair: Pair, text: str) -> None:
     ids = pair.reference.encode(text)

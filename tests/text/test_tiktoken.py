@@ -142,7 +142,7 @@ def pair(ranks: dict[bytes, int], tmp_path_factory: Any) -> tuple[Tokenizer, tik
     return load(folder), encoding
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     text=st.text(
         st.one_of(

@@ -100,9 +100,9 @@ def test_special_tokens_can_be_plain_text(embedded_checkpoint: Checkpoint) -> No
 
 
 def test_embedded_tokenizer_builds_fast(embedded_checkpoint: Checkpoint) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     load_tokenizer(embedded_checkpoint)
-    assert time.perf_counter() - started < 1.0
+    assert time.process_time() - started < 2.0
 
 
 @pytest.mark.slow
@@ -119,7 +119,7 @@ def test_embedded_tokenizer_encodes_as_transformers_does(
 
 
 @pytest.mark.slow
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(text=st.text(st.characters(exclude_categories=["Cs"]), max_size=40))
 def test_embedded_tokenizer_agrees_on_any_text(
     embedded_tokenizer: Tokenizer, reference_tokenizer: Any, text: str

@@ -127,7 +127,7 @@ def tiktoken_backend(byte_level_backend: Any) -> tokenizers.Tokenizer:
     return backend
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     text=st.text(st.one_of(st.sampled_from("👩‍👧🇩🇪e\u0301日本 \n"), st.characters(codec="utf-8")))
 )

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import peft
 import pytest
 import torch
 import transformers
@@ -67,6 +66,8 @@ def make(folder: Path, case: str) -> dict[str, torch.Tensor]:
 
 
 def _make(folder: Path, case: str) -> dict[str, torch.Tensor]:
+    import peft  # not whenever tests are collected: it brings torch's compiler with it
+
     build, options = CASES[case]
     torch.manual_seed(0)
     base = build()

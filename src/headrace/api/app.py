@@ -1,6 +1,8 @@
 """The ASGI application: routes, middleware and documentation put together."""
 
+import asyncio
 from collections.abc import Sequence
+from functools import cache
 from importlib.resources import files
 
 import orjson
@@ -51,11 +53,15 @@ def _mounted(route: Route, service: Service) -> StarletteRoute:
 
 
 def _documentation(routes: Sequence[Route]) -> list[StarletteRoute]:
-    description = orjson.dumps(document(routes))
     page = files("headrace.api").joinpath("docs.html").read_text("utf-8")
 
+    @cache
+    def description() -> bytes:
+        return orjson.dumps(document(routes))
+
     async def openapi(request: Request) -> Response:
-        return Response(description, media_type="application/json")
+        # Made when it is first asked for, which takes long enough to be felt by streams.
+        return Response(await asyncio.to_thread(description), media_type="application/json")
 
     async def docs(request: Request) -> Response:
         return HTMLResponse(page)

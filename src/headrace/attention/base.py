@@ -37,13 +37,29 @@ class AttentionBatch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AttentionShape:
-    """What a model needs from a backend, the same for the whole model."""
+class LayerShape:
+    """The sizes of one layer's attention."""
 
-    num_layers: int
     num_heads: int
     num_kv_heads: int
     head_size: int
+    value_size: int | None = None
+    """Values are the first so many elements of the keys, and not cached by themselves (multi-head
+    latent attention); None: they are as long as keys."""
+
+    @property
+    def cached_elements(self) -> int:
+        """Numbers that the cache holds for each token."""
+        vectors = 2 if self.value_size is None else 1
+        return vectors * self.num_kv_heads * self.head_size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionShape:
+    """What a model needs from a backend."""
+
+    layers: tuple[LayerShape, ...]
+    """In their order; they may differ."""
     dtype: torch.dtype
     """Of queries, keys and values as the layers compute them."""
     kv_dtype: torch.dtype
@@ -54,9 +70,6 @@ class AttentionShape:
     has_sinks: bool = False
     has_chunks: bool = False
     """Some layer asks for it (see `AttentionOptions`)."""
-    value_size: int | None = None
-    """Values are the first so many elements of the keys, and not cached by themselves (multi-head
-    latent attention); None: they are as long as keys."""
     kernels: Kernels | None = None
     """CPU kernels that the model runs on; None: plain torch."""
 
@@ -104,6 +117,6 @@ class AttentionBackend(Protocol):
 
         query [T, num_heads, head_size], key and value [T, num_kv_heads, head_size], rotary
         embedding applied; returns [T, num_heads * head_size]. With a `value_size` that is the size
-        of value and result.
+        of value and result. All sizes are the layer's.
         """
         ...

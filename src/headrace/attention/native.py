@@ -21,38 +21,42 @@ class NativeBackend:
         self.shape = shape
         self.kernels = shape.kernels
         self.caches: list[LayerCache] = []
-        self.scales = [CacheScales()] * shape.num_layers
+        self.scales = [CacheScales()] * len(shape.layers)
         """Only a cache of 8-bit floats may have others than 1."""
 
     @staticmethod
     def unsupported(shape: AttentionShape) -> str | None:
         if shape.kernels is None:
             return "needs the CPU kernels"
-        if shape.head_size > MAX_HEAD_SIZE:
-            return f"needs a head size up to {MAX_HEAD_SIZE}, not {shape.head_size}"
+        if (largest := max(layer.head_size for layer in shape.layers)) > MAX_HEAD_SIZE:
+            return f"needs a head size up to {MAX_HEAD_SIZE}, not {largest}"
         if shape.kv_dtype not in CACHE_DTYPES:
             return f"cannot cache {shape.kv_dtype}"
         return None
 
     def bytes_per_block(self) -> int:
-        shape = self.shape
-        tokens = shape.num_layers * BLOCK_SIZE * shape.num_kv_heads
-        sizes = shape.head_size, shape.value_size or shape.head_size
-        scale_bytes = 4 if shape.kv_dtype == torch.int8 else 0
-        return tokens * sum(
-            padded_head_size(size) * shape.kv_dtype.itemsize + scale_bytes for size in sizes
+        kv_dtype = self.shape.kv_dtype
+        scale_bytes = 4 if kv_dtype == torch.int8 else 0
+        return BLOCK_SIZE * sum(
+            layer.num_kv_heads * (padded_head_size(size) * kv_dtype.itemsize + scale_bytes)
+            for layer in self.shape.layers
+            for size in (layer.head_size, layer.value_size or layer.head_size)
         )
 
     def allocate(self, num_blocks: int) -> None:
-        shape = self.shape
-        sizes = (num_blocks, shape.num_kv_heads, shape.head_size)
         self.caches = [
             replace(
-                self.kernels.empty_cache(*sizes, shape.kv_dtype, shape.value_size),
+                self.kernels.empty_cache(
+                    num_blocks,
+                    layer.num_kv_heads,
+                    layer.head_size,
+                    self.shape.kv_dtype,
+                    layer.value_size,
+                ),
                 key_scale=scales.key,
                 value_scale=scales.value,
             )
-            for scales in self.scales
+            for layer, scales in zip(self.shape.layers, self.scales, strict=True)
         ]
 
     def forward(
@@ -64,7 +68,7 @@ class NativeBackend:
         batch: AttentionBatch,
         options: AttentionOptions,
     ) -> Tensor:
-        cache, num_heads = self.caches[layer], self.shape.num_heads
+        cache, num_heads = self.caches[layer], self.shape.layers[layer].num_heads
         # What the kernels prepare in place are copies.
         parts = (query, key, value) if cache.has_own_values else (query,)
         qkv = torch.cat([part.flatten(1) for part in parts], dim=1)

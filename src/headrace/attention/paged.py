@@ -29,10 +29,10 @@ class PagedBackend:
 
     def __init__(self, shape: AttentionShape) -> None:
         self.shape = shape
-        self.scales = [CacheScales()] * shape.num_layers
+        self.scales = [CacheScales()] * len(shape.layers)
         """Only a cache of 8-bit floats may have others than 1."""
-        self.keys: Tensor
-        self.values: Tensor
+        self.keys: list[Tensor]
+        self.values: list[Tensor]
 
     @staticmethod
     def unsupported(shape: AttentionShape) -> str | None:
@@ -41,19 +41,20 @@ class PagedBackend:
         return None
 
     def bytes_per_block(self) -> int:
-        shape = self.shape
-        elements = shape.num_layers * self.block_size * shape.num_kv_heads * shape.head_size
-        return (2 if shape.value_size is None else 1) * elements * shape.kv_dtype.itemsize
+        elements = sum(layer.cached_elements for layer in self.shape.layers)
+        return self.block_size * elements * self.shape.kv_dtype.itemsize
 
     def allocate(self, num_blocks: int) -> None:
-        shape = self.shape
-        slots = num_blocks * self.block_size
-        sizes = (shape.num_layers, slots, shape.num_kv_heads, shape.head_size)
-        self.keys = zeroed(sizes, shape.kv_dtype, shape.device)
-        if shape.value_size is None:
-            self.values = zeroed(sizes, shape.kv_dtype, shape.device)
-        else:
-            self.values = self.keys[..., : shape.value_size]
+        shape, slots = self.shape, num_blocks * self.block_size
+        self.keys, self.values = [], []
+        for layer in shape.layers:
+            sizes = (slots, layer.num_kv_heads, layer.head_size)
+            keys = zeroed(sizes, shape.kv_dtype, shape.device)
+            within_keys = None if layer.value_size is None else keys[..., : layer.value_size]
+            self.keys.append(keys)
+            self.values.append(
+                zeroed(sizes, shape.kv_dtype, shape.device) if within_keys is None else within_keys
+            )
 
     def forward(
         self,
@@ -66,7 +67,7 @@ class PagedBackend:
     ) -> Tensor:
         keys, values, scales = self.keys[layer], self.values[layer], self.scales[layer]
         _store(key, keys, batch.slot_mapping, scales.key)
-        if self.shape.value_size is None:
+        if self.shape.layers[layer].value_size is None:
             _store(value, values, batch.slot_mapping, scales.value)
         options = replace(options, scale=options.scale * scales.key)
         output = query.new_empty(*query.shape[:2], value.shape[2])

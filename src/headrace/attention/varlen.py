@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import activate_flash_attention_impl, current_flash_attention_impl
 
-from headrace.attention.base import AttentionBatch, AttentionOptions, AttentionShape
+from headrace.attention.base import AttentionBatch, AttentionOptions, AttentionShape, LayerShape
 from headrace.attention.paged import PagedBackend
 from headrace.kernels.memory import zeroed
 
@@ -28,8 +28,8 @@ class VarlenBackend:
     def __init__(self, shape: AttentionShape) -> None:
         self.shape = shape
         self._varlen_attn = kernel(shape.device)
-        self.keys: Tensor
-        self.values: Tensor
+        self.keys: list[Tensor]
+        self.values: list[Tensor]
 
     @staticmethod
     def unsupported(shape: AttentionShape) -> str | None:
@@ -39,24 +39,28 @@ class VarlenBackend:
             return f"computes in float16 or bfloat16, not {shape.dtype}"
         if shape.kv_dtype != shape.dtype:
             return f"cannot cache {shape.kv_dtype} while computing in {shape.dtype}"
-        if shape.head_size > 256 or shape.head_size % 8:
-            return f"takes head sizes up to 256 in steps of 8, not {shape.head_size}"
+        for size in sorted({layer.head_size for layer in shape.layers}):
+            if size > 256 or size % 8:
+                return f"takes head sizes up to 256 in steps of 8, not {size}"
         if shape.has_soft_cap or shape.has_alibi:
             return "its kernel has neither soft cap nor ALiBi"
-        if shape.has_sinks or shape.has_chunks or shape.value_size is not None:
+        if shape.has_sinks or shape.has_chunks or any(layer.value_size for layer in shape.layers):
             return "its kernel has neither sinks, chunks nor values within the keys"
-        return trial(shape)
+        return next(filter(None, (trial(shape, layer) for layer in set(shape.layers))), None)
 
     def bytes_per_block(self) -> int:
-        shape = self.shape
-        elements = shape.num_layers * self.block_size * shape.num_kv_heads * shape.head_size
-        return 2 * elements * shape.kv_dtype.itemsize
+        elements = sum(layer.cached_elements for layer in self.shape.layers)
+        return self.block_size * elements * self.shape.kv_dtype.itemsize
 
     def allocate(self, num_blocks: int) -> None:
         shape = self.shape
-        sizes = (shape.num_layers, num_blocks, self.block_size, shape.num_kv_heads, shape.head_size)
-        self.keys = zeroed(sizes, shape.kv_dtype, shape.device)
-        self.values = zeroed(sizes, shape.kv_dtype, shape.device)
+        sizes = [
+            (num_blocks, self.block_size, layer.num_kv_heads, layer.head_size)
+            for layer in shape.layers
+        ]
+        self.keys, self.values = (
+            [zeroed(size, shape.kv_dtype, shape.device) for size in sizes] for _ in range(2)
+        )
 
     def forward(
         self,
@@ -68,7 +72,7 @@ class VarlenBackend:
         options: AttentionOptions,
     ) -> Tensor:
         assert options.soft_cap is None, "the kernel has no soft cap"
-        keys, values = self.keys[layer], self.values[layer]
+        keys, values, sizes = self.keys[layer], self.values[layer], self.shape.layers[layer]
         keys.flatten(0, 1).index_copy_(0, batch.slot_mapping, key)
         values.flatten(0, 1).index_copy_(0, batch.slot_mapping, value)
         # The kernel counts the keys to the left of the query, the query itself not included.
@@ -83,7 +87,7 @@ class VarlenBackend:
             batch.max_context_len,
             scale=options.scale,
             window_size=(left, 0),
-            enable_gqa=self.shape.num_heads != self.shape.num_kv_heads,
+            enable_gqa=sizes.num_heads != sizes.num_kv_heads,
             seqused_k=batch.context_lens,
             block_table=batch.block_table,
         )
@@ -103,21 +107,22 @@ def kernel(device: torch.device) -> Callable[..., Any]:
     return varlen_attn
 
 
-def trial(shape: AttentionShape) -> str | None:
-    """Attend over two prompts, then go on with a chunk and a decode, here and in the reference.
+def trial(shape: AttentionShape, layer: LayerShape) -> str | None:
+    """Attend in a layer over two prompts, then go on with a chunk and a decode, here and in the
+    reference.
 
     Returns what went wrong, None if nothing did.
     """
-    shape = replace(shape, num_layers=1)
+    shape = replace(shape, layers=(layer,))
     generator = torch.Generator(shape.device).manual_seed(0)
     steps = [([5, 300], [5, 300]), ([6, 320], [1, 20])]
     inputs = [
         [
             torch.randn(
-                sum(counts), heads, shape.head_size,
+                sum(counts), heads, layer.head_size,
                 dtype=shape.dtype, device=shape.device, generator=generator,
             )
-            for heads in (shape.num_heads, shape.num_kv_heads, shape.num_kv_heads)
+            for heads in (layer.num_heads, layer.num_kv_heads, layer.num_kv_heads)
         ]
         for _, counts in steps
     ]  # fmt: skip
@@ -127,7 +132,7 @@ def trial(shape: AttentionShape) -> str | None:
         try:
             for (contexts, counts), (query, key, value) in zip(steps, inputs, strict=True):
                 batch = trial_batch(contexts, counts, backend.block_size, shape.device)
-                options = AttentionOptions(scale=shape.head_size**-0.5)
+                options = AttentionOptions(scale=layer.head_size**-0.5)
                 outputs.append(backend.forward(0, query, key, value, batch, options))
         except RuntimeError as error:
             return f"its kernel failed: {error}"

@@ -34,7 +34,7 @@ class AttentionSpec:
     num_kv_heads: int
     head_size: int
     value_size: int | None = None
-    """See `AttentionShape`."""
+    """See `LayerShape`."""
     scale: float
     """Multiplies the scores; usually head_size^-0.5."""
     qkv_bias: bool = False

@@ -71,7 +71,7 @@ class AttentionLayout:
     head_size: int
     options: AttentionOptions
     value_size: int | None = None
-    """See `AttentionShape`."""
+    """See `LayerShape`."""
     head_norm: HeadNorm | None = None
     clip: float | None = None
     """Queries, keys and values are clamped to so much either side of 0."""

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+from headrace.layers.attention import AttentionSpec
 from headrace.layers.embedding import EmbeddingSpec
 from headrace.models.family import (
     FamilyConfig,
@@ -26,13 +27,9 @@ class BloomConfig(FamilyConfig, kw_only=True):
     """The length of training; ALiBi itself knows no limit."""
 
 
-def spec(config: dict[str, Any]) -> DecoderSpec:
-    """Describe the model. Raises StartupError naming the field that cannot be used."""
-    refuse(config, "apply_residual_connection_post_layernorm")
-    bloom = read_config(BloomConfig, config)
-    layer, slopes = gpt_layer(bloom), alibi_slopes(bloom.num_attention_heads)
-    attention = replace(layer.attention, rope=None, alibi_slopes=slopes)
-    naming = Naming(
+def bloom_naming(attention: AttentionSpec) -> Naming:
+    """Falcon has the same names."""
+    return Naming(
         base="transformer.",
         layers="h.",
         inner={
@@ -47,6 +44,14 @@ def spec(config: dict[str, Any]) -> DecoderSpec:
             "norm": "ln_f",
         },
     )
+
+
+def spec(config: dict[str, Any]) -> DecoderSpec:
+    """Describe the model. Raises StartupError naming the field that cannot be used."""
+    refuse(config, "apply_residual_connection_post_layernorm")
+    bloom = read_config(BloomConfig, config)
+    layer, slopes = gpt_layer(bloom), alibi_slopes(bloom.num_attention_heads)
+    attention = replace(layer.attention, rope=None, alibi_slopes=slopes)
     decoder = decoder_spec(bloom, replace(layer, attention=attention))
     embedding = EmbeddingSpec(size=bloom.hidden_size, norm=layer.norm)
-    return replace(decoder, embedding=embedding, naming=naming)
+    return replace(decoder, embedding=embedding, naming=bloom_naming(attention))

@@ -14,10 +14,9 @@ from headrace.models.family import (
     read_config,
 )
 from headrace.models.fields import PositiveFloat
-from headrace.models.sources import interleaved_qk
+from headrace.models.sources import interleaved_head_norms, interleaved_qk
 from headrace.models.spec import DecoderSpec, LayerSpec
 from headrace.weights import Naming
-from headrace.weights.naming import Source, deinterleaved
 
 
 class CohereConfig(FamilyConfig, kw_only=True):
@@ -48,15 +47,10 @@ def cohere_decoder(
 
 
 def cohere_naming(layer: LayerSpec) -> Naming:
-    """Norms of heads are one row per head, so that they are reordered as columns."""
-    attention = layer.attention
-    assert attention.rope is not None
-    order = deinterleaved(1, attention.rope.rotary_size)
     return Naming(
         inner={
-            **interleaved_qk("self_attn.q_proj", "self_attn.k_proj", attention),
-            "self_attn.q_norm": Source("self_attn.q_norm", lambda rows: order(rows.t()).t()),
-            "self_attn.k_norm": Source("self_attn.k_norm", lambda rows: order(rows.t()).t()),
+            **interleaved_qk(layer.attention),
+            **interleaved_head_norms(layer.attention),
             "post_attention_layernorm": "input_layernorm",
         }
     )

@@ -3,18 +3,15 @@
 from dataclasses import replace
 from typing import Any
 
-from headrace.layers.attention import AttentionSpec
+from headrace.models.bloom import bloom_naming
 from headrace.models.family import (
     FamilyConfig,
     alibi_slopes,
-    attention_spec,
     decoder_spec,
     gpt_layer,
     read_config,
 )
-from headrace.models.sources import grouped_qkv
 from headrace.models.spec import DecoderSpec
-from headrace.weights import Naming
 
 
 class FalconConfig(FamilyConfig, kw_only=True):
@@ -30,17 +27,6 @@ class FalconConfig(FamilyConfig, kw_only=True):
     num_ln_in_parallel_attn: int | None = None
 
 
-def falcon_attention(falcon: FalconConfig) -> AttentionSpec:
-    if not falcon.new_decoder_architecture:
-        falcon.num_key_value_heads = 1 if falcon.multi_query else falcon.num_attention_heads
-    attention = attention_spec(falcon)
-    if falcon.alibi:
-        # Scaled together with the scores.
-        slopes = tuple(s * attention.scale for s in alibi_slopes(attention.num_heads))
-        attention = replace(attention, rope=None, alibi_slopes=slopes)
-    return replace(attention, qkv_bias=falcon.bias, output_bias=falcon.bias)
-
-
 def norm_names(falcon: FalconConfig) -> dict[str, str]:
     """The names of the norms of a layer: two, or one that attention and MLP share."""
     is_new = falcon.new_decoder_architecture
@@ -53,22 +39,17 @@ def norm_names(falcon: FalconConfig) -> dict[str, str]:
 def spec(config: dict[str, Any]) -> DecoderSpec:
     """Describe the model. Raises StartupError naming the field that cannot be used."""
     falcon = read_config(FalconConfig, config)
-    attention = falcon_attention(falcon)
-    layer = replace(
-        gpt_layer(falcon, bias=falcon.bias),
-        attention=attention,
-        is_parallel=falcon.parallel_attn or falcon.new_decoder_architecture,
+    if not falcon.new_decoder_architecture:
+        falcon.num_key_value_heads = 1 if falcon.multi_query else falcon.num_attention_heads
+    layer = gpt_layer(falcon, bias=falcon.bias)
+    attention = layer.attention
+    if falcon.alibi:
+        # Scaled together with the scores.
+        slopes = tuple(s * attention.scale for s in alibi_slopes(attention.num_heads))
+        attention = replace(attention, rope=None, alibi_slopes=slopes)
+    is_parallel = falcon.parallel_attn or falcon.new_decoder_architecture
+    naming = bloom_naming(attention)
+    return replace(
+        decoder_spec(falcon, replace(layer, attention=attention, is_parallel=is_parallel)),
+        naming=replace(naming, inner={**naming.inner, **norm_names(falcon)}),
     )
-    naming = Naming(
-        base="transformer.",
-        layers="h.",
-        inner={
-            **grouped_qkv("self_attention.query_key_value", attention),
-            "self_attn.o_proj": "self_attention.dense",
-            "mlp.up_proj": "mlp.dense_h_to_4h",
-            "mlp.down_proj": "mlp.dense_4h_to_h",
-            **norm_names(falcon),
-        },
-        outer={"embed_tokens": "word_embeddings", "norm": "ln_f"},
-    )
-    return replace(decoder_spec(falcon, layer), naming=naming)

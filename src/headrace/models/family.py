@@ -135,6 +135,19 @@ def every_nth_full(config: FamilyConfig, n: int) -> LayerTypes:
     return ["sliding_attention" if layer % n else "full_attention" for layer in layers]
 
 
+def layer_rotations(config: FamilyConfig, rotates: list[int] | None, interval: int) -> list[bool]:
+    """Whether each layer rotates: as listed, or all but every `interval`-th. Raises StartupError
+    for a list of another length."""
+    count = config.num_hidden_layers
+    if rotates is None:
+        rotates = [(number + 1) % interval for number in range(count)]
+    if len(rotates) != count:
+        raise StartupError(
+            f"config.json: no_rope_layers has {len(rotates)} entries for {count} layers"
+        )
+    return [bool(rotation) for rotation in rotates]
+
+
 def alibi_slopes(num_heads: int, largest: int = 8) -> tuple[float, ...]:
     """One per head (Press et al. 2021): a geometric series down to 2 ** -largest; what is past a
     power of two is from between its members."""

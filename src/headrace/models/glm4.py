@@ -31,7 +31,7 @@ def spec(config: dict[str, Any]) -> DecoderSpec:
     layer = LayerSpec(attention=attention, mlp=mlp_spec(glm), norm=rms_norm(glm), placement="both")
     naming = Naming(
         inner={
-            **interleaved_qk("self_attn.q_proj", "self_attn.k_proj", attention),
+            **interleaved_qk(attention),
             **stacked_gate_up("mlp.gate_up_proj", glm.intermediate_size),
             "attention_output_norm": "post_self_attn_layernorm",
             "mlp_output_norm": "post_mlp_layernorm",

@@ -15,10 +15,9 @@ from headrace.models.family import (
 )
 from headrace.models.fields import LayerTypes, Positive
 from headrace.models.mixture import MoEConfig, moe_spec
-from headrace.models.sources import stacked_experts
+from headrace.models.sources import transposed_experts
 from headrace.models.spec import DecoderSpec, LayerSpec, with_windows
 from headrace.weights import Naming
-from headrace.weights.naming import Source
 
 
 class GptOssConfig(FamilyConfig, kw_only=True):
@@ -50,10 +49,5 @@ def spec(config: dict[str, Any]) -> DecoderSpec:
     )
     layers = [layer] * oss.num_hidden_layers
     windows = layer_windows(oss, oss.layer_types, oss.sliding_window)
-    experts = stacked_experts(
-        Source("mlp.experts.gate_up_proj", is_transposed=True, is_parameter=True),
-        Source("mlp.experts.down_proj", is_transposed=True, is_parameter=True),
-        mixture,
-        is_interleaved=True,
-    )
+    experts = transposed_experts("mlp.experts", mixture, is_interleaved=True)
     return replace(decoder_spec(oss, with_windows(layers, windows)), naming=Naming(inner=experts))

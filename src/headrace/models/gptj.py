@@ -33,7 +33,7 @@ def spec(config: dict[str, Any]) -> DecoderSpec:
         base="transformer.",
         layers="h.",
         inner={
-            **interleaved_qk("attn.q_proj", "attn.k_proj", attention),
+            **interleaved_qk(attention, "attn.q_proj", "attn.k_proj"),
             "self_attn.v_proj": "attn.v_proj",
             "self_attn.o_proj": "attn.out_proj",
             "mlp.up_proj": "mlp.fc_in",

@@ -3,19 +3,18 @@
 from dataclasses import replace
 from typing import Any
 
-from headrace.layers.attention import AttentionSpec, HeadNormSpec
-from headrace.layers.moe import MoESpec
+from headrace.layers.attention import HeadNormSpec
 from headrace.layers.norm import NormSpec
 from headrace.layers.operations import Temperature
-from headrace.models.family import attention_spec, decoder_spec, mlp_spec, read_config, rms_norm
+from headrace.models.family import decoder_spec, layer_rotations, mlp_spec, read_config
 from headrace.models.fields import Positive, PositiveFloat
-from headrace.models.llama import LlamaConfig
+from headrace.models.llama import LlamaConfig, layer_spec
 from headrace.models.mixture import MoEConfig, moe_spec, with_mixtures
-from headrace.models.smollm3 import layer_rotations
-from headrace.models.sources import MLP_PARTS, interleaved_qk, stacked_experts
+from headrace.models.sources import MLP_PARTS, interleaved_qk, transposed_experts
 from headrace.models.spec import DecoderSpec, LayerSpec
 from headrace.weights import Naming
-from headrace.weights.naming import Source
+
+RENAMED = ["router", *MLP_PARTS, *(f"shared_expert.{part}" for part in MLP_PARTS)]
 
 
 class Llama4Config(LlamaConfig, kw_only=True):
@@ -38,51 +37,35 @@ class Llama4MoEConfig(MoEConfig, kw_only=True):
     interleave_moe_layer_step: Positive = 1
 
 
-def llama4_attention(config: Llama4Config, *, rotates: bool) -> AttentionSpec:
-    bias = config.attention_bias
-    attention = replace(attention_spec(config), qkv_bias=bias, output_bias=bias)
-    if not rotates:
+def llama4_layer(config: Llama4Config, *, rotates: bool) -> LayerSpec:
+    layer, chunk = layer_spec(config), config.attention_chunk_size
+    mlp = replace(mlp_spec(config), intermediate_size=config.intermediate_size_mlp)
+    if rotates:
+        # Transformers normalises after the rotation, which leaves the norm as it is.
+        norm = NormSpec(epsilon=config.rms_norm_eps, has_weight=False)
+        head_norm = HeadNormSpec(norm=norm) if config.use_qk_norm else None
+        attention = replace(layer.attention, chunk=chunk, head_norm=head_norm)
+    else:
         temperature = Temperature(config.floor_scale, config.attn_scale)
         tuned = temperature if config.attn_temperature_tuning else None
-        return replace(attention, rope=None, temperature=tuned)
-    # Transformers normalises after the rotation, which leaves the norm as it is.
-    norm = NormSpec(epsilon=config.rms_norm_eps, has_weight=False)
-    head_norm = HeadNormSpec(norm=norm) if config.use_qk_norm else None
-    return replace(attention, chunk=config.attention_chunk_size, head_norm=head_norm)
-
-
-def llama4_naming(attention: AttentionSpec, mixture: MoESpec) -> Naming:
-    experts = stacked_experts(
-        Source("feed_forward.experts.gate_up_proj", is_transposed=True, is_parameter=True),
-        Source("feed_forward.experts.down_proj", is_transposed=True, is_parameter=True),
-        mixture,
-    )
-    rest = ["router", *MLP_PARTS, *(f"shared_expert.{name}" for name in MLP_PARTS)]
-    return Naming(
-        inner={
-            **interleaved_qk("self_attn.q_proj", "self_attn.k_proj", attention),
-            **experts,
-            **{f"mlp.{name}": f"feed_forward.{name}" for name in rest},
-        }
-    )
+        attention = replace(layer.attention, rope=None, temperature=tuned)
+    return replace(layer, attention=attention, mlp=mlp)
 
 
 def spec(config: dict[str, Any]) -> DecoderSpec:
     """Describe the model. Raises StartupError naming the field that cannot be used."""
     llama, moe = read_config(Llama4Config, config), read_config(Llama4MoEConfig, config)
-    dense = replace(mlp_spec(llama), intermediate_size=llama.intermediate_size_mlp)
-    rotations = layer_rotations(llama.no_rope_layers or None, llama.no_rope_layer_interval, llama)
-    layers = [
-        LayerSpec(
-            attention=llama4_attention(llama, rotates=rotates), mlp=dense, norm=rms_norm(llama)
-        )
-        for rotates in rotations
-    ]
+    rotations = layer_rotations(llama, llama.no_rope_layers or None, llama.no_rope_layer_interval)
+    layers = [llama4_layer(llama, rotates=rotates) for rotates in rotations]
     mixture = moe_spec(llama, moe)
     router = replace(mixture.router, scores="sigmoid", weighs_inputs=True)
     mixture = replace(mixture, router=router, shared=mlp_spec(llama))
     count, step = len(layers), moe.interleave_moe_layer_step
     chosen = moe.moe_layers if moe.moe_layers is not None else range(step - 1, count, step)
     layers = with_mixtures(layers, mixture, [number in chosen for number in range(count)])
-    naming = llama4_naming(attention_spec(llama), mixture)
-    return replace(decoder_spec(llama, layers), naming=naming)
+    inner = {
+        **interleaved_qk(layer_spec(llama).attention),
+        **transposed_experts("feed_forward.experts", mixture),
+        **{f"mlp.{name}": f"feed_forward.{name}" for name in RENAMED},
+    }
+    return replace(decoder_spec(llama, layers), naming=Naming(inner=inner))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from headrace.attention import choose_backend
-from headrace.attention.base import AttentionBackend, AttentionBatch, AttentionShape
+from headrace.attention.base import AttentionBackend, AttentionBatch, AttentionShape, LayerShape
 from headrace.attention.native import NativeBackend
 from headrace.checkpoint.checkpoint import Checkpoint
 from headrace.distributed.ranks import OneRank, Ranks
@@ -152,7 +152,7 @@ def _load_decoder(
     scheme = options.scheme or open_scheme(config, target, options.quantize)
     weights = _open(checkpoint, spec, options)
     if isinstance(weights, RenamedWeights):
-        use_cache_scales(backend, weights, shape.num_layers, shape.kv_dtype)
+        use_cache_scales(backend, weights, len(shape.layers), shape.kv_dtype)
     load = _loader(weights, options, scheme, operations)
     return Decoder(spec, load, progress), backend
 
@@ -183,14 +183,17 @@ def check_num_ranks(checkpoint: Checkpoint, num_ranks: int) -> None:
     architecture = find_architecture(checkpoint.config)
     if architecture is None or isinstance(architecture, type):
         return
-    attention = architecture(checkpoint.config).layers[0].attention
-    allowed = allowed_sizes(attention.num_heads, attention.num_kv_heads)
-    if num_ranks not in allowed:
-        raise StartupError(
-            f"--num-shard {num_ranks}: a model with {attention.num_heads} attention heads and "
-            f"{attention.num_kv_heads} key-value heads can be split over "
-            f"{', '.join(map(str, allowed))} ranks"
-        )
+    layers = architecture(checkpoint.config).layers
+    for num_heads, num_kv_heads in {
+        (layer.attention.num_heads, layer.attention.num_kv_heads) for layer in layers
+    }:
+        allowed = allowed_sizes(num_heads, num_kv_heads)
+        if num_ranks not in allowed:
+            raise StartupError(
+                f"--num-shard {num_ranks}: a model with {num_heads} attention heads and "
+                f"{num_kv_heads} key-value heads can be split over "
+                f"{', '.join(map(str, allowed))} ranks"
+            )
 
 
 def _slot_floats(spec: DecoderSpec, options: LoadOptions) -> int:
@@ -223,11 +226,15 @@ def _attention_shape(
 ) -> AttentionShape:
     layers, shard = [layer.attention for layer in spec.layers], options.ranks.shard
     return AttentionShape(
-        num_layers=len(layers),
-        num_heads=len(shard.slice(layers[0].num_heads)),
-        num_kv_heads=len(shard.shared_slice(layers[0].num_kv_heads)),
-        head_size=layers[0].head_size,
-        value_size=layers[0].value_size,
+        layers=tuple(
+            LayerShape(
+                num_heads=len(shard.slice(layer.num_heads)),
+                num_kv_heads=len(shard.shared_slice(layer.num_kv_heads)),
+                head_size=layer.head_size,
+                value_size=layer.value_size,
+            )
+            for layer in layers
+        ),
         dtype=options.dtype,
         kv_dtype=options.kv_dtype or _default_kv_dtype(config, options, kernels),
         device=options.device,

@@ -12,7 +12,7 @@ from headrace.errors import StartupError
 from headrace.layers.moe import MoESpec
 from headrace.layers.routing import RouterSpec
 from headrace.models.family import FamilyConfig, mlp_spec
-from headrace.models.fields import ExpertCount, Positive
+from headrace.models.fields import ExpertCount, Natural, Positive, PositiveFloat
 from headrace.models.spec import LayerSpec
 
 
@@ -24,6 +24,15 @@ class MoEConfig(msgspec.Struct, kw_only=True):
     moe_intermediate_size: Positive | None = None
     """None: the experts have the `intermediate_size`."""
     norm_topk_prob: bool = False
+
+
+class GroupedMoEConfig(MoEConfig, kw_only=True):
+    """Those of families that choose groups of experts first, then experts of these (DeepSeek)."""
+
+    n_group: Positive | None = None
+    topk_group: Positive | None = None
+    n_shared_experts: Natural | None = None
+    routed_scaling_factor: PositiveFloat = 1.0
 
 
 def router_spec(moe: MoEConfig) -> RouterSpec:
@@ -45,6 +54,25 @@ def moe_spec(config: FamilyConfig, moe: MoEConfig) -> MoESpec:
     size = moe.moe_intermediate_size or config.intermediate_size
     expert = replace(mlp_spec(config), intermediate_size=size)
     return MoESpec(router=router_spec(moe), expert=expert)
+
+
+def grouped_moe_spec(config: FamilyConfig, moe: GroupedMoEConfig) -> MoESpec:
+    """With the groups of the config, and shared experts as one of their joint size."""
+    mixture, groups, chosen = moe_spec(config, moe), moe.n_group or 1, moe.topk_group or 1
+    if moe.num_experts % groups or chosen > groups:
+        raise StartupError(
+            f"config.json: {chosen} of {groups} groups (topk_group, n_group) cannot be chosen "
+            f"of {moe.num_experts} experts"
+        )
+    router = replace(
+        mixture.router,
+        num_groups=groups,
+        groups_per_token=chosen,
+        scale=moe.routed_scaling_factor,
+    )
+    size = mixture.expert.intermediate_size * (moe.n_shared_experts or 0)
+    shared = replace(mlp_spec(config), intermediate_size=size) if size else None
+    return replace(mixture, router=router, shared=shared)
 
 
 def with_mixtures(

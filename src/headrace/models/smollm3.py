@@ -2,13 +2,7 @@
 
 from typing import Any
 
-from headrace.errors import StartupError
-from headrace.models.family import (
-    FamilyConfig,
-    decoder_spec,
-    layer_windows,
-    read_config,
-)
+from headrace.models.family import decoder_spec, layer_rotations, layer_windows, read_config
 from headrace.models.fields import LayerTypes, Positive
 from headrace.models.llama import LlamaConfig, layer_spec
 from headrace.models.spec import DecoderSpec, with_ropes, with_windows
@@ -25,24 +19,11 @@ class SmolLM3Config(LlamaConfig, kw_only=True):
     layer_types: LayerTypes | None = None
 
 
-def layer_rotations(rotates: list[int] | None, interval: int, config: FamilyConfig) -> list[bool]:
-    """Whether each layer rotates: as listed, or all but every `interval`-th. Raises StartupError
-    for a list of another length."""
-    count = config.num_hidden_layers
-    if rotates is None:
-        rotates = [(number + 1) % interval for number in range(count)]
-    if len(rotates) != count:
-        raise StartupError(
-            f"config.json: no_rope_layers has {len(rotates)} entries for {count} layers"
-        )
-    return [bool(rotation) for rotation in rotates]
-
-
 def spec(config: dict[str, Any]) -> DecoderSpec:
     """Describe the model. Raises StartupError naming the field that cannot be used."""
     smol = read_config(SmolLM3Config, config)
     layer, count = layer_spec(smol), smol.num_hidden_layers
-    rotations = layer_rotations(smol.no_rope_layers, smol.no_rope_layer_interval, smol)
+    rotations = layer_rotations(smol, smol.no_rope_layers, smol.no_rope_layer_interval)
     layers = with_ropes([layer] * count, [layer.attention.rope if r else None for r in rotations])
     if smol.use_sliding_window and smol.layer_types is not None:
         windows = layer_windows(smol, smol.layer_types, smol.sliding_window)

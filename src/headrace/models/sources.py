@@ -34,7 +34,9 @@ def grouped_qkv(name: str, attention: AttentionSpec) -> dict[str, Source]:
     }
 
 
-def interleaved_qk(query: str, key: str, attention: AttentionSpec) -> dict[str, Source]:
+def interleaved_qk(
+    attention: AttentionSpec, query: str = QUERY, key: str = KEY
+) -> dict[str, Source]:
     """Queries and keys whose neighbouring elements rotate together (GPT-J, Cohere)."""
     assert attention.rope is not None
     width = attention.rope.rotary_size
@@ -42,6 +44,14 @@ def interleaved_qk(query: str, key: str, attention: AttentionSpec) -> dict[str, 
         QUERY: Source(query, deinterleaved(attention.num_heads, width)),
         KEY: Source(key, deinterleaved(attention.num_kv_heads, width)),
     }
+
+
+def interleaved_head_norms(attention: AttentionSpec) -> dict[str, Source]:
+    """Weights [heads, head_size] of the norms of such queries and keys."""
+    assert attention.rope is not None
+    order = deinterleaved(1, attention.rope.rotary_size)
+    names = ("self_attn.q_norm", "self_attn.k_norm")
+    return {name: Source(name, lambda rows: order(rows.t()).t()) for name in names}
 
 
 def stacked_gate_up(name: str, size: int, mlp: str = "mlp") -> dict[str, Source]:
@@ -78,3 +88,12 @@ def stacked_experts(
         sources[f"{prefix}.up_proj"] = replace(gate_up, expert=expert, rows=up)
         sources[f"{prefix}.down_proj"] = replace(down, expert=expert)
     return sources
+
+
+def transposed_experts(prefix: str, mixture: MoESpec, *, is_interleaved: bool = False) -> Experts:
+    """`stacked_experts` in parameters [experts, inputs, outputs]."""
+    gate_up, down = (
+        Source(f"{prefix}.{name}", is_transposed=True, is_parameter=True)
+        for name in ("gate_up_proj", "down_proj")
+    )
+    return stacked_experts(gate_up, down, mixture, is_interleaved=is_interleaved)

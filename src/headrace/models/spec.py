@@ -39,7 +39,6 @@ class DecoderSpec:
     """Longest context: max_position_embeddings, times the factor of a scaling that extends it."""
     embedding: EmbeddingSpec
     layers: tuple[LayerSpec, ...]
-    """They agree in the attention's heads and their size."""
     norm: NormSpec | None
     """Before the head."""
     head: HeadSpec

@@ -50,9 +50,7 @@ def build_executor(
     ranks = ranks or OneRank()
     device = devices.choose_device(settings, ranks.device_index)
     kernels = devices.choose_kernels(settings, device)
-    threads = max(1, devices.num_threads(settings) // ranks.shard.size)
-    kernels.set_num_threads(threads)
-    torch.set_num_threads(threads)
+    threads = _set_num_threads(settings, kernels, ranks)
     options = _options(settings, checkpoint, device, kernels, ranks)
     model, backend = load_model(
         checkpoint, options, lambda done, total: progress("load weights", done, total)
@@ -96,6 +94,14 @@ def build_executor(
     executor = ModelExecutor(runnable, buffers, sampler, drafts, pages)
     _warm_up(executor, info, progress)
     return executor, info
+
+
+def _set_num_threads(settings: Settings, kernels: Kernels, ranks: Ranks) -> int:
+    """Of the kernels and of torch: this rank's share; returns it."""
+    threads = max(1, devices.num_threads(settings) // ranks.shard.size)
+    kernels.set_num_threads(threads)
+    torch.set_num_threads(threads)
+    return threads
 
 
 def _options(

@@ -6,7 +6,6 @@ Bytes, rate and remaining time, of all files together.
 import logging
 import time
 from collections.abc import Callable
-from types import TracebackType
 from typing import Self
 
 from headrace.serve.bar import Bar
@@ -30,12 +29,7 @@ class DownloadDisplay:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
     def update(self, done: int, total: int) -> None:

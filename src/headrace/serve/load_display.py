@@ -3,7 +3,6 @@ the end what each stage took."""
 
 import logging
 import time
-from types import TracebackType
 from typing import Self
 
 from headrace.serve.bar import Bar
@@ -25,14 +24,9 @@ class LoadDisplay:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         self._bar.stop()
-        if error is None and self._seconds:
+        if kind is None and self._seconds:
             stages = (f"{stage} {seconds:.1f} s" for stage, seconds in self._seconds.items())
             log.info("%s", ", ".join(stages))
 

@@ -142,7 +142,7 @@ def requests(draw: st.DrawFn, request_id: int) -> Add:
     )
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.data())
 @pytest.mark.parametrize("drafter", ["random", "lookup"])
 def test_speculation_changes_no_bit(

@@ -36,7 +36,7 @@ def keys(seeds: list[int], positions: list[int]) -> DrawKeys:
     return draw_keys(np.array(seeds, np.uint64), np.array(positions, np.int64), CPU)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(0, M64), st.integers(0, 2**31), st.lists(st.integers(0, 300_000), min_size=1))
 def test_numbers_equal_a_plain_integer_implementation(
     seed: int, position: int, token_ids: list[int]

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from headrace.kernels.sampling.ranking import leading
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.integers(-3, 3), min_size=1, max_size=40), st.integers(1, 45))
 def test_leading_orders_ties_by_id(values: list[int], count: int) -> None:
     expected = sorted(range(len(values)), key=lambda i: (-values[i], i))[:count]

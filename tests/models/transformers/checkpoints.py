@@ -20,8 +20,21 @@ FALLBACK: dict[str, dict[str, Any]] = {
         "pad_token_id": 0,
         "eos_token_id": None,
     },
+    "Gemma4ForCausalLM": {  # global layers have larger heads
+        "global_head_dim": 32,
+        "sliding_window": 9,
+        "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
+        "vocab_size_per_layer_input": 199,
+        "hidden_size_per_layer_input": 8,
+    },
     "GraniteSWAForCausalLM": {"sliding_window": 7, "pad_token_id": 0},  # sinks
     "HunYuanMoEV1ForCausalLM": {"num_experts": 4, "moe_topk": 2},
+    "MiMoV2FlashForCausalLM": {  # layers under a window have more key heads
+        "sliding_window": 9,
+        "n_routed_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 32,
+    },
     "MinistralForCausalLM": {"sliding_window": 7},
     "ModernBertDecoderForCausalLM": {  # calls the last matrix of its head its decoder
         "local_attention": 16,

@@ -73,7 +73,7 @@ def small_scheduler(data: st.DataObject, speculator: RandomDrafts) -> Scheduler:
     )
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(st.data())
 @pytest.mark.parametrize("kind", KINDS)
 def test_drafts_change_no_bit(executors: Executors, kind: str, data: st.DataObject) -> None:
@@ -83,7 +83,7 @@ def test_drafts_change_no_bit(executors: Executors, kind: str, data: st.DataObje
     assert run(executors(kind), adds, scheduler, lookahead=8) == expected
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.data())
 def test_a_model_that_drafts_for_itself_is_always_right(
     executors: Executors, data: st.DataObject
@@ -118,6 +118,7 @@ def test_shared_prefixes_are_drafted_from(executors: Executors) -> None:
     assert stats.num_accepted_tokens == stats.num_draft_tokens > 60
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_samples_keep_their_distribution(executors: Executors, kind: str) -> None:
     """Second tokens, all of which were drafted."""

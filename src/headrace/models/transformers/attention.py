@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AttentionInterface
 
-from headrace.attention.base import AttentionBackend, AttentionBatch, AttentionOptions
+from headrace.attention.base import AttentionBackend, AttentionBatch, AttentionOptions, LayerShape
 
 NAME = "headrace"
 """Under which transformers finds the function. It has no mask function of that name, so that
@@ -81,6 +81,12 @@ class LayerAttention:
     def head_size(self) -> int:
         """In the cache; the narrower of keys and values is padded with zeros to it."""
         return max(self.key_size, self.value_size)
+
+    @property
+    def shape(self) -> LayerShape:
+        return LayerShape(
+            num_heads=self.num_heads, num_kv_heads=self.num_kv_heads, head_size=self.head_size
+        )
 
 
 class PagedPass:

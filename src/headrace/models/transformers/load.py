@@ -25,7 +25,7 @@ from headrace.models.transformers.linear import adopt_linears, num_bytes
 from headrace.models.transformers.model import TransformersModel
 from headrace.models.transformers.parallel import plan_cuts
 from headrace.models.transformers.positions import longest_context, override_rope
-from headrace.models.transformers.survey import check_uniform, check_windows, take_survey
+from headrace.models.transformers.survey import check_windows, take_survey
 from headrace.models.transformers.trial import NUM_BLOCKS, check_against_itself
 from headrace.quantization import Scheme, Target, open_scheme
 
@@ -133,14 +133,10 @@ def _scheme(options: LoadOptions) -> Scheme:
 
 
 def _attention_shape(layers: list[LayerAttention], options: LoadOptions) -> AttentionShape:
-    layer = check_uniform(layers)
     on_kernels = options.kernels is not None
     by_default = torch.float16 if on_kernels else options.dtype
     return AttentionShape(
-        num_layers=len(layers),
-        num_heads=layer.num_heads,
-        num_kv_heads=layer.num_kv_heads,
-        head_size=layer.head_size,
+        layers=tuple(layer.shape for layer in layers),
         dtype=torch.float32 if on_kernels else options.dtype,
         kv_dtype=options.kv_dtype or by_default,
         device=options.device,

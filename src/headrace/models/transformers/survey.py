@@ -72,17 +72,6 @@ def _unsupported(module: nn.Module, asked: dict[str, Any]) -> str | None:
     return f"needs {', '.join(sorted(unknown))}" if unknown else None
 
 
-def check_uniform(layers: list[LayerAttention]) -> LayerAttention:
-    """Any layer, if all have the same sizes. Raises StartupError if not."""
-    sizes = {(layer.num_heads, layer.num_kv_heads, layer.head_size) for layer in layers}
-    if len(sizes) != 1:
-        described = ", ".join(map(str, sorted(sizes)))
-        raise StartupError(
-            f"its layers differ in (heads, key heads, size of a head) of attention: {described}"
-        )
-    return layers[0]
-
-
 def check_windows(config: Any, layers: list[LayerAttention]) -> None:
     """Raises StartupError if the config has sliding windows that attention was not told of: they
     lie in the masks, which are not built."""
