@@ -281,22 +281,30 @@ def attend_parts(
     **options: Any,
 ) -> Tensor:
     """One call; parts are (sequence, first query position, last)."""
+    op = attention_op(batch, filled, parts, **options)
+    kernels.run(op)
+    assert isinstance(op.out, Tensor)
+    return op.out
+
+
+def attention_op(
+    batch: Ragged,
+    filled: tuple[Tensor, LayerCache],
+    parts: list[tuple[int, int, int]],
+    **options: Any,
+) -> ops.Attention:
     num_heads, _, head_size = batch.heads
     qkv, cache = filled
     starts = [0, *torch.tensor(batch.context_lens).cumsum(0).tolist()]
     rows = torch.cat([qkv[starts[s] + first : starts[s] + last] for s, first, last in parts])
     counts = torch.tensor([0, *(last - first for _, first, last in parts)])
-    out = torch.zeros(rows.shape[0], num_heads * cache.value_size)
-    kernels.run(
-        ops.Attention(
-            rows,
-            cache,
-            counts.cumsum(0).int(),
-            torch.tensor([last for *_, last in parts]).int(),
-            batch.block_table[[s for s, *_ in parts]],
-            out,
-            num_heads=num_heads,
-            options=AttentionOptions(scale=head_size**-0.5, **options),
-        )
+    return ops.Attention(
+        rows,
+        cache,
+        counts.cumsum(0).int(),
+        torch.tensor([last for *_, last in parts]).int(),
+        batch.block_table[[s for s, *_ in parts]],
+        torch.zeros(rows.shape[0], num_heads * cache.value_size),
+        num_heads=num_heads,
+        options=AttentionOptions(scale=head_size**-0.5, **options),
     )
-    return out

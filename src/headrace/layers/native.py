@@ -403,12 +403,18 @@ class NativeOperations:
                 rows=self._counts.tokens,
             )
         )
-        return self._given(self._attended(qkv, batch, layout), consumer)
+        out = self._input_of(consumer, "attended")
+        if isinstance(out, Tensor) or layout.head_size % GROUP_SIZE == 0:
+            self._attend(qkv, batch, layout, out)
+            return self._ordered(out, consumer, "attended")
+        attended = self._floats("attended", layout.num_heads * layout.head_size)
+        self._attend(qkv, batch, layout, attended)
+        return self._given(attended, consumer)
 
-    def _attended(self, queries: Tensor, batch: AttentionBatch, layout: AttentionLayout) -> Tensor:
+    def _attend(
+        self, queries: Tensor, batch: AttentionBatch, layout: AttentionLayout, out: Activation
+    ) -> None:
         """queries [T, any], the heads' first in each row."""
-        size = layout.value_size or layout.head_size
-        attended = self._floats("attended", layout.num_heads * size)
         self.kernels.run(
             ops.Attention(
                 queries,
@@ -416,13 +422,12 @@ class NativeOperations:
                 batch.query_start,
                 batch.context_lens,
                 batch.block_table,
-                attended,
+                out,
                 num_heads=layout.num_heads,
                 options=layout.options,
                 rows=self._counts.sequences,
             )
         )
-        return attended
 
     def _given(self, attended: Tensor, consumer: LinearWeight) -> Activation:
         """In the form in which `consumer` reads it."""
@@ -470,7 +475,8 @@ class NativeOperations:
                 rows=tokens,
             )
         )
-        attended = self._attended(absorbed, batch, layout)
+        attended = self._floats("attended", layout.num_heads * size)
+        self._attend(absorbed, batch, layout, attended)
         values = self._floats("values", sum(weight.out_features for weight in heads.values))
         self.kernels.run(ops.LinearBlocks(attended, heads.values, values, rows=tokens))
         return self._given(values, consumer)

@@ -5,6 +5,7 @@
 
 #include "attention_amx.h"
 #include "math.h"
+#include "quantize.h"
 
 namespace headrace {
 namespace {
@@ -93,15 +94,16 @@ float largest_of(const float* scores, int64_t count, Seen seen) {
 // are not seen; returns their sum.
 template <typename Emit>
 float weigh_row(const float* scores, int64_t count, Seen seen, float maximum, Emit emit) {
-    const F32x16 shift = F32x16::broadcast(maximum), zero = F32x16::zero();
+    const F32x16 factor = F32x16::broadcast(1.44269504f), zero = F32x16::zero();
+    const F32x16 shift = F32x16::broadcast(maximum);
     F32x16 sum = zero;
     for (int64_t i = 0; i < count; i += kBlockTokens) {
         if (seen.has_none(i)) {
             emit(i, zero, zero);
             continue;
         }
-        F32x16 a = exp(F32x16::load(scores + i) - shift);
-        F32x16 b = exp(F32x16::load(scores + i + kLanes) - shift);
+        F32x16 a = exp2((F32x16::load(scores + i) - shift) * factor);
+        F32x16 b = exp2((F32x16::load(scores + i + kLanes) - shift) * factor);
         if (!seen.has_all(i)) a = seen.keep(a, zero, i), b = seen.keep(b, zero, i + kLanes);
         sum = sum + a + b;
         emit(i, a, b);
@@ -170,7 +172,8 @@ AttentionOp::Span AttentionOp::span(const Unit& unit, int64_t split) const {
 }
 
 AttentionOp::AttentionOp(Rows rows, const float* q, int64_t q_stride, int64_t heads, Cache cache,
-                         Batch batch, AttentionOptions options, float* out)
+                         Batch batch, AttentionOptions options,
+                         SplitActivation out)
     : Op(rows), q_(q), q_stride_(q_stride), heads_(heads), cache_(cache), batch_(batch),
       options_(options), out_(out), group_(heads / cache.heads),
       unit_heads_(std::min<int64_t>(group_, cache.is_tiled() ? kBlockRows : kFmaRows)),
@@ -293,7 +296,7 @@ void AttentionOp::weigh(const Unit& unit, int64_t start, int64_t end, float* sco
 
 #if defined(__AMX_BF16__)
 // scores[rows][split] = queries times the keys of a split.
-static void score_tiles(const SplitTile (*queries)[kMaxHeadSize / kGroup], int64_t row_blocks,
+static void score_tiles(const LeftTile (*queries)[kMaxHeadSize / kGroup], int64_t row_blocks,
                         int64_t width, const Cells<uint16_t>& cells, int64_t blocks,
                         float* scores) {
     int64_t b = 0;
@@ -317,7 +320,7 @@ static void score_tiles(const SplitTile (*queries)[kMaxHeadSize / kGroup], int64
 }
 
 // sums[rows][stride] = weights times the values of a split, of whose last block `used` tokens count.
-static void sum_tiles(const SplitTile (*weights)[kSplit / kBlockTokens], int64_t row_blocks,
+static void sum_tiles(const LeftTile (*weights)[kSplit / kBlockTokens], int64_t row_blocks,
                       int64_t width, const Cells<uint16_t>& cells, int64_t blocks, int64_t used,
                       float* sums, int64_t stride) {
     // Behind the context may lie what another sequence left, even NaN, which no weight of zero
@@ -356,20 +359,20 @@ void AttentionOp::attend_tiles(const Unit& unit, int64_t split, const float* q, 
     const Span span = this->span(unit, split);
     const Cells<uint16_t> cells(cache_, span.table, unit.kv_head, span.blocks);
 
-    SplitTile queries[kRowBlocks][kMaxHeadSize / kGroup];
+    LeftTile queries[kRowBlocks][kMaxHeadSize / kGroup];
     for (int64_t r = 0; r < rows; ++r) {
         for (int64_t i = 0; i < key_width; i += kGroup) {
             const float* row = q + r * key_width + i;
-            split_row(F32x16::load(row), F32x16::load(row + kLanes),
+            round_row(F32x16::load(row), F32x16::load(row + kLanes),
                       queries[r / kBlockRows][i / kGroup], r % kBlockRows);
         }
     }
     alignas(64) float scores[kTiledRows * kSplit];
     score_tiles(queries, row_blocks, key_width, cells, span.blocks, scores);
-    SplitTile weights[kRowBlocks][kSplit / kBlockTokens];
+    LeftTile weights[kRowBlocks][kSplit / kBlockTokens];
     weigh(unit, span.start, span.end(), scores, part,
           [&](int64_t row, int64_t i, F32x16 a, F32x16 b) {
-              split_row(a, b, weights[row / kBlockRows][i / kBlockTokens], row % kBlockRows);
+              round_row(a, b, weights[row / kBlockRows][i / kBlockTokens], row % kBlockRows);
           });
     sum_tiles(weights, row_blocks, value_width, cells, span.blocks, span.last_used(), part,
               part_stride(value_width));
@@ -476,11 +479,15 @@ void AttentionOp::store(const Unit& unit, float* sum) const {
             weight = exp(maximum - largest);
             total = std::fma(total, weight, exp(options_.sinks[head] - largest));
         }
-        float* to = out_ + ((unit.first_query + r / unit.heads) * heads_ + head) * size;
+        const int64_t row = unit.first_query + r / unit.heads, first = head * size;
         const F32x16 share = F32x16::broadcast(weight / total * cache_.value_scale);
         for (int64_t i = 0; i < size; i += kLanes) {
-            const int64_t count = std::min<int64_t>(kLanes, size - i);
-            store_partial(F32x16::load(sum + i) * share, to + i, count);
+            (F32x16::load(sum + i) * share).store(sum + i);
+        }
+        if (out_.first.format == Format::kFloat32) {
+            std::copy_n(sum, size, out_.first.row(row) + first);
+        } else {
+            store_groups(out_, row, first / kGroup, (first + size) / kGroup, sum);
         }
     }
 }

@@ -35,11 +35,11 @@ struct AttentionOptions {
 };
 
 // out [T, heads * value size] from q [T, q_stride], the queries first in each row. `rows` counts
-// sequences.
+// sequences. Heads are whole groups of a quantized `out`.
 class AttentionOp : public Op {
    public:
     AttentionOp(Rows rows, const float* q, int64_t q_stride, int64_t heads, Cache cache,
-                Batch batch, AttentionOptions options, float* out);
+                Batch batch, AttentionOptions options, SplitActivation out);
     void run(Team& team) const override;
 
     // Floats of scratch that all attention ops share.
@@ -73,7 +73,7 @@ class AttentionOp : public Op {
     Cache cache_;
     Batch batch_;
     AttentionOptions options_;
-    float* out_;
+    SplitActivation out_;
     int64_t group_;         // query heads of one key head
     int64_t unit_heads_;    // of which one unit takes so many
     int64_t unit_queries_;  // of so many successive tokens

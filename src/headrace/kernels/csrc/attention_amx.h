@@ -1,51 +1,32 @@
-// Attention's two products by AMX, over a bfloat16 cache in tiles. Float rows are split into two
-// bfloat16 parts, high and low, that together keep 16 bits.
+// Attention's two products by AMX, over a bfloat16 cache in tiles. Queries and weights are rounded to
+// bfloat16 as keys and values are; sums are float32.
 #pragma once
 
 #include "cache.h"
-#include "products_amx.h"
+#include "tiles.h"
 
 namespace headrace {
 
 #if defined(__AMX_BF16__)
 
-// Sixteen rows of 32 features or tokens: a left tile for each part.
-struct alignas(64) SplitTile {
-    uint16_t high[kBlockRows][kGroup], low[kBlockRows][kGroup];
+// Sixteen rows of 32 features or tokens.
+struct alignas(64) LeftTile {
+    uint16_t values[kBlockRows][kGroup];
 };
 
 // 32 floats as row `row` of a tile.
-inline void split_row(F32x16 low, F32x16 up, SplitTile& to, int64_t row) {
-    const __m512 a = low.v, b = up.v;
-    const __m512i high = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(b, a));
-    // The first or last 16 of `high` as floats: words to the upper halves of lanes.
-    const auto rest = [&](__m512 x, int first) {
-        const __m512i lanes =
-            _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
-        const __m512i word = _mm512_add_epi32(lanes, _mm512_set1_epi32(first));
-        const __m512i words = _mm512_slli_epi32(word, 16);
-        const __m512i wide = _mm512_maskz_permutexvar_epi16(0xaaaaaaaau, words, high);
-        return _mm512_sub_ps(x, _mm512_castsi512_ps(wide));
-    };
-    const __m512 rest_a = rest(a, 0), rest_b = rest(b, kLanes);
-    _mm512_store_si512(to.high[row], high);
-    _mm512_store_si512(to.low[row], reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(rest_b, rest_a)));
+inline void round_row(F32x16 low, F32x16 up, LeftTile& to, int64_t row) {
+    const auto rounded = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(up.v, low.v));
+    _mm512_store_si512(to.values[row], rounded);
 }
 
-inline void load_split(const SplitTile& left) {
-    load_tile<4>(left.high);
-    load_tile<5>(left.low);
-}
-
-// Sums kSum and kSum + 1 += the left tiles times two successive right ones.
+// Sums kSum and kSum + 1 += left tile 4 times two successive right ones.
 template <int kSum>
-inline void add_split(const uint16_t* right) {
+inline void add_right(const uint16_t* right) {
     load_tile<6>(right);
     load_tile<7>(right + Cache::kTile);
     multiply_tiles<kSum, 4, 6>();
     multiply_tiles<kSum + 1, 4, 7>();
-    multiply_tiles<kSum, 5, 6>();
-    multiply_tiles<kSum + 1, 5, 7>();
 }
 
 template <int kSum>
@@ -62,7 +43,7 @@ inline void fetch_tiles(const uint16_t* right) {
 // scores[rows][32 * kBlocks] = queries times the keys of one or two blocks. What is at `next`, if
 // anything, is fetched.
 template <int kBlocks>
-inline void score_blocks(const SplitTile* queries, int64_t width, const uint16_t* const* keys,
+inline void score_blocks(const LeftTile* queries, int64_t width, const uint16_t* const* keys,
                          const uint16_t* const* next, float* scores, int64_t row_floats) {
     clear_tile<0>();
     clear_tile<1>();
@@ -70,46 +51,38 @@ inline void score_blocks(const SplitTile* queries, int64_t width, const uint16_t
     if (kBlocks > 1) clear_tile<3>();
     for (int64_t i = 0; i < width / kGroup; ++i) {
         const int64_t offset = 2 * i * Cache::kTile;
-        load_split(queries[i]);
+        load_tile<4>(queries[i].values);
         if (next) fetch_tiles(next[0] + offset);
-        add_split<0>(keys[0] + offset);
+        add_right<0>(keys[0] + offset);
         if (kBlocks == 1) continue;
         if (next) fetch_tiles(next[1] + offset);
-        add_split<2>(keys[1] + offset);
+        add_right<2>(keys[1] + offset);
     }
     store_sums<0>(scores, row_floats);
     if (kBlocks > 1) store_sums<2>(scores + kBlockTokens, row_floats);
 }
 
-inline void multiply_four() {
+// Sums 0 and 1 += the first left tile times two successive right ones, 2 and 3 += the second.
+inline void add_pair(const LeftTile& left, const LeftTile& left2, const uint16_t* right) {
+    load_tile<6>(right);
+    load_tile<7>(right + Cache::kTile);
+    load_tile<4>(left.values);
+    load_tile<5>(left2.values);
     multiply_tiles<0, 4, 6>();
     multiply_tiles<1, 4, 7>();
     multiply_tiles<2, 5, 6>();
     multiply_tiles<3, 5, 7>();
 }
 
-// Sums 0 and 1 += the first left tiles times two successive right ones, 2 and 3 += the second. No
-// two successive products add to the same sum, which would wait.
-inline void add_split_pair(const SplitTile& left, const SplitTile& left2, const uint16_t* right) {
-    load_tile<6>(right);
-    load_tile<7>(right + Cache::kTile);
-    load_tile<4>(left.high);
-    load_tile<5>(left2.high);
-    multiply_four();
-    load_tile<4>(left.low);
-    load_tile<5>(left2.low);
-    multiply_four();
-}
-
 // score_blocks of one block of keys for two blocks of rows.
-inline void score_pair(const SplitTile* queries, const SplitTile* queries2, int64_t width,
+inline void score_pair(const LeftTile* queries, const LeftTile* queries2, int64_t width,
                        const uint16_t* keys, const uint16_t* next, float* scores,
                        int64_t row_floats) {
     clear_sums<2, 2>();
     for (int64_t i = 0; i < width / kGroup; ++i) {
         const int64_t offset = 2 * i * Cache::kTile;
         if (next) fetch_tiles(next + offset);
-        add_split_pair(queries[i], queries2[i], keys + offset);
+        add_pair(queries[i], queries2[i], keys + offset);
     }
     store_sums<2, 2>(scores, row_floats);
 }
@@ -125,32 +98,32 @@ inline void copy_tokens(const uint16_t* from, int tiles, int64_t used, uint16_t*
 
 // sums[rows][64] = weights times 64 (or as many as `tiles` say) features of successive blocks.
 // What is at `next`, if anything, is fetched.
-inline void sum_blocks(const SplitTile* weights, int64_t blocks, const uint16_t* const* values,
+inline void sum_blocks(const LeftTile* weights, int64_t blocks, const uint16_t* const* values,
                        const uint16_t* const* next, int tiles, float* sums, int64_t row_floats) {
     clear_tile<0>();
     clear_tile<1>();
     clear_tile<2>();
     clear_tile<3>();
     for (int64_t i = 0; i < blocks; ++i) {
-        load_split(weights[i]);
+        load_tile<4>(weights[i].values);
         if (next) fetch_tiles(next[i]);
-        add_split<0>(values[i]);
+        add_right<0>(values[i]);
         if (tiles < 4) continue;
         if (next) fetch_tiles(next[i] + 2 * Cache::kTile);
-        add_split<2>(values[i] + 2 * Cache::kTile);
+        add_right<2>(values[i] + 2 * Cache::kTile);
     }
     store_sums<0>(sums, row_floats);
     if (tiles == 4) store_sums<2>(sums + 2 * kLanes, row_floats);
 }
 
 // sum_blocks of 32 features for two blocks of rows.
-inline void sum_pair(const SplitTile* weights, const SplitTile* weights2, int64_t blocks,
+inline void sum_pair(const LeftTile* weights, const LeftTile* weights2, int64_t blocks,
                      const uint16_t* const* values, const uint16_t* const* next, int64_t offset,
                      float* sums, int64_t row_floats) {
     clear_sums<2, 2>();
     for (int64_t i = 0; i < blocks; ++i) {
         if (next) fetch_tiles(next[i] + offset);
-        add_split_pair(weights[i], weights2[i], values[i] + offset);
+        add_pair(weights[i], weights2[i], values[i] + offset);
     }
     store_sums<2, 2>(sums, row_floats);
 }

@@ -5,7 +5,7 @@
 #include <limits>
 
 #include "linear.h"
-#include "products_amx.h"
+#include "tiles.h"
 #include "quantize.h"
 
 namespace headrace {

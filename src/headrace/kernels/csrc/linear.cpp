@@ -3,7 +3,8 @@
 #include <optional>
 
 #include "pointwise.h"
-#include "products_amx.h"
+#include "products_bfloat16.h"
+#include "products_int8.h"
 #include "quantize.h"
 
 namespace headrace {
@@ -202,25 +203,32 @@ void share_parts(Team& team, const SplitActivation& x, int64_t rows, Units units
     });
 }
 
-// Moves sums of rows to where they belong, from row `row` and the first of the tiles on.
-void finish(const float* sums, const Weight& weight, const LinearOut& out, int64_t row,
-            int64_t rows, Tiles tiles) {
+// Moves sums of rows to where they belong, from row `row` and the first of the tiles on. kWhole: both
+// tiles are there and full, and nothing is left to ask of each row.
+template <bool kWhole>
+inline void finish_tiles(const float* sums, const Weight& weight, const LinearOut& out, int64_t row,
+                         int64_t rows, Tiles tiles) {
     const int64_t first = tiles.first * kLanes;
     const int64_t stride = out.stride ? out.stride : weight.out;
-    for (int64_t r = 0; r < rows; ++r) {
-        float* to = out.values + (row + r) * stride + first;
-        // What comes after these tiles, most likely.
-        __builtin_prefetch(to + kPanelColumns, 1);
-        __builtin_prefetch(to + kPanelColumns + kLanes, 1);
-        for (int v = 0; v < tiles.count; ++v) {
+    float* to = out.values + row * stride + first;
+    for (int64_t r = 0; r < rows; ++r, to += stride, sums += kPanelColumns) {
+        for (int v = 0; v < (kWhole ? 2 : tiles.count); ++v) {
             const int64_t column = v * kLanes;
-            const int64_t count = std::min<int64_t>(kLanes, weight.out - first - column);
-            F32x16 sum = F32x16::load(sums + r * kPanelColumns + column);
+            const int64_t left = weight.out - first - column;
+            const int64_t count = kWhole ? kLanes : std::min<int64_t>(kLanes, left);
+            F32x16 sum = F32x16::load(sums + column);
             if (out.bias) sum = sum + load_partial(out.bias + first + column, count);
             if (out.accumulate) sum = load_partial(to + column, count) + sum;
             store_partial(sum, to + column, count);
         }
     }
+}
+
+inline void finish(const float* sums, const Weight& weight, const LinearOut& out, int64_t row,
+                   int64_t rows, Tiles tiles) {
+    const bool is_whole = tiles.count == 2 && (tiles.first + 2) * kLanes <= weight.out;
+    const auto move = is_whole ? finish_tiles<true> : finish_tiles<false>;
+    move(sums, weight, out, row, rows, tiles);
 }
 
 }  // namespace

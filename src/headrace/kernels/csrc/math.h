@@ -21,6 +21,19 @@ __attribute__((always_inline)) inline F32x16 exp(F32x16 x) {
     return scale_by_power(sum, n);
 }
 
+// 2^x for x up to 127, by the polynomial of least relative error (1e-7) on 0..1; below -126 it stays
+// at 2^-126.
+__attribute__((always_inline)) inline F32x16 exp2(F32x16 x) {
+    const auto constant = F32x16::broadcast;
+    x = max(x, constant(-126.0f));
+    const F32x16 r = fraction(x);
+    F32x16 sum = constant(1.8775767e-3f);
+    for (float term : {8.9893397e-3f, 5.5826318e-2f, 2.4015361e-1f, 6.9315308e-1f, 9.9999994e-1f}) {
+        sum = fma(sum, r, constant(term));
+    }
+    return scale_by_power(sum, x);
+}
+
 inline float exp(float x) {
     float lanes[kLanes];
     exp(F32x16::broadcast(x)).store(lanes);

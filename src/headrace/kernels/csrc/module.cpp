@@ -2,7 +2,7 @@
 // buffers' rows and the op's words. All checking of tensors is done by the caller
 // (headrace/kernels/ops); here only the number and kind of arguments are checked. A program of None
 // runs the op at once.
-#include "products_amx.h"
+#include "tiles.h"
 #include "readers.h"
 
 #define HEADRACE_QUOTED_(name) #name

@@ -186,13 +186,13 @@ inline void attention(Arguments& a, Rows rows, Program& ops) {
     const auto table = a.matrix<int32_t>();
     batch.block_table = table.data;
     batch.table_width = table.columns;
-    const auto out = a.matrix<float>();
-    batch.max_tokens = out.rows;
+    batch.max_tokens = q.rows;
+    const SplitActivation out = a.activation();
     const int64_t heads = a.integer();
     const AttentionOptions options = a.attention_options();
     if (!a.complete()) return;
     auto op = std::make_unique<AttentionOp>(rows, q.data, q.stride, heads, cache, batch, options,
-                                            out.data);
+                                            out);
     reserve_scratch(static_cast<size_t>(op->scratch_floats()));
     const AttentionOp& first = *op;
     ops.push_back(std::move(op));

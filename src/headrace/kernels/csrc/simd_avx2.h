@@ -56,11 +56,16 @@ inline F32x16 round_even(F32x16 x) {
     constexpr int mode = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
     return {_mm256_round_ps(x.a, mode), _mm256_round_ps(x.b, mode)};
 }
+// x less the whole number below it, 0..1.
+inline F32x16 fraction(F32x16 x) {
+    return {_mm256_sub_ps(x.a, _mm256_floor_ps(x.a)), _mm256_sub_ps(x.b, _mm256_floor_ps(x.b))};
+}
 inline __m256 power_of_two(__m256 n) {
-    const __m256i biased = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+    const __m256i whole = _mm256_cvtps_epi32(_mm256_floor_ps(n));
+    const __m256i biased = _mm256_add_epi32(whole, _mm256_set1_epi32(127));
     return _mm256_castsi256_ps(_mm256_slli_epi32(biased, 23));
 }
-// x * 2^n for whole n in -126..127.
+// x * 2^floor(n) for n in -126..127.
 inline F32x16 scale_by_power(F32x16 x, F32x16 n) {
     return x * F32x16{power_of_two(n.a), power_of_two(n.b)};
 }

@@ -47,7 +47,11 @@ inline F32x16 abs(F32x16 a) { return {_mm512_abs_ps(a.v)}; }
 inline F32x16 round_even(F32x16 a) {
     return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
 }
-// a * 2^n for whole n in -126..127.
+// a less the whole number below it, 0..1.
+inline F32x16 fraction(F32x16 a) {
+    return {_mm512_reduce_ps(a.v, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC)};
+}
+// a * 2^floor(n) for n in -126..127.
 inline F32x16 scale_by_power(F32x16 a, F32x16 n) { return {_mm512_scalef_ps(a.v, n.v)}; }
 inline float reduce_add(F32x16 a) { return _mm512_reduce_add_ps(a.v); }
 inline float reduce_max(F32x16 a) { return _mm512_reduce_max_ps(a.v); }

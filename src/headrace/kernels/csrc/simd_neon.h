@@ -57,10 +57,14 @@ inline F32x16 abs(F32x16 a) {
 inline F32x16 round_even(F32x16 a) {
     return per_register([&](int i) { return vrndnq_f32(a.v[i]); });
 }
-// a * 2^n for whole n in -126..127.
+// a less the whole number below it, 0..1.
+inline F32x16 fraction(F32x16 a) {
+    return per_register([&](int i) { return vsubq_f32(a.v[i], vrndmq_f32(a.v[i])); });
+}
+// a * 2^floor(n) for n in -126..127.
 inline F32x16 scale_by_power(F32x16 a, F32x16 n) {
     return per_register([&](int i) {
-        const int32x4_t biased = vaddq_s32(vcvtq_s32_f32(n.v[i]), vdupq_n_s32(127));
+        const int32x4_t biased = vaddq_s32(vcvtmq_s32_f32(n.v[i]), vdupq_n_s32(127));
         return vmulq_f32(a.v[i], vreinterpretq_f32_s32(vshlq_n_s32(biased, 23)));
     });
 }

@@ -8,13 +8,18 @@ from torch import Tensor
 from headrace.kernels.cache import check_cache
 from headrace.kernels.ops.op import Abilities, Op, check_optional
 from headrace.kernels.tensors import (
+    GROUP_SIZE,
     NORM_KINDS,
+    Activation,
     AttentionOptions,
     HeadNorms,
     LayerCache,
     Rotary,
     check,
+    check_activation,
     check_choice,
+    check_equal,
+    check_multiple,
 )
 
 
@@ -71,8 +76,8 @@ class Attention(Op):
     """Causal attention of each token over its sequence's context, which ends with it.
 
     The first num_heads * D columns of qkv [T, any] are the queries; out [T, num_heads * value
-    size]; query_start [S + 1], context_lens [S], block_table [S, B] int32. `rows` counts
-    sequences.
+    size], quantized only if the value size is a multiple of 32; query_start [S + 1], context_lens
+    [S], block_table [S, B] int32. `rows` counts sequences.
     """
 
     qkv: Tensor
@@ -80,15 +85,18 @@ class Attention(Op):
     query_start: Tensor
     context_lens: Tensor
     block_table: Tensor
-    out: Tensor
+    out: Activation
     _: KW_ONLY
     num_heads: int
     options: AttentionOptions
 
     def check(self, kernels: Abilities) -> int:
         check_cache(self.cache, self.num_heads)
-        check(self.out, "out", torch.float32, None, self.num_heads * self.cache.value_size)
-        check(self.qkv, "qkv", torch.float32, len(self.out), None)
+        num_tokens, width = check_activation(self.out, "out")
+        check_equal("out: columns", width, self.num_heads * self.cache.value_size)
+        if not isinstance(self.out, Tensor):
+            check_multiple("value size of a quantized out", self.cache.value_size, GROUP_SIZE)
+        check(self.qkv, "qkv", torch.float32, num_tokens, None)
         if self.qkv.shape[1] < self.num_heads * self.cache.head_size:
             raise ValueError("qkv: narrower than the queries")
         check(self.context_lens, "context_lens", torch.int32, None)

@@ -5,13 +5,14 @@ from torch import Tensor
 
 from headrace.kernels.ops import Attention
 from headrace.kernels.tensors import BLOCK_SIZE, AttentionOptions, LayerCache
-from headrace.kernels.twins.values import check_range, held_as_bytes
+from headrace.kernels.twins.values import check_range, held_as_bytes, put
 
 
 def attention(op: Attention, count: int) -> None:
     cache = op.cache
     starts, contexts = op.query_start.tolist(), op.context_lens.tolist()
-    _check_batch(starts[: count + 1], contexts[:count], len(op.out), op.block_table.shape[1])
+    _check_batch(starts[: count + 1], contexts[:count], len(op.qkv), op.block_table.shape[1])
+    out = torch.zeros(starts[count], op.num_heads * cache.value_size)
     for s in range(count):
         first, last, context = starts[s], starts[s + 1], contexts[s]
         blocks = op.block_table[s, : -(-context // BLOCK_SIZE)].long()
@@ -20,7 +21,8 @@ def attention(op: Attention, count: int) -> None:
         query = op.qkv[first:last, : op.num_heads * cache.head_size]
         query = query.unflatten(1, (op.num_heads, -1)).transpose(0, 1)
         result = _attend(query, keys[:, :context], values[:, :context], op.options)
-        op.out[first:last] = result.transpose(0, 1).flatten(1)
+        out[first:last] = result.transpose(0, 1).flatten(1)
+    put(out, op.out)
 
 
 def _read(cache: LayerCache, blocks: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,171 @@
+// Products of bfloat16 rows by AMX: with bfloat16 tiles, or with tiles in groups that are widened.
+#pragma once
+
+#include "widen.h"
+
+namespace headrace {
+
+#if defined(__AMX_BF16__)
+
+// Adds the products of 32 inputs. Either the weights stay in the L1 cache, or the rows do.
+template <int kBlocks, int kVectors, bool kKeepsWeights>
+inline void add_products(const BFloat16Cell* cell, const BFloat16Cell* cell2, const RightTile* right,
+                         const RightTile* right2) {
+    load_operand<4, kKeepsWeights>(cell);
+    load_operand<6, !kKeepsWeights>(right);
+    multiply_tiles<0, 4, 6>();
+    if (kVectors > 1) {
+        load_operand<7, !kKeepsWeights>(right2);
+        multiply_tiles<1, 4, 7>();
+    }
+    if (kBlocks > 1) {
+        load_operand<5, kKeepsWeights>(cell2);
+        multiply_tiles<2, 5, 6>();
+    }
+    if (kBlocks > 1 && kVectors > 1) multiply_tiles<3, 5, 7>();
+}
+
+// c[16 * kBlocks][16 * kVectors] = blocks of rows times tiles that no other rows read: a stream, of
+// which what follows is fetched.
+template <int kBlocks, int kVectors>
+inline void multiply_stream(const BFloat16Cell* cells, const RightTile* right,
+                            const RightTile* right2, int64_t groups, float* c, int64_t ldc) {
+    constexpr int64_t kAhead = kPrefetchBytes / sizeof(RightTile);
+    clear_sums<kBlocks, kVectors>();
+    for (int64_t g = 0; g < groups; ++g) {
+        for (const auto& line : right[g + kAhead].values) __builtin_prefetch(line, 0, 3);
+        if (kVectors > 1) {
+            for (const auto& line : right2[g + kAhead].values) __builtin_prefetch(line, 0, 3);
+        }
+        add_products<kBlocks, kVectors, false>(cells + g, cells + groups + g, right + g,
+                                               right2 + g);
+    }
+    store_sums<kBlocks, kVectors>(c, ldc);
+}
+
+// A part of the depth for which two tiles stay in the L1 cache while all rows are multiplied with
+// them, and what follows, which is fetched meanwhile: so many lines of either for each group.
+struct Resident {
+    const RightTile *right, *right2;
+    int64_t groups;
+    bool is_first;
+    const uint8_t *next, *next2;
+    int64_t lines;
+};
+constexpr int64_t kResidentGroups = 18;
+
+// c[16 * kBlocks][16 * kVectors] += blocks of rows, `row_groups` long, times a part's tiles. Calls
+// meanwhile() after each group: products leave time for other work.
+template <int kBlocks, int kVectors, typename Meanwhile>
+inline void multiply_resident(const BFloat16Cell* cells, int64_t row_groups, const Resident& part,
+                              int64_t step, float* c, int64_t ldc, Meanwhile meanwhile) {
+    if (part.is_first) {
+        clear_sums<kBlocks, kVectors>();
+    } else {
+        load_sums<kBlocks, kVectors>(c, ldc);
+    }
+    const int64_t groups = part.groups, lines = part.lines, skipped = step * groups * lines;
+    const RightTile *right = part.right, *right2 = part.right2;
+    const uint8_t *next = part.next + 64 * skipped, *next2 = part.next2 + 64 * skipped;
+    for (int64_t g = 0; g < groups; ++g) {
+        for (int64_t i = 0; i < lines; ++i, next += 64, next2 += 64) {
+            __builtin_prefetch(next, 0, 2);
+            __builtin_prefetch(next2, 0, 2);
+        }
+        add_products<kBlocks, kVectors, true>(cells + g, cells + row_groups + g, right + g,
+                                              right2 + g);
+        meanwhile();
+    }
+    store_sums<kBlocks, kVectors>(c, ldc);
+}
+
+// Calls function(v, n) with the numbers of vectors, and of blocks of `rows`, as constants.
+template <typename Function>
+inline void with_blocks(int vectors, int64_t rows, Function function) {
+    with_constant<2>(vectors, [&](auto v) {
+        with_constant<2>(rows > kBlockRows ? 2 : 1, [&](auto n) { function(v, n); });
+    });
+}
+
+// Rows whose sums are complete and yet to be finished.
+struct Complete {
+    int64_t first = 0, last = 0;
+    const float* sums = nullptr;
+};
+
+// Finishes so many of them.
+template <typename Finish>
+inline void advance(Complete& rows, int64_t most, int64_t ldc, Finish& finish) {
+    const int64_t count = std::min(most, rows.last - rows.first);
+    if (count == 0) return;
+    finish(rows.first, count, rows.sums);
+    rows.first += count;
+    rows.sums += count * ldc;
+}
+
+// Rows from `row`, the first of a block, times one or two tiles of a bfloat16 weight or of one in
+// groups, which is rounded to bfloat16; of any number of rows with the same instructions. Calls
+// finish(first, count, sums) with the sums [count][ldc] of all rows in turn. c has room for whole
+// blocks.
+template <typename Finish>
+inline void multiply_bfloat16(const Activation& x, int64_t row, int64_t rows, const Weight& weight,
+                              Tiles tiles, float* c, int64_t ldc, Finish finish) {
+    constexpr int64_t kRows = 2 * kBlockRows;
+    const auto tile = [&](int64_t i) { return reinterpret_cast<const RightTile*>(weight.tile(i)); };
+    const RightTile *right = tile(tiles[0]), *right2 = tile(tiles[1]);
+    const auto ceil_of = [](int64_t a, int64_t b) { return (a + b - 1) / b; };
+    const int64_t groups = x.groups(), steps = ceil_of(rows, kRows);
+    const int64_t tile_lines = weight.tile_bytes() / 64;
+    const bool is_widened = is_grouped(weight.kind);
+    if (steps == 1 && !is_widened) {
+        with_blocks(tiles.count, rows, [&](auto v, auto n) {
+            multiply_stream<n.value, v.value>(x.bfloat16_cells(row / kBlockRows), right, right2,
+                                              groups, c, ldc);
+        });
+        return finish(0, rows, c);
+    }
+    RightTile widened[2][kResidentGroups];
+    const int64_t parts = (groups + kResidentGroups - 1) / kResidentGroups;
+    Complete complete;
+    for (int64_t part = 0; part < parts; ++part) {
+        const int64_t first = groups * part / parts, last = groups * (part + 1) / parts;
+        // Of the tiles that come next, the same share.
+        const int64_t from = 64 * (tile_lines * part / parts);
+        Resident resident{right + first, right2 + first, last - first, part == 0,
+                          weight.tile(tiles[0] + tiles.stride) + from,
+                          weight.tile(tiles[1] + tiles.stride) + from, 0};
+        if (is_widened) {
+            for (int v = 0; v < tiles.count; ++v) {
+                widen_groups(weight, tiles[v], first, last - first, widened[v]);
+            }
+            resident.right = widened[0], resident.right2 = widened[1];
+        }
+        const int64_t lines_each = ceil_of(tile_lines, parts * steps * resident.groups);
+        const int64_t fetching_steps = ceil_of(tile_lines, parts * lines_each * resident.groups);
+        const int64_t rows_each = ceil_of(kRows, resident.groups);
+        for (int64_t step = 0; step < steps; ++step) {
+            const int64_t r = step * kRows, count = std::min(kRows, rows - r);
+            const BFloat16Cell* cells = x.bfloat16_cells((row + r) / kBlockRows) + first;
+            resident.lines = step < fetching_steps ? lines_each : 0;
+            // What is complete at once needs room for two steps only.
+            float* const to = c + (parts == 1 ? r % (2 * kRows) : r) * ldc;
+            with_blocks(tiles.count, count, [&](auto v, auto n) {
+                multiply_resident<n.value, v.value>(cells, groups, resident, step, to, ldc, [&] {
+                    advance(complete, rows_each, ldc, finish);
+                });
+            });
+            if (last == groups) complete = {r, r + count, to};
+        }
+    }
+    advance(complete, kRows, ldc, finish);
+}
+
+#else
+
+template <typename Finish>
+inline void multiply_bfloat16(const Activation&, int64_t, int64_t, const Weight&, Tiles, float*,
+                              int64_t, Finish) {}
+
+#endif
+
+}  // namespace headrace
