@@ -36,11 +36,11 @@ class Habits:
     def observe(self, mask: bytes, token_id: int) -> None:
         """This token was chosen among those of the mask."""
         key, right, trials = hash(mask), PRIOR, 1.0
-        if place := self._places.get(key):
+        # Taken out and put in again: what other threads forget meanwhile is never missed.
+        if place := self._places.pop(key, None):
             right = place.right * MEMORY + (place.token_id == token_id)
             trials = place.trials * MEMORY + 1
         self._places[key] = _Place(token_id, right, trials)
-        self._places.move_to_end(key)
         if len(self._places) > MAX_PLACES:
             self._places.popitem(last=False)
 
