@@ -65,14 +65,14 @@ def test_cached_tokens_of_an_answer_that_a_stop_string_ends(openai: OpenAI) -> N
 
 def test_responses(openai: OpenAI) -> None:
     options: Any = {"model": "tgi", "input": QUESTION[0]["content"], "temperature": 0,
-                    "max_output_tokens": 24}  # fmt: skip
+                    "max_output_tokens": 200}  # fmt: skip
     whole = openai.responses.create(**options)
     assert "Paris" in whole.output_text
     with openai.responses.stream(**options) as stream:
         final = stream.get_final_response()
     assert (final.output_text, final.status) == (whole.output_text, whole.status)
     chat = openai.chat.completions.create(
-        model="tgi", messages=QUESTION, temperature=0, max_tokens=24
+        model="tgi", messages=QUESTION, temperature=0, max_tokens=200
     )
     assert chat.choices[0].message.content == whole.output_text
 
