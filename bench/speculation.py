@@ -35,7 +35,7 @@ from typing import Any, Protocol
 from bench.peers.engines import HttpEngine, awake, free_port
 from bench.peers.memory import cpu_seconds, processes
 from bench.speculation_prompts import WORKLOADS, Body, bodies, chat
-from bench.speculation_report import Measurement, Results, table, write_json, write_plot
+from bench.speculation_report import Measurement, Results, gain, table, write_json, write_plot
 from headrace.checkpoint.checkpoint import open_checkpoint
 from headrace.checkpoint.embedded import embedded_model
 from headrace.text.chat import load_chat_template
@@ -249,6 +249,7 @@ def measure_round(
                 if is_asked and streams <= pair.most_streams:
                     measured = compare(pair, requests, streams, is_reversed=bool(number % 2))
                     results.pairs.setdefault((name, workload, streams), []).append(measured)
+                    print(f"{name}, {workload}, {streams}: {gain(*measured):.2f}", flush=True)
             if engines.oracle is not None:
                 bound = engines.oracle.bound(requests, streams)
                 results.bounds.setdefault((workload, streams), []).append(bound)
@@ -288,10 +289,10 @@ def main() -> None:
             print(f"after round {number + 1}", table(results), sep="\n", flush=True)
     finally:
         engines.close()
-    if options.json:
-        write_json(options.json, results)
-    if options.plot:
-        write_plot(options.plot, results)
+        if options.json:
+            write_json(options.json, results)
+        if options.plot and results.pairs:
+            write_plot(options.plot, results)
 
 
 if __name__ == "__main__":
