@@ -2,7 +2,7 @@
 
     python -m bench.speculation --streams 1,8 --rounds 3 --json FILE --plot FILE
     python -m bench.speculation --openvino PYTHON --llama LLAMA_SERVER
-    python -m bench.speculation --bf16 FOLDER --rounds 2        # both models, about ten minutes
+    python -m bench.speculation --bf16 FOLDER --rounds 2        # both models, a quarter of an hour
 
 Each engine runs as two processes, one stopped (SIGSTOP) while the other is measured. No prompt
 comes twice, so that recent outputs help only as much as they would in real use. Prints output
