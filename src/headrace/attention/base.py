@@ -14,6 +14,18 @@ from headrace.kernels import AttentionOptions as AttentionOptions
 from headrace.kernels import Kernels
 
 
+@dataclass(frozen=True, slots=True)
+class SampledTokens:
+    """Those of a step's tokens that are sampled from: R, the last ones of their sequences."""
+
+    index: Tensor
+    """[R] int32 into the T tokens, ascending."""
+    query_start: Tensor
+    """[S + 1] int32: sequence s owns the sampled tokens `query_start[s] : query_start[s + 1]`."""
+    num_prompt_tokens: int = 0
+    """As in `AttentionBatch`."""
+
+
 @dataclass(slots=True)
 class AttentionBatch:
     """One step's ragged batch: T tokens of S sequences, sequence s owning the tokens
@@ -34,6 +46,12 @@ class AttentionBatch:
     num_prompt_tokens: int = 0
     """The last so many of the T tokens stand at prompt positions; only told to models that compute
     those otherwise."""
+    sampled: SampledTokens | None = None
+    """The tokens whose hidden states are asked for; None: all."""
+
+    def of_sampled(self, x: Tensor) -> Tensor:
+        """Their rows of x [T, any]."""
+        return x if self.sampled is None else x[self.sampled.index]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -104,8 +104,9 @@ class Expert:
 
 
 class Operations(Protocol):
-    """T is the number of the batch's tokens. `consumer` is the weight that reads the result; None
-    where it is read as it is."""
+    """T is the number of the batch's tokens, and R that of its sampled ones, which is T for all
+    operations behind the attention that leaves only these. `consumer` is the weight that reads the
+    result; None where it is read as it is."""
 
     def embedding(
         self,
@@ -199,8 +200,13 @@ class Operations(Protocol):
         consumer: LinearWeight,
     ) -> Activation:
         """Packed queries, keys, values [T, (heads + 2 kv heads) * head_size] to the attention's
-        result [T, heads * head_size]; keys and values go to the cache. Without angles nothing
-        rotates."""
+        result of the batch's sampled tokens [R, heads * head_size]; all keys and values go to the
+        cache. Without angles nothing rotates."""
+        ...
+
+    def sampled(self, x: Tensor, batch: AttentionBatch) -> Tensor:
+        """What the residual stream x [T, H] is after attention, which has left `batch`'s sampled
+        tokens only: [R, H], in x's memory or not."""
         ...
 
     def block_weight(self, weight: Tensor, source: LinearWeight) -> tuple[BlockWeight, int]:
@@ -218,7 +224,8 @@ class Operations(Protocol):
         consumer: LinearWeight,
     ) -> Activation:
         """query [T, heads * (plain + rotated)] and the one key [T, latent + rotated] to the result
-        [T, heads * value]; the key, with its latent normalised, goes to the cache."""
+        of sampled tokens [R, heads * value]; the key, with its latent normalised, goes to the
+        cache."""
         ...
 
     def soft_cap(self, x: Tensor, cap: float) -> Tensor:
@@ -356,7 +363,11 @@ class TorchOperations:
         if layout.temperature is not None:
             factors = layout.temperature(batch.positions).view(-1, 1, 1)
             query = (query * factors).to(query.dtype)
-        return self.backend.forward(layout.layer, query, key, value, batch, layout.options)
+        attended = self.backend.forward(layout.layer, query, key, value, batch, layout.options)
+        return batch.of_sampled(attended)
+
+    def sampled(self, x: Tensor, batch: AttentionBatch) -> Tensor:
+        return batch.of_sampled(x)
 
     def block_weight(self, weight: Tensor, source: LinearWeight) -> tuple[Tensor, int]:
         return weight, weight.nbytes
@@ -386,7 +397,7 @@ class TorchOperations:
         )
         query = torch.cat((torch.einsum("thp,hlp->thl", plain, heads.keys), turned(rotary)), dim=-1)
         attended = self.backend.forward(layout.layer, query, key, value, batch, layout.options)
-        attended = attended.view(len(query), layout.num_heads, -1)
+        attended = batch.of_sampled(attended).unflatten(1, (layout.num_heads, -1))
         return torch.einsum("thl,hvl->thv", attended, heads.values).flatten(1)
 
     def soft_cap(self, x: Tensor, cap: float) -> Tensor:

@@ -5,6 +5,7 @@ are Llama's; `Naming` tells where a checkpoint has others.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from torch import Tensor
 
@@ -52,6 +53,7 @@ class DecoderLayer:
         rotation = None if rope is None else angles[rope]
         read = self._input(hidden, self.attention_norm, weight)
         attended = self.attention(read, rotation, batch)
+        hidden = self.operations.sampled(hidden, batch)
         if self.spec.is_parallel:
             read = self._input(hidden, self.mlp_norm, self.mlp.input_weight)
         hidden = self._add(self.attention.output, attended, hidden, self.attention_output_norm)
@@ -124,18 +126,22 @@ class Decoder:
         self.max_position = spec.max_position
 
     def forward(self, token_ids: Tensor, batch: AttentionBatch) -> Tensor:
-        """token_ids [T] int32 or int64 to hidden states before the last norm [T, hidden_size].
+        """token_ids [T] int32 or int64 to hidden states before the last norm of `batch`'s sampled
+        tokens [R, hidden_size].
 
-        Writes the tokens' keys and values to the backend's cache.
+        Writes all tokens' keys and values to the backend's cache. Nobody reads more of the last
+        layer but what it makes of the sampled tokens.
         """
         angles = {
             rope: self.operations.angles(rotary, batch.positions)
             for rope, rotary in self.rotary.items()
         }
         hidden = self.embedding(token_ids, batch.positions)
-        for layer in self.layers:
-            hidden = layer(hidden, angles, batch)
-        return hidden
+        *layers, last = self.layers
+        whole = replace(batch, sampled=None)
+        for layer in layers:
+            hidden = layer(hidden, angles, whole)
+        return last(hidden, angles, batch)
 
     def logits(self, hidden: Tensor, num_prompt_rows: int = 0) -> Tensor:
         """Rows of `forward`'s result [R, hidden_size] to logits [R, vocab_size] float32.

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from headrace.attention.base import AttentionBatch
+from headrace.attention.base import AttentionBatch, SampledTokens
 from headrace.types import StepPlan
 
 Indices = npt.NDArray[np.int64]
@@ -83,7 +83,10 @@ class BatchBuffers:
         self.block_tables = block_tables or BlockTables(max_rows, max_blocks)
         self.max_tokens = max_tokens
         self.block_size = block_size
-        lengths = (2 * max_tokens, max_tokens, max_tokens, max_rows + 1, max_rows)
+        lengths = (
+            *(2 * max_tokens, max_tokens, max_tokens, max_rows + 1, max_rows),
+            *(max_tokens, max_rows + 1),
+        )
         size = sum(lengths) + max_rows * max_blocks
         host = torch.from_numpy(np.zeros(size, np.int32))
         is_cpu = device.type == "cpu"
@@ -93,11 +96,12 @@ class BatchBuffers:
         arrays = np.split(self._host.numpy(), np.cumsum(lengths))
         self._slot_mapping = arrays[0].view(np.int64)
         self._token_ids, self._positions, self._query_start, self._context_lens = arrays[1:5]
-        self._block_table = arrays[5]
+        self._sampled, self._sampled_start, self._block_table = arrays[5:]
         tensors = self._device.split((*lengths, max_rows * max_blocks))
         self._tensors = (tensors[0].view(torch.int64), *tensors[1:])
         self._arange = np.arange(max_tokens, dtype=np.int32)
         self._shaped = lru_cache(MAX_SHAPES)(self._slices)
+        self._shaped_samples = lru_cache(MAX_SHAPES)(self._sample_slices)
 
     def beside(self, max_tokens: int, *, is_fixed: bool) -> "BatchBuffers":
         """Buffers for another model over the same rows and blocks."""
@@ -116,7 +120,9 @@ class BatchBuffers:
         """Token ids and batch at full size, in the memory that every step uses (`is_fixed`)."""
         assert self._stride
         max_tokens, max_rows = len(self._token_ids), len(self._context_lens)
-        return self._views(max_tokens, max_rows, self._stride, max_tokens, 0)
+        token_ids, batch = self._views(max_tokens, max_rows, self._stride, max_tokens, 0)
+        batch.sampled = SampledTokens(*self._sample_slices(max_tokens, max_rows))
+        return token_ids, batch
 
     def fill(self, plan: StepPlan) -> StepBatch:
         """Apply the plan's changes to the block tables and lay out its tokens."""
@@ -135,12 +141,17 @@ class BatchBuffers:
         stride = self._stride or width
         block_table = self._block_table[: num_rows * stride].reshape(num_rows, stride)
         block_table[:, :width] = self.block_tables.ids[rows, :width]
-        return StepBatch(
-            *self._upload(num_tokens, num_rows, stride, max(plan.counts), max_context_len),
-            rows,
-            query_start[1:].astype(np.int64),
-            context_lens.astype(np.int64),
+        num_sampled = self._place_samples(plan, query_start[1:])
+        token_ids, batch = self._upload(
+            num_tokens, num_rows, stride, max(plan.counts), max_context_len
         )
+        first_prompt_row = num_rows - plan.num_prompt_rows
+        batch.num_prompt_tokens = sum(plan.counts[first_prompt_row:])
+        if num_sampled != num_tokens:
+            sampled = self._shaped_samples(num_sampled, num_rows)
+            batch.sampled = SampledTokens(*sampled, sum(plan.num_samples[first_prompt_row:]))
+        query_end = query_start[1:].astype(np.int64)
+        return StepBatch(token_ids, batch, rows, query_end, context_lens.astype(np.int64))
 
     def _place(
         self, rows: Indices, starts: npt.NDArray[np.int32], plan: StepPlan, num_tokens: int
@@ -157,6 +168,17 @@ class BatchBuffers:
         slots = self._slot_mapping[:num_tokens]
         np.multiply(self.block_tables.ids[rows, block], self.block_size, out=slots)
         slots += offset
+
+    def _place_samples(self, plan: StepPlan, query_end: npt.NDArray[np.int32]) -> int:
+        """Which tokens are sampled from, unless all are; how many."""
+        counts = plan.num_samples
+        num_sampled = sum(counts)
+        if num_sampled != len(plan.token_ids):
+            start = self._sampled_start[: len(counts) + 1]
+            np.cumsum(counts, out=start[1:])
+            behind = np.repeat(query_end - start[1:], counts)
+            np.add(self._arange[:num_sampled], behind, out=self._sampled[:num_sampled])
+        return num_sampled
 
     def _upload(
         self, num_tokens: int, num_rows: int, stride: int, max_query_len: int, max_context_len: int
@@ -175,7 +197,8 @@ class BatchBuffers:
     def _slices(
         self, num_tokens: int, num_rows: int, stride: int
     ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]:
-        slot_mapping, token_ids, positions, query_start, context_lens, block_table = self._tensors
+        slot_mapping, token_ids, positions, query_start, context_lens = self._tensors[:5]
+        block_table = self._tensors[7]
         return token_ids[:num_tokens], (
             positions[:num_tokens],
             slot_mapping[:num_tokens],
@@ -183,3 +206,6 @@ class BatchBuffers:
             context_lens[:num_rows],
             block_table[: num_rows * stride].view(num_rows, stride),
         )
+
+    def _sample_slices(self, num_sampled: int, num_rows: int) -> tuple[Tensor, Tensor]:
+        return self._tensors[5][:num_sampled], self._tensors[6][: num_rows + 1]

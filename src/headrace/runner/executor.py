@@ -12,11 +12,11 @@ from torch import Tensor
 from headrace.attention.base import AttentionBatch
 from headrace.runner.batch import BatchBuffers
 from headrace.runner.cache_pages import CachePages
-from headrace.runner.masks import Masks, step_masks
+from headrace.runner.masks import step_masks
 from headrace.runner.outputs import row_outputs
 from headrace.runner.prompt_logprobs import PromptLogprobs
 from headrace.runner.sample_positions import SamplePositions, sample_positions
-from headrace.runner.sampler import Sampler, Samples
+from headrace.runner.sampler import Sampler
 from headrace.types import RowOutput, StepOutput, StepPlan
 
 
@@ -24,7 +24,7 @@ class Model(Protocol):
     """Tokens in, hidden states out; keys and values go to its attention backend."""
 
     def forward(self, token_ids: Tensor, batch: AttentionBatch) -> Tensor:
-        """token_ids [T] int32 to hidden states [T, H]."""
+        """token_ids [T] int32 to hidden states of the batch's sampled tokens [R, H]."""
         ...
 
     def logits(self, hidden: Tensor, num_prompt_rows: int = 0) -> Tensor:
@@ -41,7 +41,10 @@ class DraftSource(Protocol):
     def draft(
         self, plan: StepPlan, outputs: Sequence[RowOutput], at: SamplePositions, hidden: Tensor
     ) -> None:
-        """Set `draft_ids` of outputs for which the plan asks; called after every step."""
+        """Set `draft_ids` of outputs for which the plan asks; called after every step.
+
+        hidden [R, H]: what each position was sampled from.
+        """
         ...
 
 
@@ -81,16 +84,19 @@ class ModelExecutor:
         if not plan.rows:
             return StepOutput(rows=[])
         step = self._buffers.fill(plan)
-        first_prompt_row = len(plan.rows) - plan.num_prompt_rows
-        step.attention.num_prompt_tokens = sum(plan.counts[first_prompt_row:])
+        if self._prompt_logprobs.reads(plan):
+            step.attention.sampled = None
         hidden = self._model.forward(step.token_ids, step.attention)
         prompt_scores = self._prompt_logprobs.compute(
             plan, step.query_end, hidden, lambda states: self._model.logits(states, len(states))
         )
         self._sampler.catch_up(plan)
         at = sample_positions(plan, step.rows, step.query_end, step.context_lens)
-        num_prompt_samples = sum(plan.num_samples[first_prompt_row:])
-        samples = self._sample(hidden, at, step_masks(plan, hidden.device), num_prompt_samples)
+        if len(at.index) != len(hidden):
+            hidden = hidden[torch.from_numpy(at.index).to(hidden.device)]
+        num_prompt_samples = sum(plan.num_samples[len(plan.rows) - plan.num_prompt_rows :])
+        logits = self._model.logits(hidden, num_prompt_samples)
+        samples = self._sampler.sample(logits, at, step_masks(plan, hidden.device))
         outputs = row_outputs(plan, at, samples)
         self._sampler.accept(plan.rows, outputs)
         for index, scores in prompt_scores.items():
@@ -106,12 +112,3 @@ class ModelExecutor:
     def prepare(self) -> bool:
         """See `types.Executor`."""
         return self._pages is not None and self._pages.prepare(self._buffers.block_tables.num_used)
-
-    def _sample(
-        self, hidden: Tensor, at: SamplePositions, masks: Masks | None, num_prompt_samples: int
-    ) -> Samples:
-        # As many samples as tokens: a step of decodes (and drafts) only, all in their order.
-        if len(at.index) != hidden.shape[0]:
-            hidden = hidden[torch.from_numpy(at.index).to(hidden.device)]
-        logits = self._model.logits(hidden, num_prompt_samples)
-        return self._sampler.sample(logits, at, masks)

@@ -40,6 +40,14 @@ class PromptLogprobs:
             self._prompts[start.row] = start.token_ids[: start.num_prompt_tokens]
             self._num_top[start.row] = start.params.num_top_logprobs or 0
 
+    def reads(self, plan: StepPlan) -> bool:
+        """Whether this step computes prompt positions of rows that asked."""
+        prompts = self._prompts
+        return any(
+            row in prompts and start < len(prompts[row])
+            for row, start in zip(plan.rows, plan.starts, strict=True)
+        )
+
     def compute(
         self, plan: StepPlan, query_end: Indices, hidden: Tensor, logits: Callable[[Tensor], Tensor]
     ) -> dict[int, PromptScores]:

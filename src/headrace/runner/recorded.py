@@ -3,6 +3,8 @@
 What CUDA graphs are on a GPU, but for any batch: programs read the number of rows when they run.
 """
 
+from dataclasses import dataclass, replace
+
 import torch
 from torch import Tensor
 
@@ -28,23 +30,27 @@ class RecordedDecoder:
         assert isinstance(operations, NativeOperations)
         self._kernels: Kernels = operations.kernels
         token_ids, batch = buffers.everything()
-        counts = torch.zeros(4, dtype=torch.int32)
+        counts = torch.zeros(5, dtype=torch.int32)
         self._counts = counts.numpy().data
-        tokens, sequences, rows, boundary = counts.split(1)
+        tokens, sequences, rows, boundary, row_boundary = counts.split(1)
         whole = Counts(len(token_ids), tokens, sequences, boundary)
-        with operations.passes(whole), self._kernels.record() as program:
-            hidden = decoder.forward(token_ids, batch)
-        self._forward: Program = program
-        self._hidden = _Leading(hidden)
+        sampled = Counts(len(token_ids), rows, sequences, row_boundary)
+        head = Counts(max_logit_rows, rows, rows, row_boundary)
+
+        def record(batch: AttentionBatch) -> _Pass:
+            with operations.passes(whole, sampled), self._kernels.record() as forward:
+                hidden = decoder.forward(token_ids, batch)
+            with operations.passes(head), self._kernels.record() as head_in_place:
+                decoder.logits(hidden[:max_logit_rows])
+            return _Pass(forward, _Leading(hidden), head_in_place)
+
+        self._of_sampled = record(batch)
+        self._of_all = self._last = record(replace(batch, sampled=None))
         self._max_logit_rows = max_logit_rows
         self._states = torch.zeros(max_logit_rows, decoder.spec.hidden_size)
-        with operations.passes(Counts(max_logit_rows, rows, rows, boundary)):
-            with self._kernels.record() as program:
-                logits = decoder.logits(self._states)
-            self._head: Program = program
-            with self._kernels.record() as program:
-                decoder.logits(hidden[:max_logit_rows])
-            self._head_in_place: Program = program
+        with operations.passes(head), self._kernels.record() as program:
+            logits = decoder.logits(self._states)
+        self._head: Program = program
         self.logits_buffer = logits
         """Of which `logits` gives the first rows."""
         self._logits = _Leading(logits)
@@ -52,11 +58,16 @@ class RecordedDecoder:
         """Prompt positions are computed otherwise than generated ones."""
 
     def forward(self, token_ids: Tensor, batch: AttentionBatch) -> Tensor:
-        num_tokens = token_ids.shape[0]
+        num_tokens, sampled = len(token_ids), batch.sampled
         self._counts[0], self._counts[1] = num_tokens, batch.context_lens.shape[0]
         self._counts[3] = num_tokens - batch.num_prompt_tokens
-        self._forward.run()
-        return self._hidden.rows(num_tokens)
+        if sampled is None:
+            self._last, num_rows = self._of_all, num_tokens
+        else:
+            self._last, num_rows = self._of_sampled, len(sampled.index)
+            self._counts[2], self._counts[4] = num_rows, num_rows - sampled.num_prompt_tokens
+        self._last.program.run()
+        return self._last.hidden.rows(num_rows)
 
     def logits(self, hidden: Tensor, num_prompt_rows: int = 0) -> Tensor:
         most, num_rows = self._max_logit_rows, hidden.shape[0]
@@ -69,9 +80,9 @@ class RecordedDecoder:
 
     def _part(self, hidden: Tensor, boundary: int) -> Tensor:
         num_rows = hidden.shape[0]
-        self._counts[2], self._counts[3] = num_rows, min(boundary, num_rows)
-        if hidden is self._hidden.view:  # of a step that samples at every token
-            self._head_in_place.run()
+        self._counts[2], self._counts[4] = num_rows, min(boundary, num_rows)
+        if hidden is self._last.hidden.view:
+            self._last.head.run()
         else:
             self._states[:num_rows] = hidden
             self._head.run()
@@ -96,6 +107,16 @@ class _Leading:
             self._views[num_rows] = self._buffer[:num_rows]
         self.view = self._views[num_rows]
         return self.view
+
+
+@dataclass(frozen=True, slots=True)
+class _Pass:
+    """Of all layers."""
+
+    program: Program
+    hidden: _Leading
+    head: Program
+    """Reads `hidden` where it is."""
 
 
 def recorded(

@@ -87,6 +87,7 @@ PyMethodDef methods[] = {
     fast<call<soft_cap>>("SoftCap"),
     fast<call<quantize>>("Quantize"),
     fast<call<permute>>("Permute"),
+    fast<call<move_rows>>("MoveRows"),
     fast<call<argmax>>("Argmax"),
     fast<call<sample>>("Sample"),
     fast<call<top_logprobs>>("TopLogprobs"),

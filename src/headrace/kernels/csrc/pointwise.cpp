@@ -1,6 +1,7 @@
 #include "pointwise.h"
 
 #include <cmath>
+#include <cstring>
 
 #include "codebook.h"
 #include "planes.h"
@@ -228,6 +229,24 @@ void PermuteOp::run(Team& team) const {
                 values[k] = from < 0 ? 0.0f : x[from];
             }
             store_groups(out_, row, group, group + 1, values);
+        }
+    });
+}
+
+// Each thread moves columns of its own, as rows that move make room for others.
+void MoveRowsOp::run(Team& team) const {
+    constexpr int64_t kColumns = 8 * kLanes;
+    const int64_t rows = rows_.count();
+    for (int64_t row = 0; row < rows; ++row) {
+        if (index_[row] < row || index_[row] >= x_rows_) {
+            return team.fail("a row is to move down, or comes from beyond the others");
+        }
+    }
+    team.share((columns_ + kColumns - 1) / kColumns, [&](int64_t unit) {
+        const int64_t first = unit * kColumns, count = std::min(kColumns, columns_ - first);
+        for (int64_t row = 0; row < rows; ++row) {
+            std::memmove(x_ + row * stride_ + first, x_ + index_[row] * stride_ + first,
+                         static_cast<size_t>(count) * sizeof(float));
         }
     });
 }

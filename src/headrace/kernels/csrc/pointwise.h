@@ -1,5 +1,5 @@
-// Ops whose rows need little arithmetic: embedding, norm, gate, activate, quantize, permute, soft
-// cap, argmax.
+// Ops whose rows need little arithmetic: embedding, norm, gate, activate, quantize, permute, move
+// rows, soft cap, argmax.
 #pragma once
 
 #include "math.h"
@@ -124,6 +124,20 @@ class PermuteOp : public Op {
     int64_t features_;
     const int32_t* index_;
     SplitActivation out_;
+};
+
+// x[r] = x[index[r]]: rows move up, in order.
+class MoveRowsOp : public Op {
+   public:
+    MoveRowsOp(Rows rows, float* x, int64_t x_rows, int64_t stride, int64_t columns,
+               const int32_t* index)
+        : Op(rows), x_(x), x_rows_(x_rows), stride_(stride), columns_(columns), index_(index) {}
+    void run(Team& team) const override;
+
+   private:
+    float* x_;
+    int64_t x_rows_, stride_, columns_;
+    const int32_t* index_;
 };
 
 // out[r] = the least index of the largest of x[r].

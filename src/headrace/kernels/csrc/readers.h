@@ -91,6 +91,11 @@ inline void permute(Arguments& a, Rows rows, Program& ops) {
     add(ops, PermuteOp(rows, x.data, x.columns, index, a.activation()));
 }
 
+inline void move_rows(Arguments& a, Rows rows, Program& ops) {
+    const auto x = a.matrix<float>();
+    add(ops, MoveRowsOp(rows, x.data, x.rows, x.stride, x.columns, a.data<int32_t>()));
+}
+
 inline void argmax(Arguments& a, Rows rows, Program& ops) {
     const auto x = a.matrix<float>();
     add(ops, ArgmaxOp(rows, x.data, x.columns, a.data<int32_t>()));

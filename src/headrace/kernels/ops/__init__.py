@@ -18,6 +18,7 @@ from headrace.kernels.ops.op import Op as Op
 from headrace.kernels.ops.pointwise import Activate as Activate
 from headrace.kernels.ops.pointwise import Embedding as Embedding
 from headrace.kernels.ops.pointwise import Gate as Gate
+from headrace.kernels.ops.pointwise import MoveRows as MoveRows
 from headrace.kernels.ops.pointwise import Norm as Norm
 from headrace.kernels.ops.pointwise import Permute as Permute
 from headrace.kernels.ops.pointwise import Quantize as Quantize

@@ -161,6 +161,20 @@ class Permute(Op):
         return num_rows
 
 
+@dataclass(frozen=True, slots=True)
+class MoveRows(Op):
+    """x[r] = x[index[r]]: rows move up, in order. x [T, any], whose rows may be strided, index [T]
+    int32, ascending."""
+
+    x: Tensor
+    index: Tensor
+
+    def check(self, kernels: Abilities) -> int:
+        check_strided(self.x, "x", None, None)
+        check(self.index, "index", torch.int32, len(self.x))
+        return len(self.x)
+
+
 def check_gate(kind: GateKind, out: Activation, num_rows: int, features: int) -> None:
     """Raise ValueError unless `out` takes gate times up, which together are so many features."""
     check_choice(kind, "gate kind", GATE_KINDS)

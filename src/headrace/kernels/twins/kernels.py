@@ -56,6 +56,7 @@ TWINS: dict[type[Op], Callable[[Any, int], None]] = {
     ops.SoftCap: pointwise.soft_cap,
     ops.Quantize: pointwise.quantize,
     ops.Permute: pointwise.permute,
+    ops.MoveRows: pointwise.move_rows,
     ops.Linear: linear.linear,
     ops.LinearBlocks: linear.linear_blocks,
     ops.LinearGate: linear.linear_gate,

@@ -6,9 +6,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from headrace.kernels.ops import Activate, Embedding, Gate, Norm, Permute, Quantize, SoftCap
+from headrace.kernels.ops import (
+    Activate,
+    Embedding,
+    Gate,
+    MoveRows,
+    Norm,
+    Permute,
+    Quantize,
+    SoftCap,
+)
 from headrace.kernels.tensors import ActivationKind, GateKind
 from headrace.kernels.twins.values import check_range, put, values_of
+
+ROWS_DO_NOT_MOVE_UP = "a row is to move down, or comes from beyond the others"
 
 ACTIVATIONS: dict[ActivationKind, Callable[[Tensor], Tensor]] = {
     "silu": functional.silu,
@@ -76,3 +87,10 @@ def quantize(op: Quantize, count: int) -> None:
 def permute(op: Permute, count: int) -> None:
     values = op.x[:count, op.index.clamp(min=0).long()]
     put(values.masked_fill(op.index < 0, 0.0), op.out)
+
+
+def move_rows(op: MoveRows, count: int) -> None:
+    index = op.index[:count].long()
+    check_range(index - torch.arange(count), len(op.x), ROWS_DO_NOT_MOVE_UP)
+    check_range(index, len(op.x), ROWS_DO_NOT_MOVE_UP)
+    op.x[:count] = op.x[index]

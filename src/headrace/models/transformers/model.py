@@ -39,9 +39,10 @@ class TransformersModel:
         self.weight_bytes = weight_bytes
 
     def forward(self, token_ids: Tensor, batch: AttentionBatch) -> Tensor:
-        """token_ids [T] int32 or int64 to normalised hidden states [T, hidden_size]."""
+        """token_ids [T] int32 or int64 to normalised hidden states of `batch`'s sampled tokens
+        [R, hidden_size]."""
         paged = PagedPass(self._backend, self._layers, batch)
-        return hidden_states(self._model, token_ids, batch.positions, paged)
+        return batch.of_sampled(hidden_states(self._model, token_ids, batch.positions, paged))
 
     def logits(self, hidden: Tensor, num_prompt_rows: int = 0) -> Tensor:
         """Rows of `forward`'s result [R, hidden_size] to logits [R, vocab_size] float32."""

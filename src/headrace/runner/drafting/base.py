@@ -25,7 +25,7 @@ class Turn:
     position: int
     """That the first drafted token will have; the newest token has the one before."""
     state: int
-    """Index into the step's hidden states: what the newest token was sampled from."""
+    """Index into the step's sampled positions: what the newest token was sampled from."""
     count: int
     """Tokens to draft."""
 
@@ -47,7 +47,7 @@ class Drafter(Protocol):
     def begin(self, turns: Sequence[Turn], hidden: Tensor) -> None:
         """Draft for these turns, which come sorted by falling count.
 
-        hidden [T, hidden_size]: the step's hidden states before the last norm.
+        hidden [R, hidden_size]: what the step's positions were sampled from, before the last norm.
         """
         ...
 

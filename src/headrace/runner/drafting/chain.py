@@ -68,7 +68,7 @@ def _turns(
                     row=plan.rows[index],
                     token_id=token_ids[-1],
                     position=int(at.positions[newest]) + 1,
-                    state=int(at.index[newest]),
+                    state=newest,
                     count=min(count, most),
                 )
             )

@@ -7,7 +7,6 @@ cache, or one of its own beside it, through the same block tables.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
 from headrace.runner.batch import BatchBuffers
@@ -50,13 +49,10 @@ class DraftPasses:
                 counts=[len(span.token_ids) for span in spans],
                 token_ids=[token_id for span in spans for token_id in span.token_ids],
                 new_blocks=[[]] * len(spans),
-                num_samples=[],
+                num_samples=[int(index < count) for index in range(len(spans))],
             )
         )
-        hidden = self._model.forward(step.token_ids, step.attention)
-        if count != len(hidden):
-            hidden = hidden[torch.from_numpy(step.query_end[:count] - 1).to(hidden.device)]
-        return self._model.logits(hidden)
+        return self._model.logits(self._model.forward(step.token_ids, step.attention))
 
     def within_cache(self, turns: Sequence[Turn]) -> list[Turn]:
         """The turns, cut to what their rows' blocks have room for: the newest token and all drafts

@@ -17,7 +17,7 @@ class LastStates:
         self._norm = norm
 
     def __call__(self, turns: Sequence[Turn], hidden: Tensor) -> Tensor:
-        """hidden [T, H] of the step, before the last norm, to [len(turns), H]."""
+        """hidden [R, H] of the sampled positions, before the last norm, to [len(turns), H]."""
         index = torch.tensor([turn.state for turn in turns], device=hidden.device)
         states = hidden[index]
         return states if self._norm is None else normalize(states, self._norm)
