@@ -12,6 +12,7 @@ from pydoc_data import topics
 import torch
 from torch import Tensor
 
+from headrace.attention.base import SampledTokens
 from headrace.checkpoint.checkpoint import open_checkpoint
 from headrace.checkpoint.embedded import embedded_model
 from headrace.models.load import LoadOptions, load_model
@@ -50,6 +51,8 @@ class Probe:
         self._model = recorded(decoder, backend, buffers, WINDOW)
         self.weight_bytes = decoder.weight_bytes
         self._token_ids, self._batch = buffers.everything()
+        assert self._batch.sampled is not None
+        self._sampled = self._batch.sampled
         self._batch.block_table[:] = 1 + torch.arange(ROWS * blocks).view(ROWS, blocks)
 
     def logits(self, windows: list[list[int]]) -> Iterator[Tensor]:
@@ -64,13 +67,13 @@ class Probe:
         return {
             "one_row": 1 / _median(lambda: self._run(1, CONTEXT, 1), seconds),
             "eight_rows": 8 / _median(lambda: self._run(8, CONTEXT, 1), seconds),
-            "prompt": WINDOW / _median(lambda: self._run(1, 0, WINDOW, head_rows=1), seconds),
+            "prompt": WINDOW / _median(lambda: self._run(1, 0, WINDOW, only_last=True), seconds),
         }
 
     @torch.inference_mode()
-    def _run(self, rows: int, first: int, count: int, head_rows: int | None = None) -> Tensor:
+    def _run(self, rows: int, first: int, count: int, *, only_last: bool = False) -> Tensor:
         """`count` tokens behind the `first` ones of each row, of a prompt unless it is one: the
-        logits of the last `head_rows`, or of all."""
+        logits of the last token, or of all."""
         batch, total = self._batch, rows * count
         positions = torch.arange(first, first + count)
         batch.positions[:total] = positions.repeat(rows)
@@ -83,11 +86,13 @@ class Probe:
             query_start=batch.query_start[: rows + 1], context_lens=batch.context_lens[:rows],
             block_table=batch.block_table[:rows],
             max_query_len=count, max_context_len=first + count,
-            num_prompt_tokens=total if count > 1 else 0,
+            num_prompt_tokens=total if count > 1 else 0, sampled=None,
         )  # fmt: skip
-        hidden = self._model.forward(self._token_ids[:total], part)
-        scored = hidden if head_rows is None else hidden[-head_rows:]
-        return self._model.logits(scored, len(scored) if count > 1 else 0)
+        if only_last:
+            index, starts = self._sampled.index, self._sampled.query_start
+            index[0], starts[1] = total - 1, 1
+            part.sampled = SampledTokens(index[:1], starts[:2], num_prompt_tokens=1)
+        return self._model.logits(self._model.forward(self._token_ids[:total], part))
 
 
 def _median(step: Callable[[], object], seconds: float) -> float:

@@ -38,8 +38,8 @@ class Replayed:
         ours.block_table[:rows, :width] = batch.block_table
         return self._recorded.forward(token_ids, batch).clone()
 
-    def logits(self, hidden: torch.Tensor, num_prompt_rows: int = 0) -> torch.Tensor:
-        return self._recorded.logits(hidden, num_prompt_rows).clone()
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self._recorded.logits(hidden).clone()
 
 
 @dataclass
@@ -125,7 +125,7 @@ class Driver:
         )
         with torch.inference_mode():
             hidden = self.model.forward(tensor(ids), batch)
-            return list(self.model.logits(hidden, num_prompt_tokens).cpu().split(counts))
+            return list(self.model.logits(hidden).cpu().split(counts))
 
     def greedy(self, prompts: list[list[int]], num_tokens: int) -> list[list[int]]:
         """Prefill all prompts together, then decode them as one batch."""

@@ -52,7 +52,7 @@ class ToyModel:
                 out[token] = hidden[token] + self.attend(query, context[:, 0], context[:, 1])
         return out
 
-    def logits(self, hidden: Tensor, num_prompt_rows: int = 0) -> Tensor:
+    def logits(self, hidden: Tensor) -> Tensor:
         return hidden @ self.head
 
     def logits_of(self, token_ids: list[int]) -> Tensor:

@@ -143,11 +143,8 @@ class Decoder:
             hidden = layer(hidden, angles, whole)
         return last(hidden, angles, batch)
 
-    def logits(self, hidden: Tensor, num_prompt_rows: int = 0) -> Tensor:
-        """Rows of `forward`'s result [R, hidden_size] to logits [R, vocab_size] float32.
-
-        `num_prompt_rows` matters to recorded passes only (`runner.recorded`).
-        """
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Rows of `forward`'s result [R, hidden_size] to logits [R, vocab_size] float32."""
         consumer = self.head.input_weight
         if self.norm is None:
             return self.head(self.operations.convert(hidden, consumer))

@@ -27,11 +27,8 @@ class Model(Protocol):
         """token_ids [T] int32 to hidden states of the batch's sampled tokens [R, H]."""
         ...
 
-    def logits(self, hidden: Tensor, num_prompt_rows: int = 0) -> Tensor:
-        """Hidden states [R, H] to logits [R, V] float32, a fresh tensor.
-
-        The last `num_prompt_rows` stand at prompt positions, if that matters to the model.
-        """
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Hidden states [R, H] to logits [R, V] float32, a fresh tensor."""
         ...
 
 
@@ -88,15 +85,14 @@ class ModelExecutor:
             step.attention.sampled = None
         hidden = self._model.forward(step.token_ids, step.attention)
         prompt_scores = self._prompt_logprobs.compute(
-            plan, step.query_end, hidden, lambda states: self._model.logits(states, len(states))
+            plan, step.query_end, hidden, self._model.logits
         )
         self._sampler.catch_up(plan)
         at = sample_positions(plan, step.rows, step.query_end, step.context_lens)
         if len(at.index) != len(hidden):
             hidden = hidden[torch.from_numpy(at.index).to(hidden.device)]
-        num_prompt_samples = sum(plan.num_samples[len(plan.rows) - plan.num_prompt_rows :])
-        logits = self._model.logits(hidden, num_prompt_samples)
-        samples = self._sampler.sample(logits, at, step_masks(plan, hidden.device))
+        masks = step_masks(plan, hidden.device)
+        samples = self._sampler.sample(self._model.logits(hidden), at, masks)
         outputs = row_outputs(plan, at, samples)
         self._sampler.accept(plan.rows, outputs)
         for index, scores in prompt_scores.items():

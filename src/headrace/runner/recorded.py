@@ -35,7 +35,9 @@ class RecordedDecoder:
         tokens, sequences, rows, boundary, row_boundary = counts.split(1)
         whole = Counts(len(token_ids), tokens, sequences, boundary)
         sampled = Counts(len(token_ids), rows, sequences, row_boundary)
-        head = Counts(max_logit_rows, rows, rows, row_boundary)
+        # One row of a prompt asks for the head as a rule. In int8, as for generated positions, its
+        # weights are quicker to read than to widen.
+        head = Counts(max_logit_rows, rows, rows)
 
         def record(batch: AttentionBatch) -> _Pass:
             with operations.passes(whole, sampled), self._kernels.record() as forward:
@@ -69,18 +71,15 @@ class RecordedDecoder:
         self._last.program.run()
         return self._last.hidden.rows(num_rows)
 
-    def logits(self, hidden: Tensor, num_prompt_rows: int = 0) -> Tensor:
-        most, num_rows = self._max_logit_rows, hidden.shape[0]
-        boundary = num_rows - num_prompt_rows
+    def logits(self, hidden: Tensor) -> Tensor:
+        most, num_rows = self._max_logit_rows, len(hidden)
         if num_rows > most:
-            firsts = range(0, num_rows, most)
-            parts = [(hidden[i : i + most], max(0, boundary - i)) for i in firsts]
-            return torch.cat([self._part(*part).clone() for part in parts])
-        return self._part(hidden, boundary)
+            return torch.cat([self._part(part).clone() for part in hidden.split(most)])
+        return self._part(hidden)
 
-    def _part(self, hidden: Tensor, boundary: int) -> Tensor:
-        num_rows = hidden.shape[0]
-        self._counts[2], self._counts[4] = num_rows, min(boundary, num_rows)
+    def _part(self, hidden: Tensor) -> Tensor:
+        num_rows = len(hidden)
+        self._counts[2] = num_rows
         if hidden is self._last.hidden.view:
             self._last.head.run()
         else:

@@ -17,13 +17,14 @@ class Counts:
     """[1] int32."""
     sequences: Tensor
     """[1] int32."""
-    boundary: Tensor
-    """[1] int32: rows from here on stand at prompt positions, those before at generated ones."""
+    boundary: Tensor | None = None
+    """[1] int32: rows from here on stand at prompt positions, those before at generated ones. None:
+    where they stand makes no difference."""
 
     @property
     def key(self) -> tuple[int, int]:
         """Equal where the same buffers serve."""
-        return self.capacity, self.boundary.data_ptr()
+        return self.capacity, 0 if self.boundary is None else self.boundary.data_ptr()
 
 
 class Buffers:
@@ -41,9 +42,10 @@ class Buffers:
     @property
     def split(self) -> Split | None:
         """Of int8 activations."""
-        if self._prompt_dtype is None:
+        boundary = self.counts.boundary
+        if self._prompt_dtype is None or boundary is None:
             return None
-        return Split(self._prompt_dtype, self.counts.boundary)
+        return Split(self._prompt_dtype, boundary)
 
     def activation(self, use: str, features: int, dtype: torch.dtype = torch.float32) -> Activation:
         key = (use, self.counts.key, features, dtype)

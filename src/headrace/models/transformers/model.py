@@ -44,7 +44,7 @@ class TransformersModel:
         paged = PagedPass(self._backend, self._layers, batch)
         return batch.of_sampled(hidden_states(self._model, token_ids, batch.positions, paged))
 
-    def logits(self, hidden: Tensor, num_prompt_rows: int = 0) -> Tensor:
+    def logits(self, hidden: Tensor) -> Tensor:
         """Rows of `forward`'s result [R, hidden_size] to logits [R, vocab_size] float32."""
         logits: Tensor = self._head(inputs_embeds=hidden.unsqueeze(0)).logits
         return logits[0].float()
