@@ -194,6 +194,24 @@ def test_permute_checks_its_index(kernels: Kernels) -> None:
             kernels.run(ops.Permute(x, torch.full((32,), outside, dtype=torch.int32), out))
 
 
+@pytest.mark.parametrize("index", [[0, 1, 2], [2, 3, 10], [10], [], list(range(11))])
+def test_move_rows(kernels: Kernels, index: list[int]) -> None:
+    whole = torch.randn(11, 300)
+    before = whole.clone()
+    rows = torch.tensor([len(index)], dtype=torch.int32)
+    padded = torch.tensor(index + [99] * (11 - len(index)), dtype=torch.int32)
+    kernels.run(ops.MoveRows(whole[:, :290], padded, rows=rows))
+    wanted = before.clone()
+    wanted[: len(index), :290] = before[index, :290]
+    assert torch.equal(whole, wanted)
+
+
+@pytest.mark.parametrize("index", [[1, 0, 2], [0, 1, 3], [-1, 1, 2]])
+def test_rows_move_up_only(kernels: Kernels, index: list[int]) -> None:
+    with pytest.raises(ValueError, match="move down"):
+        kernels.run(ops.MoveRows(torch.zeros(3, 32), torch.tensor(index, dtype=torch.int32)))
+
+
 def test_native_and_twin_quantize_alike(native: Kernels, twins: Kernels) -> None:
     x = torch.randn(20, 640)
     x[0, :32] = torch.arange(32) - 15.5  # ties

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from headrace.attention.base import AttentionBackend, AttentionBatch
+from headrace.attention.base import AttentionBackend, AttentionBatch, SampledTokens
 from headrace.attention.native import NativeBackend
 from headrace.checkpoint.checkpoint import open_checkpoint
 from headrace.kernels import load as load_kernels
@@ -34,6 +34,10 @@ class Replayed:
         for name in ("positions", "slot_mapping", "query_start", "context_lens"):
             values = getattr(batch, name)
             getattr(ours, name)[: len(values)] = values
+        if batch.sampled is not None:
+            assert ours.sampled is not None
+            ours.sampled.index[: len(batch.sampled.index)] = batch.sampled.index
+            ours.sampled.query_start[: len(batch.sampled.query_start)] = batch.sampled.query_start
         rows, width = batch.block_table.shape
         ours.block_table[:rows, :width] = batch.block_table
         return self._recorded.forward(token_ids, batch).clone()
@@ -85,17 +89,21 @@ class Driver:
             sequence.computed = whole * self.backend.block_size
         return sequence
 
-    def step(self, work: list[tuple[Sequence, int]]) -> list[torch.Tensor]:
+    def step(
+        self, work: list[tuple[Sequence, int]], num_sampled: int | None = None
+    ) -> list[torch.Tensor]:
         """Compute so many tokens of each sequence, none across its prompt's end; logits [count, V]
-        of each."""
+        of each, or of its last `num_sampled` tokens, if it has so many."""
         order = sorted(range(len(work)), key=lambda i: work[i][0].is_in_prompt)
-        results = self._step([work[i] for i in order])
+        results = self._step([work[i] for i in order], num_sampled)
         return [results[order.index(i)] for i in range(len(work))]
 
-    def _step(self, work: list[tuple[Sequence, int]]) -> list[torch.Tensor]:
+    def _step(
+        self, work: list[tuple[Sequence, int]], num_sampled: int | None
+    ) -> list[torch.Tensor]:
         """The same of sequences behind their prompts, then others."""
         size, counts = self.backend.block_size, [count for _, count in work]
-        num_prompt_tokens = sum(count for sequence, count in work if sequence.is_in_prompt)
+        first_prompt = sum(not sequence.is_in_prompt for sequence, _ in work)
         ids, positions, slots = [], [], []
         for sequence, count in work:
             end = sequence.computed + count
@@ -121,8 +129,19 @@ class Driver:
             block_table=tensor(table),
             max_query_len=max(counts),
             max_context_len=max(contexts),
-            num_prompt_tokens=num_prompt_tokens,
+            num_prompt_tokens=sum(counts[first_prompt:]),
         )
+        if num_sampled is not None:
+            kept = [min(count, num_sampled) for count in counts]
+            ends = zip(batch.query_start[1:].tolist(), kept, strict=True)
+            batch.sampled = SampledTokens(
+                tensor([i for end, count in ends for i in range(end - count, end)]),
+                tensor([sum(kept[:s]) for s in range(len(kept) + 1)]),
+                sum(
+                    n for n, (sequence, _) in zip(kept, work, strict=True) if sequence.is_in_prompt
+                ),
+            )
+            counts = kept
         with torch.inference_mode():
             hidden = self.model.forward(tensor(ids), batch)
             return list(self.model.logits(hidden).cpu().split(counts))

@@ -16,7 +16,15 @@ from headrace.attention.native import NativeBackend
 from headrace.models import ARCHITECTURES, llama
 from headrace.models.spec import DecoderSpec
 from tests.models.checkpoints import ALL_CASES, CASES, make_checkpoint
-from tests.models.driver import ALL_ENGINES, ENGINES, Driver, drive, drive_cuda, every_engine
+from tests.models.driver import (
+    ALL_ENGINES,
+    ENGINES,
+    Driver,
+    Replayed,
+    drive,
+    drive_cuda,
+    every_engine,
+)
 from tests.models.transformers.checkpoints import FALLBACK_CASES
 
 
@@ -118,6 +126,30 @@ def test_chunked_prefill_matches_transformers(checkpoint: Case, engine: str) -> 
     (prompt,) = random_prompts(75)
     for chunks in ([1, 1, 7, 24, 1, 32, 9], [9, 1, 40, 1, 15, 9]):
         assert_close(prefill(driver, prompt, chunks), reference.logits(prompt))
+
+
+@every_engine
+@every_case
+@pytest.mark.parametrize("num_sampled", [0, 1, 4])
+def test_sampled_tokens_are_as_in_a_whole_step(
+    checkpoint: Case, engine: str, num_sampled: int
+) -> None:
+    """On the kernels to the bit."""
+    driver = checkpoint.driver(engine)
+    prompts = random_prompts(3, 40, 1, 70)
+
+    def run(num_sampled: int | None) -> list[torch.Tensor]:
+        sequences = [driver.start(prompt) for prompt in prompts]
+        driver.step([(sequences[1], 20)], num_sampled)
+        work = [(s, len(s.tokens) - s.computed) for s in sequences]
+        return driver.step(work, num_sampled)
+
+    for some, everything in zip(run(num_sampled), run(None), strict=True):
+        wanted = everything[len(everything) - min(num_sampled, len(everything)) :]
+        if isinstance(driver.model, Replayed):
+            assert torch.equal(some, wanted)
+        else:
+            assert_close(some, wanted)
 
 
 @every_engine

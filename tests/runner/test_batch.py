@@ -41,6 +41,13 @@ def test_batches_equal_those_of_a_plain_loop(seed: int) -> None:
         assert batch.block_table.shape[1] == -(-batch.max_context_len // BLOCK_SIZE)
         for ids, row in zip(batch.block_table.tolist(), plan.rows, strict=True):
             assert ids[: -(-lengths[row] // BLOCK_SIZE)] == tables[row]
+        ends = zip(step.query_end.tolist(), plan.num_samples, strict=True)
+        index = [i for end, count in ends for i in range(end - count, end)]
+        if batch.sampled is None:
+            assert len(index) == len(plan.token_ids)
+        else:
+            assert batch.sampled.index.tolist() == index
+            assert batch.sampled.query_start.diff().tolist() == plan.num_samples
         assert batch.block_table.is_contiguous() and batch.slot_mapping.dtype == torch.int64
 
 
@@ -61,7 +68,7 @@ def random_plan(
         plan.starts.append(lengths[row])
         plan.counts.append(count)
         plan.token_ids += [generator.randrange(1000) for _ in range(count)]
-        plan.num_samples.append(1)
+        plan.num_samples.append(1 if only_decodes else generator.randint(0, count))
         lengths[row] += count
         missing = -(-lengths[row] // BLOCK_SIZE) - len(tables[row])
         plan.new_blocks.append([generator.randrange(10_000) for _ in range(missing)])

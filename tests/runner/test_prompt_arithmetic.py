@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -201,6 +202,22 @@ def test_chunks_company_and_shared_prefixes(
         server.step()
     assert_same(server.run(), alone, variant)
     assert server.num_hits
+
+
+@pytest.mark.parametrize("budget", [32, 128])
+def test_company_that_asks_for_prompt_logprobs(
+    executor: ModelExecutor, alone: dict[int, list[Choice]], budget: int, variant: Any
+) -> None:
+    """Its steps compute the last layer for all tokens, others for those that are sampled."""
+    server = Server(executor, max_batch_prefill_tokens=budget)
+    curious = make_add(9, 60, 2)
+    params = msgspec.structs.replace(curious.params, prompt_logprobs=True)
+    curious = msgspec.structs.replace(curious, params=params)
+    for add in [curious, *ADDS]:
+        server.add(add)
+    results = server.run()
+    del results[9]
+    assert_same(results, alone, variant)
 
 
 def test_preemption(executor: ModelExecutor, alone: dict[int, list[Choice]], variant: Any) -> None:

@@ -26,7 +26,7 @@ class SchemeLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[..., in_features] to [..., out_features]."""
         rows = x.reshape(-1, self.linear_weight.in_features)
-        return self.linear_weight.apply(rows, self.bias, None).view(*x.shape[:-1], -1)
+        return self.linear_weight.apply(rows, self.bias, None).unflatten(0, x.shape[:-1])
 
 
 class SchemeEmbedding(nn.Module):
