@@ -137,9 +137,7 @@ class Driver:
             batch.sampled = SampledTokens(
                 tensor([i for end, count in ends for i in range(end - count, end)]),
                 tensor([sum(kept[:s]) for s in range(len(kept) + 1)]),
-                sum(
-                    n for n, (sequence, _) in zip(kept, work, strict=True) if sequence.is_in_prompt
-                ),
+                num_prompt_tokens=sum(kept[first_prompt:]),
             )
             counts = kept
         with torch.inference_mode():
