@@ -25,17 +25,27 @@ inline void add_products(const BFloat16Cell* cell, const BFloat16Cell* cell2, co
     if (kBlocks > 1 && kVectors > 1) multiply_tiles<3, 5, 7>();
 }
 
-// c[16 * kBlocks][16 * kVectors] = blocks of rows times tiles that no other rows read: a stream, of
-// which what follows is fetched.
+// Reads a line before a tile load needs it, and has one further on fetched. Tile loads by themselves
+// keep few lines in flight, whatever is prefetched: 15 GB/s of a core against 18 this way.
+inline void read_ahead(const uint8_t* line) {
+    constexpr int64_t kFurther = 2048;
+    __builtin_prefetch(line + kFurther, 0, 2);
+    __asm__ volatile("movl (%0), %%eax" : : "r"(line) : "eax");
+}
+
+// c[16 * kBlocks][16 * kVectors] = blocks of rows times tiles that no other rows read: a stream.
 template <int kBlocks, int kVectors>
 inline void multiply_stream(const BFloat16Cell* cells, const RightTile* right,
                             const RightTile* right2, int64_t groups, float* c, int64_t ldc) {
-    constexpr int64_t kAhead = kPrefetchBytes / sizeof(RightTile);
+    constexpr int64_t kTileLines = kGroup / 2, kAhead = kTileLines / 2;
+    const auto* line = reinterpret_cast<const uint8_t*>(right) + 64 * kAhead;
+    const int64_t apart = reinterpret_cast<const uint8_t*>(right2) + 64 * kAhead - line;
     clear_sums<kBlocks, kVectors>();
     for (int64_t g = 0; g < groups; ++g) {
-        for (const auto& line : right[g + kAhead].values) __builtin_prefetch(line, 0, 3);
-        if (kVectors > 1) {
-            for (const auto& line : right2[g + kAhead].values) __builtin_prefetch(line, 0, 3);
+        const int64_t lines = g + 1 < groups ? kTileLines : kTileLines - kAhead;
+        for (int64_t i = 0; i < lines; ++i, line += 64) {
+            read_ahead(line);
+            if (kVectors > 1) read_ahead(line + apart);
         }
         add_products<kBlocks, kVectors, false>(cells + g, cells + groups + g, right + g,
                                                right2 + g);
