@@ -68,21 +68,25 @@ float weight_at(const Weight& table, int64_t row, int64_t k) {
 }
 
 // 32 inputs of one row of a table in groups.
+template <Kind kKind, Scaling kScaling>
 void row_group(const Weight& table, int64_t row, int64_t group, float* to) {
     const int64_t tile = row / kLanes, lane = row % kLanes, first = group * kGroup;
-    const float* book = codebook(table.kind);
-    const float offset = table.kind == Kind::kInt8 ? 128.0f : 0.0f;
+    const float* book = codebook(kKind);
+    const float offset = kKind == Kind::kInt8 ? 128.0f : 0.0f;
     const uint8_t* quants = table.quants(tile, first);
-    float scales[kLanes], minima[kLanes];
-    for (int k = 0; k < kGroup; ++k) {
-        if (k % kLanes == 0) {
-            const Affine affine = load_scales(table, tile, first + k);
-            affine.scale.store(scales);
-            affine.minimum.store(minima);
+    const uint8_t* from = table.scales(tile, first / table.group);
+    const int64_t part = first % table.group / kGroup;
+    for (int half = 0; half < 2; ++half) {
+        float scales[kLanes], minima[kLanes];
+        const Affine affine = load_scales<kKind, kScaling>(from, part, half);
+        affine.scale.store(scales);
+        affine.minimum.store(minima);
+        HEADRACE_UNROLL
+        for (int k = half * kLanes; k < (half + 1) * kLanes; ++k) {
+            const int code = load_code(quants, code_bits(kKind), lane, k);
+            const float number = book ? book[code] : static_cast<float>(code) - offset;
+            to[k] = std::fma(number, scales[lane], minima[lane]);
         }
-        const int code = load_code(quants, code_bits(table.kind), lane, k);
-        const float number = book ? book[code] : static_cast<float>(code) - offset;
-        to[k] = std::fma(number, scales[lane], minima[lane]);
     }
 }
 
@@ -100,7 +104,9 @@ void EmbeddingOp::run(Team& team) const {
             const int64_t count = std::min<int64_t>(kGroup, table_.in - first);
             float values[kGroup] = {};
             if (is_here && is_grouped(table_.kind)) {
-                row_group(table_, id, first / kGroup, values);
+                with_layout(table_, [&](auto layout) {
+                    row_group<layout.kind, layout.scaling>(table_, id, first / kGroup, values);
+                });
             } else if (is_here) {
                 for (int64_t k = 0; k < count; ++k) values[k] = weight_at(table_, id, first + k);
             }
