@@ -152,8 +152,11 @@ class HttpEngine:
             json.dumps(body).encode(),
             {"Content-Type": "application/json"},
         )
-        with urllib.request.urlopen(request, timeout=LOAD_SECONDS) as answer:
-            text: str = json.load(answer)["choices"][0]["text"]
+        try:
+            with urllib.request.urlopen(request, timeout=LOAD_SECONDS) as answer:
+                text: str = json.load(answer)["choices"][0]["text"]
+        except urllib.error.HTTPError as error:
+            raise EngineError(self.name, f"answers with {error}") from error
         return text
 
 

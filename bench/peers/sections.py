@@ -26,6 +26,7 @@ from bench.peers.engines import (
 from bench.peers.limits import fractions, measure_limits
 from bench.peers.memory import MemoryWatch, cpu_seconds, processes, resident_bytes
 from bench.peers.models import Size, shape_size, size_of, write_config, write_gguf
+from bench.peers.without_amx import VLLM_ENVIRONMENT
 from headrace.checkpoint.embedded import embedded_model
 
 Options = argparse.Namespace
@@ -55,7 +56,8 @@ def vllm(options: Options, model: Path, *flags: str) -> HttpEngine:
     command = [options.vllm, "serve", str(model), "--port", str(port)]
     command += ["--max-model-len", "4096", "--max-num-seqs", "64", *flags]
     environment = {"VLLM_TARGET_DEVICE": "cpu", "VLLM_CPU_KVCACHE_SPACE": "4"}
-    return HttpEngine("vllm", command, port, environment | {"HF_HUB_OFFLINE": "1"})
+    environment |= {"HF_HUB_OFFLINE": "1"} | (VLLM_ENVIRONMENT if options.without_amx else {})
+    return HttpEngine("vllm", command, port, environment)
 
 
 @contextmanager
