@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from bench.peers.engines import (
+    FACT,
+    GRAMMAR,
     Engine,
     EngineError,
     Figures,
     HttpEngine,
     Load,
     OpenVinoEngine,
+    Sense,
     awake,
     check_sanity,
     end,
@@ -44,11 +47,11 @@ def headrace(options: Options, *flags: str | Path) -> HttpEngine:
     return HttpEngine("headrace", command + shlex.split(options.headrace), port)
 
 
-def llama(options: Options, name: str, model: Path) -> HttpEngine:
+def llama(options: Options, name: str, model: Path, sense: Sense = FACT) -> HttpEngine:
     port = free_port()
     command = [options.llama, "-m", str(model), "--port", str(port), "-np", "32"]
     command += ["-c", "32768", "-t", "2", "-tb", "2", "--no-webui"]
-    return HttpEngine(name, command + shlex.split(options.llama_flags), port)
+    return HttpEngine(name, command + shlex.split(options.llama_flags), port, sense=sense)
 
 
 def vllm(options: Options, model: Path, *flags: str) -> HttpEngine:
@@ -141,7 +144,8 @@ def embedded(options: Options) -> Result:
     if options.llama:
         starts.append(lambda: llama(options, "llama", model))
     if options.llama and options.q4_0:
-        starts.append(lambda: llama(options, "llama-q4_0", options.q4_0))
+        # What is rounded twice no longer knows any capital.
+        starts.append(lambda: llama(options, "llama-q4_0", options.q4_0, GRAMMAR))
     return throughput(starts, size_of(model), options)
 
 
