@@ -95,14 +95,4 @@ inline auto with_layout(const Weight& weight, Function function) {
     }
 }
 
-// For 16 or, where they share a scale, 32 inputs from `first` of any tile in groups.
-inline Affine load_scales(const Weight& weight, int64_t tile, int64_t first) {
-    const uint8_t* from = weight.scales(tile, first / weight.group);
-    const int64_t part = first % weight.group / kGroup;
-    const int half = static_cast<int>(first % kGroup / kLanes);
-    return with_layout(weight, [&](auto layout) {
-        return load_scales<layout.kind, layout.scaling>(from, part, half);
-    });
-}
-
 }  // namespace headrace
