@@ -20,7 +20,7 @@ class FmaUnit {
 
     // Scores, weights and weighted sums of one split.
     void attend(const Span& span, float* part) const {
-        const Cells<typename Type::Element> cells(in_.cache, unit_, span);
+        const Cells<Element> cells(in_.cache, unit_, span);
         alignas(64) float scores[kFmaRows * kSplit];
         score(span, cells, scores);
         clear_part(unit_, in_.cache.value_width(), part);
@@ -32,17 +32,17 @@ class FmaUnit {
     }
 
    private:
-    static constexpr int64_t kCellsAhead = 2;  // fetched while one is read
+    using Element = typename Type::Element;
 
     // scores[rows][split] = queries times keys.
-    void score(const Span& span, const Cells<typename Type::Element>& cells, float* scores) const {
+    void score(const Span& span, const Cells<Element>& cells, float* scores) const {
         const Cache& cache = in_.cache;
         for (int64_t r = 0; r < unit_.rows(); ++r) {
             std::fill_n(scores + r * kSplit, span.end(), 0.0f);
         }
         for (int64_t i = 0; i < span.blocks; ++i) {
             float* to = scores + i * kBlockTokens;
-            const Lanes<Type> lanes{cells[i], kBlockTokens, kLanes, cells[i + kCellsAhead]};
+            const Lanes<Type> lanes{cells[i], kBlockTokens, kLanes, cells.ahead(i)};
             multiply(queries_, cache.key_width(), unit_.rows(), lanes, 2, cache.head_size, to,
                      kSplit);
             scale(cache.key_scales, span.table[i], to);
@@ -50,7 +50,7 @@ class FmaUnit {
     }
 
     // part[rows] += weights times values.
-    void sum(const Span& span, const Cells<typename Type::Element>& cells, float* weights,
+    void sum(const Span& span, const Cells<Element>& cells, float* weights,
              float* part) const {
         const int64_t width = in_.cache.value_width();
         for (int64_t i = 0; i < span.blocks; ++i, weights += kBlockTokens) {
@@ -58,7 +58,8 @@ class FmaUnit {
             // zero would silence.
             const int64_t used = i + 1 < span.blocks ? kBlockTokens : span.last_used();
             scale(in_.cache.value_scales, span.table[i], weights);
-            const auto *values = cells[span.blocks + i], *next = cells[span.blocks + i + kCellsAhead];
+            const int64_t at = cells.first_value(0) + i;
+            const Element *values = cells[at], *next = cells.ahead(at);
             for (int64_t d = 0; d < width; d += 2 * kLanes) {
                 const Lanes<Type> lanes{values + d, width, kLanes, next + d};
                 multiply(weights, kSplit, unit_.rows(), lanes, d + kLanes < width ? 2 : 1, used,

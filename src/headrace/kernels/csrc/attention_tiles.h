@@ -27,81 +27,76 @@ class TiledUnit {
         const int64_t row_blocks = (unit_.rows() + kBlockRows - 1) / kBlockRows;
         alignas(64) float scores[kTiledRows * kSplit];
         for (int64_t k = 0; k < unit_.kv_heads; ++k) {
-            score(cells, k * span.blocks, span.blocks, k, k + row_blocks, scores);
+            score(cells, k, k + row_blocks, scores);
         }
         Weights weights[kRowBlocks];
         weigh(in_, unit_, span, scores, part, [&](int64_t slot, int64_t i, F32x16 a, F32x16 b) {
             round_row(a, b, weights[slot / kBlockRows][i / kBlockTokens], slot % kBlockRows);
         });
         for (int64_t k = 0; k < unit_.kv_heads; ++k) {
-            sum(cells, k * span.blocks, span, weights, k, k + row_blocks, part);
+            sum(cells, k, k + row_blocks, span.last_used(), weights, part);
         }
     }
 
    private:
     using Weights = LeftTile[kSplit / kBlockTokens];
     static constexpr int64_t kRowBlocks = kTiledRows / kBlockRows;
-    static constexpr int64_t kCellsAhead = 2;  // fetched while one is read
+    static constexpr int64_t kChunk = 4 * kLanes;  // features of values that are summed together
 
-    // scores[rows][split] of row blocks b..last = queries times the keys of `blocks` cells.
-    void score(const Cells<uint16_t>& cells, int64_t first, int64_t blocks, int64_t b, int64_t last,
-               float* scores) const {
-        const int64_t width = in_.cache.key_width();
-        bool is_new = true;
-        for (; b + 2 <= last; b += 2, is_new = false) {
-            for (int64_t i = 0; i < blocks; ++i) {
+    // scores[rows][split] of row blocks b..last = queries times the keys of one key head.
+    void score(const Cells<uint16_t>& cells, int64_t b, int64_t last, float* scores) const {
+        const int64_t width = in_.cache.key_width(), first = cells.first_key(b);
+        for (; b < last; b += 2) {
+            for (int64_t i = 0; i < cells.blocks(); ++i) {
+                const uint16_t *keys = cells[first + i], *next = cells.ahead(first + i);
                 float* to = scores + b * kBlockRows * kSplit + i * kBlockTokens;
-                score_pair(queries_[b], queries_[b + 1], width, cells[first + i],
-                           is_new ? cells[first + i + kCellsAhead] : nullptr, to, kSplit);
+                if (b + 1 < last) {
+                    score_pair(queries_[b], queries_[b + 1], width, keys, next, to, kSplit);
+                } else {
+                    score_block(queries_[b], width, keys, next, to, kSplit);
+                }
             }
-        }
-        if (b == last) return;
-        for (int64_t i = 0; i < blocks; i += 2) {
-            const int64_t at = first + i, count = std::min<int64_t>(blocks - i, 2);
-            const uint16_t* keys[] = {cells[at], cells[at + 1]};
-            const uint16_t* next[] = {cells[at + kCellsAhead], cells[at + 1 + kCellsAhead]};
-            with_constant<2>(static_cast<int>(count), [&](auto n) {
-                float* to = scores + b * kBlockRows * kSplit + i * kBlockTokens;
-                score_blocks<n.value>(queries_[b], width, keys, is_new ? next : nullptr, to, kSplit);
-            });
         }
     }
 
-    // part[rows] of row blocks b..last = weights times the values of the span's cells.
-    void sum(const Cells<uint16_t>& cells, int64_t first, const Span& span, const Weights* weights,
-             int64_t first_block, int64_t last, float* part) const {
-        const int64_t width = in_.cache.value_width(), stride = part_stride(width);
+    // part[rows] of row blocks b..last = weights times the values of one key head, of whose last
+    // block `used` tokens count.
+    void sum(const Cells<uint16_t>& cells, int64_t b, int64_t last, int64_t used,
+             const Weights* weights, float* part) const {
+        const int64_t width = in_.cache.value_width(), blocks = cells.blocks();
+        const int64_t first = cells.first_value(b);
         // Behind the context may lie what another sequence left, even NaN, which no weight of zero
         // would silence.
-        alignas(64) uint16_t end[4 * Cache::kTile];
-        for (int64_t d = 0; d < width; d += 4 * kLanes) {
-            const int tiles = static_cast<int>(std::min<int64_t>(4, (width - d) / kLanes));
+        alignas(64) uint16_t end[kBlockTokens * kChunk];
+        for (int64_t d = 0; d < width; d += kChunk) {
+            const int tiles = static_cast<int>(std::min(kChunk, width - d) / kLanes);
             const uint16_t *values[kSplit / kBlockTokens], *next[kSplit / kBlockTokens];
-            for (int64_t i = 0; i < span.blocks; ++i) {
-                const int64_t at = cells.keys() + first + i;
-                values[i] = cells[at] + d * kBlockTokens;
-                next[i] = cells[at + kCellsAhead] + d * kBlockTokens;
+            for (int64_t i = 0; i < blocks; ++i) {
+                values[i] = cells[first + i] + d * kBlockTokens;
+                next[i] = cells.ahead(first + i) + d * kBlockTokens;
             }
-            if (span.last_used() < kBlockTokens) {
-                copy_tokens(values[span.blocks - 1], tiles, span.last_used(), end);
-                values[span.blocks - 1] = end;
+            if (used < kBlockTokens) {
+                copy_tokens(values[blocks - 1], tiles, used, end);
+                values[blocks - 1] = end;
             }
-            sum_rows(weights, first_block, last, span.blocks, values, next, tiles, part + d, stride);
+            sum_rows(weights, b, last, blocks, values, next, tiles, part + d);
         }
     }
 
-    static void sum_rows(const Weights* weights, int64_t b, int64_t last, int64_t blocks,
-                         const uint16_t* const* values, const uint16_t* const* next, int tiles,
-                         float* part, int64_t stride) {
-        for (; b + 2 <= last; b += 2, next = nullptr) {
+    void sum_rows(const Weights* weights, int64_t b, int64_t last, int64_t blocks,
+                  const uint16_t* const* values, const uint16_t* const* next, int tiles,
+                  float* part) const {
+        const int64_t stride = part_stride(in_.cache.value_width());
+        for (; b + 1 < last; b += 2) {
             for (int half = 0; half < tiles / 2; ++half) {
                 float* to = part + b * kBlockRows * stride + half * 2 * kLanes;
-                sum_pair(weights[b], weights[b + 1], blocks, values, next, half * 2 * Cache::kTile,
-                         to, stride);
+                sum_pair(weights[b], weights[b + 1], blocks, values, next,
+                         half * 2 * Cache::kTile, to, stride);
             }
         }
         if (b == last) return;
-        sum_blocks(weights[b], blocks, values, next, tiles, part + b * kBlockRows * stride, stride);
+        float* to = part + b * kBlockRows * stride;
+        sum_blocks(weights[b], blocks, values, next, tiles, to, stride);
     }
 
     const AttentionInputs& in_;
