@@ -10,10 +10,12 @@
 
 namespace headrace {
 
-// out [T, heads * value size]. `rows` counts sequences. Heads are whole groups of a quantized `out`.
+// out [T, heads * value size]. `rows` counts sequences. Heads are whole groups of a quantized
+// `out`.
 class AttentionOp : public Op {
    public:
-    AttentionOp(Rows rows, AttentionInputs in, SplitActivation out) : Op(rows), in_(in), out_(out) {}
+    AttentionOp(Rows rows, AttentionInputs in, SplitActivation out)
+        : Op(rows), in_(in), out_(out) {}
     void run(Team& team) const override;
 
     // Floats of scratch that all attention ops share.

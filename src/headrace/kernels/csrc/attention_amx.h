@@ -35,7 +35,7 @@ inline void store_sums(float* to, int64_t row_floats) {
     store_tile<kSum + 1>(to + kLanes, row_floats);
 }
 
-// The first lines of a page of 4 KiB; the processor itself fetches what follows those that are read.
+// The first lines of a page of 4 KiB; the processor itself fetches what follows them.
 inline void fetch_start(const uint16_t* page) {
     for (int64_t i = 0; i < 8; ++i) __builtin_prefetch(page + i * 2 * kLanes, 0, 3);
 }
@@ -82,11 +82,13 @@ inline void score_pair(const LeftTile* queries, const LeftTile* queries2, int64_
 // The first `used` tokens of tiles of values, the others zero. What lies behind them is not read.
 inline void copy_tokens(const uint16_t* from, int tiles, int64_t used, uint16_t* to) {
     for (int tile = 0; tile < tiles; ++tile) {
-        for (int64_t token = 0; token < kBlockTokens; token += 2, from += 2 * kLanes, to += 2 * kLanes) {
+        for (int64_t token = 0; token < kBlockTokens; token += 2) {
             const auto kept = static_cast<__mmask32>(token + 1 < used ? ~0u : 0x55555555u);
             const __m512i line = token < used ? _mm512_maskz_loadu_epi16(kept, from)
                                               : _mm512_setzero_si512();
             _mm512_store_si512(to, line);
+            from += 2 * kLanes;
+            to += 2 * kLanes;
         }
     }
 }

@@ -8,8 +8,8 @@
 namespace headrace {
 
 constexpr int64_t kSplit = 256;  // positions that are attended together
-// Rows of a unit. With tiles these are many, because a processor needs half a microsecond to get from
-// other arithmetic to tile products.
+// Rows of a unit. With tiles these are many, because a processor needs half a microsecond to get
+// from other arithmetic to tile products.
 constexpr int64_t kTiledRows = 4 * kBlockRows;
 constexpr int64_t kMostRows = kHasTiles ? kTiledRows : kFmaRows;
 
