@@ -13,7 +13,6 @@ from torch import Tensor
 from headrace.kernels import DRAW, Kernels, Program, ops
 from headrace.kernels.tensors import Draws
 from headrace.runner.bias import LogitBias
-from headrace.runner.logits import allow_
 from headrace.runner.logprobs import SampledLogprobs, TopLogprobs
 from headrace.runner.masks import Masks
 from headrace.runner.parameters import RECORD, Feature, draw, features, penalties, record
@@ -185,7 +184,7 @@ class Sampler:
         if len(biased) or len(unstoppable):
             self._bias.add_(logits, at.rows, biased, unstoppable)
         if masks is not None:
-            allow_(logits, masks)
+            self.kernels.run(ops.Allow(logits, masks.index, masks.bits))
 
     def _counts_at(self, at: SamplePositions, index: int) -> TokenCounts:
         counts = self._counts[int(at.rows[index])]
