@@ -266,7 +266,8 @@ def measure_round(
                         bound = pair.oracle.bound(requests, streams)
                         results.bounds.setdefault((name, workload, streams), []).append(bound)
                     seconds = time.monotonic() - begin
-                    print(f"{seconds:4.0f} s {name}, {workload}, {streams}: {gain(*measured):.2f}")
+                    ratio = f"{gain(*measured):.2f}"
+                    print(f"{name}, {workload}, {streams}: {ratio} ({seconds:.0f} s)", flush=True)
 
 
 def main() -> None:
