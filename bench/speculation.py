@@ -43,6 +43,11 @@ from headrace.checkpoint.embedded import embedded_model
 from headrace.text.chat import load_chat_template
 
 
+FORM = {"type": "json_schema", "json_schema": {"name": "yes", "schema": {"type": "boolean"}}}
+WARM_UP = chat("Say yes.", model="x", max_tokens=8, response_format=FORM)
+"""The first grammar that an engine sees makes it read the vocabulary."""
+
+
 class Engine(Protocol):
     name: str
     process: subprocess.Popen[str]
@@ -56,7 +61,7 @@ class Server(HttpEngine):
     def __init__(self, name: str, command: list[str]) -> None:
         port = free_port()
         super().__init__(name, [*command, "--port", str(port)], port)
-        self.ask(chat("Say yes.", model="x", max_tokens=8))  # warm
+        self.ask(WARM_UP)
 
     def ask(self, body: Body) -> dict[str, Any]:
         route = "completions" if "prompt" in body else "chat/completions"

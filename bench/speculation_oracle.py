@@ -138,6 +138,7 @@ def main() -> None:
     checkpoint = open_checkpoint(locate(settings).path)
     executor, info = build_executor(settings, checkpoint, lambda *_: None)
     compiler = GrammarCompiler(partial(load_vocabulary, checkpoint), info.vocab_size)
+    compiler.matcher(Grammar(kind="regex", source="yes"))  # reads the vocabulary
     requests, oracle = Requests(checkpoint), Oracle()
     plain = Engine(executor, info, compiler, None)
     informed = Engine(executor, info, compiler, Speculator(oracle, MAX_DRAFTS))
