@@ -42,7 +42,6 @@ from headrace.checkpoint.checkpoint import open_checkpoint
 from headrace.checkpoint.embedded import embedded_model
 from headrace.text.chat import load_chat_template
 
-
 FORM = {"type": "json_schema", "json_schema": {"name": "yes", "schema": {"type": "boolean"}}}
 WARM_UP = chat("Say yes.", model="x", max_tokens=8, response_format=FORM)
 """The first grammar that an engine sees makes it read the vocabulary."""
