@@ -34,7 +34,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from bench.peers.engines import HttpEngine, awake, free_port
+from bench.peers.engines import HttpEngine, Running, free_port
 from bench.peers.memory import cpu_seconds, processes
 from bench.speculation_prompts import WORKLOADS, Body, bodies, chat
 from bench.speculation_report import Measurement, Results, gain, table, write_json, write_plot
@@ -45,6 +45,10 @@ from headrace.text.chat import load_chat_template
 FORM = {"type": "json_schema", "json_schema": {"name": "yes", "schema": {"type": "boolean"}}}
 WARM_UP = chat("Say yes.", model="x", max_tokens=8, response_format=FORM)
 """The first grammar that an engine sees makes it read the vocabulary."""
+
+
+SETTLE_SECONDS = 0.7
+"""Between waking an engine and measuring it: what it makes up for is not measured."""
 
 
 class Engine(Protocol):
@@ -154,8 +158,26 @@ class Oracle(Piped):
         super().__init__("oracle", sys.executable, "bench.speculation_oracle", *flags)
 
     def bound(self, requests: list[Body], streams: int) -> dict[str, float]:
-        with awake(self):
+        with running(self):
             return self.ask({"streams": streams, "bodies": requests})
+
+
+def send(number: signal.Signals, engine: Running) -> None:
+    """A signal to all its processes; killing the group would leave out those with one of their
+    own, which use their idle time."""
+    for pid in processes(engine.process.pid):
+        os.kill(pid, number)
+
+
+@contextlib.contextmanager
+def running(engine: Running) -> Iterator[None]:
+    """Let it run; it takes nothing from the others before and afterwards."""
+    send(signal.SIGCONT, engine)
+    time.sleep(SETTLE_SECONDS)
+    try:
+        yield
+    finally:
+        send(signal.SIGSTOP, engine)
 
 
 @dataclass(frozen=True)
@@ -177,7 +199,7 @@ class Engines:
         self.pairs: dict[str, Pair] = {}
         """By name of the engine."""
         self.failures: list[str] = []
-        self._processes: list[subprocess.Popen[str]] = []
+        self._started: list[Running] = []
         on = shlex.split(options.headrace_on)
         flags = shlex.split(options.headrace)
         self._has_bounds = not options.no_bound
@@ -224,8 +246,8 @@ class Engines:
                 )
 
     def _keep(self, engine: Any) -> Any:
-        self._processes.append(engine.process)
-        os.killpg(engine.process.pid, signal.SIGSTOP)
+        self._started.append(engine)
+        send(signal.SIGSTOP, engine)
         return engine
 
     @contextlib.contextmanager
@@ -236,8 +258,8 @@ class Engines:
             self.failures.append(f"{name} does not run here: {error}")
 
     def close(self) -> None:
-        for process in self._processes:
-            os.killpg(process.pid, signal.SIGKILL)
+        for engine in self._started:
+            send(signal.SIGKILL, engine)
 
 
 def compare(
@@ -246,7 +268,7 @@ def compare(
     """The one that goes first changes from round to round."""
     measurements = []
     for engine in (pair.on, pair.off) if is_reversed else (pair.off, pair.on):
-        with awake(engine):
+        with running(engine):
             measurements.append(engine.measure(requests, streams))
     off, on = reversed(measurements) if is_reversed else measurements
     return off, on
