@@ -338,3 +338,14 @@ def test_results_do_not_depend_on_chunks_batch_blocks_or_threads(
     table = torch.randperm(batch.block_table.numel()).view(batch.block_table.shape).int()
     moved = replace(batch, block_table=table)
     assert torch.equal(attend(native, moved, fill(native, moved, dtype), **options), whole)
+
+
+@pytest.mark.parametrize("heads", [(9, 3, 64), (10, 5, 32), (16, 8, 128)], ids=str)
+def test_results_do_not_depend_on_key_heads_attended_together(
+    native: Kernels, heads: tuple[int, int, int]
+) -> None:
+    """As those of many short steps are: alone, a sequence has a unit for each key head."""
+    batch = ragged([1, 3, 40, 2] * 5, [40, 300, 64, 530, *range(40, 56)], heads)
+    filled = fill(native, batch, torch.bfloat16)
+    whole = attend(native, batch, filled, window=280)
+    assert torch.equal(attend(native, batch, filled, 1, window=280), whole)

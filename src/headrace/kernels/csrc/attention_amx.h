@@ -35,31 +35,23 @@ inline void store_sums(float* to, int64_t row_floats) {
     store_tile<kSum + 1>(to + kLanes, row_floats);
 }
 
-// Fetches two successive tiles.
-inline void fetch_tiles(const uint16_t* right) {
-    for (int64_t i = 0; i < 2 * Cache::kTile; i += 2 * kLanes) __builtin_prefetch(right + i, 0, 3);
+// The first lines of a page of 4 KiB; the processor itself fetches what follows them.
+inline void fetch_start(const uint16_t* page) {
+    for (int64_t i = 0; i < 8; ++i) __builtin_prefetch(page + i * 2 * kLanes, 0, 3);
 }
 
-// scores[rows][32 * kBlocks] = queries times the keys of one or two blocks. What is at `next`, if
-// anything, is fetched.
-template <int kBlocks>
-inline void score_blocks(const LeftTile* queries, int64_t width, const uint16_t* const* keys,
-                         const uint16_t* const* next, float* scores, int64_t row_floats) {
+// scores[rows][32] = queries times the keys of a block. What is at `next` is fetched.
+inline void score_block(const LeftTile* queries, int64_t width, const uint16_t* keys,
+                        const uint16_t* next, float* scores, int64_t row_floats) {
     clear_tile<0>();
     clear_tile<1>();
-    if (kBlocks > 1) clear_tile<2>();
-    if (kBlocks > 1) clear_tile<3>();
     for (int64_t i = 0; i < width / kGroup; ++i) {
         const int64_t offset = 2 * i * Cache::kTile;
         load_tile<4>(queries[i].values);
-        if (next) fetch_tiles(next[0] + offset);
-        add_right<0>(keys[0] + offset);
-        if (kBlocks == 1) continue;
-        if (next) fetch_tiles(next[1] + offset);
-        add_right<2>(keys[1] + offset);
+        if (i % 2 == 0) fetch_start(next + offset);
+        add_right<0>(keys + offset);
     }
     store_sums<0>(scores, row_floats);
-    if (kBlocks > 1) store_sums<2>(scores + kBlockTokens, row_floats);
 }
 
 // Sums 0 and 1 += the first left tile times two successive right ones, 2 and 3 += the second.
@@ -74,30 +66,35 @@ inline void add_pair(const LeftTile& left, const LeftTile& left2, const uint16_t
     multiply_tiles<3, 5, 7>();
 }
 
-// score_blocks of one block of keys for two blocks of rows.
+// score_block for two blocks of rows.
 inline void score_pair(const LeftTile* queries, const LeftTile* queries2, int64_t width,
                        const uint16_t* keys, const uint16_t* next, float* scores,
                        int64_t row_floats) {
     clear_sums<2, 2>();
     for (int64_t i = 0; i < width / kGroup; ++i) {
         const int64_t offset = 2 * i * Cache::kTile;
-        if (next) fetch_tiles(next + offset);
+        if (i % 2 == 0) fetch_start(next + offset);
         add_pair(queries[i], queries2[i], keys + offset);
     }
     store_sums<2, 2>(scores, row_floats);
 }
 
-// The first `used` tokens of tiles of values, the others zero.
+// The first `used` tokens of tiles of values, the others zero. What lies behind them is not read.
 inline void copy_tokens(const uint16_t* from, int tiles, int64_t used, uint16_t* to) {
-    for (int64_t line = 0; line < tiles * kGroup / 2; ++line, from += 2 * kLanes, to += 2 * kLanes) {
-        const int64_t left = used - line % (kGroup / 2) * 2;
-        const auto kept = static_cast<__mmask32>(left > 1 ? ~0u : left == 1 ? 0x55555555u : 0u);
-        _mm512_store_si512(to, _mm512_maskz_loadu_epi16(kept, from));
+    for (int tile = 0; tile < tiles; ++tile) {
+        for (int64_t token = 0; token < kBlockTokens; token += 2) {
+            const auto kept = static_cast<__mmask32>(token + 1 < used ? ~0u : 0x55555555u);
+            const __m512i line = token < used ? _mm512_maskz_loadu_epi16(kept, from)
+                                              : _mm512_setzero_si512();
+            _mm512_store_si512(to, line);
+            from += 2 * kLanes;
+            to += 2 * kLanes;
+        }
     }
 }
 
-// sums[rows][64] = weights times 64 (or as many as `tiles` say) features of successive blocks.
-// What is at `next`, if anything, is fetched.
+// sums[rows][64] = weights times 64 (or as many as `tiles` say) features of successive blocks. What
+// is at `next` is fetched.
 inline void sum_blocks(const LeftTile* weights, int64_t blocks, const uint16_t* const* values,
                        const uint16_t* const* next, int tiles, float* sums, int64_t row_floats) {
     clear_tile<0>();
@@ -106,11 +103,9 @@ inline void sum_blocks(const LeftTile* weights, int64_t blocks, const uint16_t* 
     clear_tile<3>();
     for (int64_t i = 0; i < blocks; ++i) {
         load_tile<4>(weights[i].values);
-        if (next) fetch_tiles(next[i]);
+        fetch_start(next[i]);
         add_right<0>(values[i]);
-        if (tiles < 4) continue;
-        if (next) fetch_tiles(next[i] + 2 * Cache::kTile);
-        add_right<2>(values[i] + 2 * Cache::kTile);
+        if (tiles == 4) add_right<2>(values[i] + 2 * Cache::kTile);
     }
     store_sums<0>(sums, row_floats);
     if (tiles == 4) store_sums<2>(sums + 2 * kLanes, row_floats);
@@ -122,7 +117,7 @@ inline void sum_pair(const LeftTile* weights, const LeftTile* weights2, int64_t 
                      float* sums, int64_t row_floats) {
     clear_sums<2, 2>();
     for (int64_t i = 0; i < blocks; ++i) {
-        if (next) fetch_tiles(next[i] + offset);
+        fetch_start(next[i]);
         add_pair(weights[i], weights2[i], values[i] + offset);
     }
     store_sums<2, 2>(sums, row_floats);

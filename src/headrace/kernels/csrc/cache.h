@@ -30,6 +30,10 @@ struct Cache {
     int64_t key_width() const { return whole_vectors(head_size); }
     int64_t value_width() const { return whole_vectors(value_size); }
     bool has_own_values() const { return value_size == head_size; }
+    int64_t element_bytes() const {
+        const bool is_half = type == CacheType::kBFloat16 || type == CacheType::kFloat16;
+        return is_half ? 2 : type == CacheType::kFloat32 ? 4 : 1;
+    }
     int64_t cell(int64_t block, int64_t head) const { return block * heads + head; }
     bool is_tiled() const {
         return kHasTiles && type == CacheType::kBFloat16 && key_width() % kGroup == 0 &&

@@ -89,6 +89,7 @@ PyMethodDef methods[] = {
     fast<call<permute>>("Permute"),
     fast<call<move_rows>>("MoveRows"),
     fast<call<argmax>>("Argmax"),
+    fast<call<allow>>("Allow"),
     fast<call<sample>>("Sample"),
     fast<call<top_logprobs>>("TopLogprobs"),
     fast<call<route>>("Route"),

@@ -101,6 +101,14 @@ inline void argmax(Arguments& a, Rows rows, Program& ops) {
     add(ops, ArgmaxOp(rows, x.data, x.columns, a.data<int32_t>()));
 }
 
+inline void allow(Arguments& a, Rows rows, Program& ops) {
+    const auto logits = a.matrix<float>();
+    const auto* index = a.data<int64_t>();
+    const auto words = a.matrix<uint32_t>();
+    add(ops, AllowOp(rows, logits.data, logits.rows, logits.columns, index, words.data,
+                     words.columns));
+}
+
 inline void sample(Arguments& a, Rows rows, Program& ops) {
     const auto logits = a.matrix<float>();
     const auto* draws = a.address<Draw>();
@@ -184,20 +192,21 @@ inline void rope_write(Arguments& a, Rows rows, Program& ops) {
 
 inline void attention(Arguments& a, Rows rows, Program& ops) {
     const auto q = a.matrix<float>();
-    const Cache cache = a.cache();
-    Batch batch;
-    batch.query_start = a.data<int32_t>();
-    batch.context_lens = a.data<int32_t>();
+    AttentionInputs in{};
+    in.q = q.data;
+    in.q_stride = q.stride;
+    in.cache = a.cache();
+    in.batch.query_start = a.data<int32_t>();
+    in.batch.context_lens = a.data<int32_t>();
     const auto table = a.matrix<int32_t>();
-    batch.block_table = table.data;
-    batch.table_width = table.columns;
-    batch.max_tokens = q.rows;
+    in.batch.block_table = table.data;
+    in.batch.table_width = table.columns;
+    in.batch.max_tokens = q.rows;
     const SplitActivation out = a.activation();
-    const int64_t heads = a.integer();
-    const AttentionOptions options = a.attention_options();
+    in.heads = a.integer();
+    in.options = a.attention_options();
     if (!a.complete()) return;
-    auto op = std::make_unique<AttentionOp>(rows, q.data, q.stride, heads, cache, batch, options,
-                                            out);
+    auto op = std::make_unique<AttentionOp>(rows, in, out);
     reserve_scratch(static_cast<size_t>(op->scratch_floats()));
     const AttentionOp& first = *op;
     ops.push_back(std::move(op));

@@ -45,6 +45,8 @@ class RopeWriteOp : public Op {
     void run(Team& team) const override;
 
    private:
+    // Key, value and queries of one key head.
+    void prepare(int64_t row, int64_t kv_head) const;
     void clamp(float* head) const;
     void normalize(float* head, const float* weight) const;
     void rotate(float* head, int64_t position) const;
