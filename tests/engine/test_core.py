@@ -117,7 +117,7 @@ def test_refusals_and_aborts_are_answered_without_a_step(core: tuple[EngineCore,
     assert refusal.error
     engine.obey([make_add(2, [1, 2, 3]), make_add(3, [4]), Abort([2, 3, 99])])
     assert not engine.scheduler.has_work
-    engine.emit([refusal], engine.scheduler.stats())
+    engine.emit([refusal], engine.scheduler.stats(), 0.0)
     report = next(client.steps())
     assert [event.request_id for event in report.events] == [1]
     assert report.stats.num_waiting == 0

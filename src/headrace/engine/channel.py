@@ -82,12 +82,24 @@ class Channel(Generic[Message]):
         self._socket.setblocking(True)
         self._writer = FrameWriter()
         self._reader: FrameReader[Message] = FrameReader(receives)
+        self._unsent = bytearray()
 
     def send(self, message: Any) -> None:
         """Send one message; nothing happens when the other side is gone (see `receive`)."""
-        frame = self._writer.frame(message)
+        self.put(message)
+        self.flush()
+
+    def put(self, message: Any) -> None:
+        """Leave a message to the next `send` or `flush`."""
+        self._unsent += self._writer.frame(message)
+
+    def flush(self) -> None:
+        """Send in one piece what was put, if anything was."""
+        if not self._unsent:
+            return
+        unsent, self._unsent = self._unsent, bytearray()
         with suppress(BrokenPipeError, ConnectionResetError):
-            self._socket.sendall(frame)
+            self._socket.sendall(unsent)
 
     def receive(self, *, wait: bool) -> list[Message] | None:
         """Return the messages that have arrived; with `wait`, sleep until there is one.
