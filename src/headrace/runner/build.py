@@ -94,7 +94,9 @@ def build_executor(
         if runnable.distinguishes_prompts:
             kinds = f"{info.kernels}; prompts in bfloat16, new tokens in int8"
             info = msgspec.structs.replace(info, distinguishes_prompts=True, kernels=kinds)
-    pages = CachePages(tensors_of(backend.caches)) if isinstance(backend, NativeBackend) else None
+    backends = [backend, loaded.backend if loaded else None]
+    caches = [c for each in backends if isinstance(each, NativeBackend) for c in each.caches]
+    pages = CachePages(tensors_of(caches)) if caches else None
     executor = ModelExecutor(runnable, buffers, sampler, drafts, pages)
     _warm_up(executor, info, progress)
     return executor, info
