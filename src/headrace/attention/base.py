@@ -34,6 +34,8 @@ class AttentionBatch:
     num_prompt_tokens: int = 0
     """The last so many of the T tokens stand at prompt positions; only told to models that compute
     those otherwise."""
+    needs_all_logits: bool = False
+    """The logits of all tokens will be asked for; only told to models that compute them at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -83,6 +83,7 @@ class ModelExecutor:
         step = self._buffers.fill(plan)
         first_prompt_row = len(plan.rows) - plan.num_prompt_rows
         step.attention.num_prompt_tokens = sum(plan.counts[first_prompt_row:])
+        step.attention.needs_all_logits = sum(plan.num_samples) == len(plan.token_ids)
         hidden = self._model.forward(step.token_ids, step.attention)
         prompt_scores = self._prompt_logprobs.compute(
             plan, step.query_end, hidden, lambda states: self._model.logits(states, len(states))
@@ -111,7 +112,7 @@ class ModelExecutor:
         self, hidden: Tensor, at: SamplePositions, masks: Masks | None, num_prompt_samples: int
     ) -> Samples:
         # As many samples as tokens: a step of decodes (and drafts) only, all in their order.
-        if len(at.index) != hidden.shape[0]:
+        if len(at.index) != len(at.token_ids):
             hidden = hidden[torch.from_numpy(at.index).to(hidden.device)]
         logits = self._model.logits(hidden, num_prompt_samples)
         return self._sampler.sample(logits, at, masks)

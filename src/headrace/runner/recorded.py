@@ -42,9 +42,14 @@ class RecordedDecoder:
             with self._kernels.record() as program:
                 logits = decoder.logits(self._states)
             self._head: Program = program
-            with self._kernels.record() as program:
+        with self._kernels.record() as program:
+            with operations.passes(whole):
+                decoder.forward(token_ids, batch)
+            with operations.passes(Counts(max_logit_rows, rows, rows, boundary)):
                 decoder.logits(hidden[:max_logit_rows])
-            self._head_in_place: Program = program
+        self._both: Program = program
+        self._has_logits = False
+        """Of the last forward pass's hidden states."""
         self.logits_buffer = logits
         """Of which `logits` gives the first rows."""
         self._logits = _Leading(logits)
@@ -54,8 +59,11 @@ class RecordedDecoder:
     def forward(self, token_ids: Tensor, batch: AttentionBatch) -> Tensor:
         num_tokens = token_ids.shape[0]
         self._counts[0], self._counts[1] = num_tokens, batch.context_lens.shape[0]
+        self._counts[2] = num_tokens
         self._counts[3] = num_tokens - batch.num_prompt_tokens
-        self._forward.run()
+        # In one go, because between two passes the threads fall asleep and the code gets cold.
+        self._has_logits = batch.needs_all_logits and num_tokens <= self._max_logit_rows
+        (self._both if self._has_logits else self._forward).run()
         return self._hidden.rows(num_tokens)
 
     def logits(self, hidden: Tensor, num_prompt_rows: int = 0) -> Tensor:
@@ -69,10 +77,9 @@ class RecordedDecoder:
 
     def _part(self, hidden: Tensor, boundary: int) -> Tensor:
         num_rows = hidden.shape[0]
-        self._counts[2], self._counts[3] = num_rows, min(boundary, num_rows)
-        if hidden is self._hidden.view:  # of a step that samples at every token
-            self._head_in_place.run()
-        else:
+        if not (self._has_logits and hidden is self._hidden.view):
+            self._has_logits = False
+            self._counts[2], self._counts[3] = num_rows, min(boundary, num_rows)
             self._states[:num_rows] = hidden
             self._head.run()
         return self._logits.rows(num_rows)

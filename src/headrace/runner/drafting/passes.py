@@ -53,6 +53,7 @@ class DraftPasses:
                 num_samples=[],
             )
         )
+        step.attention.needs_all_logits = count == len(step.token_ids)
         hidden = self._model.forward(step.token_ids, step.attention)
         if count != len(hidden):
             hidden = hidden[torch.from_numpy(step.query_end[:count] - 1).to(hidden.device)]
