@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.engine.channel import Channel
-from headrace.engine.outbox import HOLD_SECONDS, Outbox
+from headrace.engine.outbox import Outbox
 from headrace.types import (
     Command,
     EngineStats,
@@ -17,6 +17,7 @@ from headrace.types import (
     TokenEvent,
 )
 
+HOLD_SECONDS = 0.008
 TIMINGS = Timings(queue_time=0.0, prefill_time=0.0, decode_time=0.0, num_cached_tokens=0)
 FIRST = TokenEvent(request_id=1, token_ids=[1], timings=TIMINGS)
 LATER = TokenEvent(request_id=1, token_ids=[2])
@@ -33,7 +34,7 @@ class Wire:
     """An outbox, and what comes out of it."""
 
     def __init__(self, ours: socket.socket, theirs: socket.socket) -> None:
-        self.outbox = Outbox(Channel[Command](ours, Command))
+        self.outbox = Outbox(Channel[Command](ours, Command), HOLD_SECONDS)
         self._client: Channel[Report] = Channel(theirs, Report)
 
     def arrived(self) -> list[Report]:
