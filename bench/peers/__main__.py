@@ -8,6 +8,8 @@ stopped; rounds alternate over them, so that drifts of the machine hit all alike
 medians over rounds, medians of ratios round by round, and fractions of the machine's measured
 limits. An engine that does not start or gives a senseless answer is left out, with a line.
 
+`--without-amx` runs all engines as on a processor that has none.
+
 Each section is written to the JSON file when it is done, and skipped when it is already there, so
 that a run can be interrupted; `--sections NAME,...` runs these anew.
 """
@@ -20,6 +22,7 @@ from typing import Any
 
 from bench.peers.report import plot, section_text, text
 from bench.peers.sections import SECTIONS
+from bench.peers.without_amx import refuse_amx
 
 
 def parse() -> argparse.Namespace:
@@ -33,6 +36,7 @@ def parse() -> argparse.Namespace:
     add("--q4_0", type=Path, help="the embedded model as Q4_0, llama.cpp's best")
     add("--vllm", help="path of vllm")
     add("--bf16", type=Path, help="the embedded model in bfloat16, see bench/export_bf16.py")
+    add("--without-amx", action="store_true", help="refuse AMX to all engines")
     add("--streams", default="1,8,32")
     add("--prompt-tokens", type=int, default=65)
     add("--new-tokens", type=int, default=128)
@@ -54,6 +58,8 @@ def wanted(options: argparse.Namespace, results: dict[str, Any]) -> list[str]:
 
 def main() -> None:
     options = parse()
+    if options.without_amx:
+        refuse_amx()
     results: dict[str, Any] = {}
     if options.json.exists():
         results = json.loads(options.json.read_text())

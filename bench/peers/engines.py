@@ -25,7 +25,19 @@ from headrace.bench.prompts import SyntheticPrompts
 LOAD_SECONDS = 400
 SETTLE_SECONDS = 2.0
 """Between waking a stopped engine and measuring it: what it does while idle is not measured."""
-QUESTION, ANSWER = "The capital of France is", "Paris"
+
+
+@dataclass(frozen=True)
+class Sense:
+    """A prompt, and what an engine that computes rightly continues it with."""
+
+    prompt: str
+    answer: str
+
+
+FACT = Sense("The capital of France is", "Paris")
+GRAMMAR = Sense("Once upon a time", " was")
+"""For models that know little."""
 
 Figures = dict[str, float]
 
@@ -62,6 +74,7 @@ class Engine(Running, Protocol):
     name: str
     start_seconds: float
     """From the start of the process until it answered."""
+    sense: Sense
 
     def measure(self, load: Load, seed: int) -> Figures:
         """Tokens per second: `output`, `input`; seconds, medians: `tpot`, and over HTTP `ttft`.
@@ -87,8 +100,10 @@ class HttpEngine:
         command: Sequence[str],
         port: int,
         environment: dict[str, str] | None = None,
+        sense: Sense = FACT,
     ) -> None:
         self.name = name
+        self.sense = sense
         self.url = f"http://127.0.0.1:{port}"
         began = time.monotonic()
         self.process: subprocess.Popen[Any] = subprocess.Popen(
@@ -152,8 +167,11 @@ class HttpEngine:
             json.dumps(body).encode(),
             {"Content-Type": "application/json"},
         )
-        with urllib.request.urlopen(request, timeout=LOAD_SECONDS) as answer:
-            text: str = json.load(answer)["choices"][0]["text"]
+        try:
+            with urllib.request.urlopen(request, timeout=LOAD_SECONDS) as answer:
+                text: str = json.load(answer)["choices"][0]["text"]
+        except urllib.error.HTTPError as error:
+            raise EngineError(self.name, f"answers with {error}") from error
         return text
 
 
@@ -161,6 +179,7 @@ class OpenVinoEngine:
     """OpenVINO GenAI in a process of its own, asked over a pipe."""
 
     name = "openvino"
+    sense = FACT
 
     def __init__(self, python: str, model: Path) -> None:
         script = Path(__file__).with_name("openvino_peer.py")
@@ -206,9 +225,9 @@ class OpenVinoEngine:
 
 def check_sanity(engine: Engine) -> None:
     """Raises EngineError when the engine does not know what the model knows."""
-    text = engine.complete(QUESTION, 8)
-    if ANSWER not in text:
-        raise EngineError(engine.name, f"continues {QUESTION!r} with {text!r}")
+    text = engine.complete(engine.sense.prompt, 8)
+    if engine.sense.answer not in text:
+        raise EngineError(engine.name, f"continues {engine.sense.prompt!r} with {text!r}")
 
 
 @contextlib.contextmanager

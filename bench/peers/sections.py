@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from bench.peers.engines import (
+    FACT,
+    GRAMMAR,
     Engine,
     EngineError,
     Figures,
     HttpEngine,
     Load,
     OpenVinoEngine,
+    Sense,
     awake,
     check_sanity,
     end,
@@ -26,6 +29,7 @@ from bench.peers.engines import (
 from bench.peers.limits import fractions, measure_limits
 from bench.peers.memory import MemoryWatch, cpu_seconds, processes, resident_bytes
 from bench.peers.models import Size, shape_size, size_of, write_config, write_gguf
+from bench.peers.without_amx import VLLM_ENVIRONMENT
 from headrace.checkpoint.embedded import embedded_model
 
 Options = argparse.Namespace
@@ -43,11 +47,11 @@ def headrace(options: Options, *flags: str | Path) -> HttpEngine:
     return HttpEngine("headrace", command + shlex.split(options.headrace), port)
 
 
-def llama(options: Options, name: str, model: Path) -> HttpEngine:
+def llama(options: Options, name: str, model: Path, sense: Sense = FACT) -> HttpEngine:
     port = free_port()
     command = [options.llama, "-m", str(model), "--port", str(port), "-np", "32"]
     command += ["-c", "32768", "-t", "2", "-tb", "2", "--no-webui"]
-    return HttpEngine(name, command + shlex.split(options.llama_flags), port)
+    return HttpEngine(name, command + shlex.split(options.llama_flags), port, sense=sense)
 
 
 def vllm(options: Options, model: Path, *flags: str) -> HttpEngine:
@@ -55,7 +59,8 @@ def vllm(options: Options, model: Path, *flags: str) -> HttpEngine:
     command = [options.vllm, "serve", str(model), "--port", str(port)]
     command += ["--max-model-len", "4096", "--max-num-seqs", "64", *flags]
     environment = {"VLLM_TARGET_DEVICE": "cpu", "VLLM_CPU_KVCACHE_SPACE": "4"}
-    return HttpEngine("vllm", command, port, environment | {"HF_HUB_OFFLINE": "1"})
+    environment |= {"HF_HUB_OFFLINE": "1"} | (VLLM_ENVIRONMENT if options.without_amx else {})
+    return HttpEngine("vllm", command, port, environment)
 
 
 @contextmanager
@@ -139,7 +144,8 @@ def embedded(options: Options) -> Result:
     if options.llama:
         starts.append(lambda: llama(options, "llama", model))
     if options.llama and options.q4_0:
-        starts.append(lambda: llama(options, "llama-q4_0", options.q4_0))
+        # What is rounded twice no longer knows any capital.
+        starts.append(lambda: llama(options, "llama-q4_0", options.q4_0, GRAMMAR))
     return throughput(starts, size_of(model), options)
 
 
