@@ -49,7 +49,7 @@ class RecordedDecoder:
                 decoder.logits(hidden[:max_logit_rows])
         self._both: Program = program
         self._has_logits = False
-        """Of the last forward pass's hidden states."""
+        """Of the last forward pass's hidden states, and nobody has them yet."""
         self.logits_buffer = logits
         """Of which `logits` gives the first rows."""
         self._logits = _Leading(logits)
@@ -77,8 +77,8 @@ class RecordedDecoder:
 
     def _part(self, hidden: Tensor, boundary: int) -> Tensor:
         num_rows = hidden.shape[0]
-        if not (self._has_logits and hidden is self._hidden.view):
-            self._has_logits = False
+        has_logits, self._has_logits = self._has_logits, False
+        if not has_logits or hidden is not self._hidden.view:
             self._counts[2], self._counts[3] = num_rows, min(boundary, num_rows)
             self._states[:num_rows] = hidden
             self._head.run()
