@@ -1,18 +1,20 @@
 """Speculation on against off: same prompts, same machine, alternating, over HTTP.
 
     python -m bench.speculation --streams 1,8 --rounds 3 --json FILE --plot FILE
-    python -m bench.speculation --openvino PYTHON --llama LLAMA_SERVER
-    python -m bench.speculation --bf16 FOLDER --rounds 2        # both models, a quarter of an hour
+    python -m bench.speculation --openvino PYTHON --llama LLAMA_SERVER --peer-streams 1
+    python -m bench.speculation --bf16 FOLDER --rounds 2        # both models
 
 Each engine runs as two processes, one stopped (SIGSTOP) while the other is measured. No prompt
 comes twice, so that recent outputs help only as much as they would in real use. Prints output
 tokens per second, medians of the ratios round by round, the same of the time after the first token
 ("decode") and of CPU time ("CPU": what other work on the machine disturbs least), what drafts that
-are all right would give ("bound"), how many of the drafted tokens were right, and whether both gave
-the same texts. No --ignore-eos: a small model that must go on repeats itself, which is easy to
-draft. Peers are compared with themselves, without JSON schemas; one that does not start is named as
-such. `--bf16` adds the same comparison for another model (as `bench/export_bf16.py` makes it of the
-embedded one), and that model drafting for itself with 4-bit weights.
+are all right would give in the same run ("bound"), how many of the drafted tokens were right, how
+many came at once, how much was verified in vain, and whether both gave the same texts. No
+--ignore-eos: a small model that must go on repeats itself, which is easy to draft. Peers are
+compared with themselves, without JSON schemas, in `--peer-rounds` and with up to `--peer-streams`;
+one that does not start is named as such. `--bf16` adds the same comparison for another model (as
+`bench/export_bf16.py` makes it of the embedded one), and that model drafting for itself with 4-bit
+weights.
 """
 
 import argparse
@@ -32,13 +34,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from bench.peers.engines import HttpEngine, awake, free_port
+from bench.peers.engines import HttpEngine, Running, free_port
 from bench.peers.memory import cpu_seconds, processes
 from bench.speculation_prompts import WORKLOADS, Body, bodies, chat
 from bench.speculation_report import Measurement, Results, gain, table, write_json, write_plot
 from headrace.checkpoint.checkpoint import open_checkpoint
 from headrace.checkpoint.embedded import embedded_model
 from headrace.text.chat import load_chat_template
+
+FORM = {"type": "json_schema", "json_schema": {"name": "yes", "schema": {"type": "boolean"}}}
+WARM_UP = chat("Say yes.", model="x", max_tokens=8, response_format=FORM)
+"""The first grammar that an engine sees makes it read the vocabulary."""
+
+
+SETTLE_SECONDS = 0.7
+"""Between waking an engine and measuring it: what it makes up for is not measured."""
 
 
 class Engine(Protocol):
@@ -54,7 +64,7 @@ class Server(HttpEngine):
     def __init__(self, name: str, command: list[str]) -> None:
         port = free_port()
         super().__init__(name, [*command, "--port", str(port)], port)
-        self.ask(chat("Say yes.", model="x", max_tokens=8))  # warm
+        self.ask(WARM_UP)
 
     def ask(self, body: Body) -> dict[str, Any]:
         route = "completions" if "prompt" in body else "chat/completions"
@@ -82,6 +92,7 @@ class Server(HttpEngine):
             result.num_drafted += timings.get("draft_n", 0)
             result.num_accepted += timings.get("draft_n_accepted", 0)
             result.num_forced += timings.get("forced_n", 0)
+            result.num_draft_steps += timings.get("draft_steps_n", 0)
             result.decoding += timings.get("predicted_ms", 0.0) / 1e3
         return result
 
@@ -141,11 +152,32 @@ class OpenVino(Piped):
 
 
 class Oracle(Piped):
-    """Tells what drafts that are all right would give."""
+    """Tells what drafts that are all right would give to a model."""
+
+    def __init__(self, flags: list[str]) -> None:
+        super().__init__("oracle", sys.executable, "bench.speculation_oracle", *flags)
 
     def bound(self, requests: list[Body], streams: int) -> dict[str, float]:
-        with awake(self):
+        with running(self):
             return self.ask({"streams": streams, "bodies": requests})
+
+
+def send(number: signal.Signals, engine: Running) -> None:
+    """A signal to all its processes; killing the group would leave out those with one of their
+    own, which use their idle time."""
+    for pid in processes(engine.process.pid):
+        os.kill(pid, number)
+
+
+@contextlib.contextmanager
+def running(engine: Running) -> Iterator[None]:
+    """Let it run; it takes nothing from the others before and afterwards."""
+    send(signal.SIGCONT, engine)
+    time.sleep(SETTLE_SECONDS)
+    try:
+        yield
+    finally:
+        send(signal.SIGSTOP, engine)
 
 
 @dataclass(frozen=True)
@@ -157,34 +189,38 @@ class Pair:
     workloads: Container[str] = tuple(WORKLOADS)
     most_streams: int = sys.maxsize
     rounds: int = sys.maxsize
+    oracle: Oracle | None = None
 
 
 class Engines:
     """All processes, stopped when they are not asked for something."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        self.oracle: Oracle | None = None
         self.pairs: dict[str, Pair] = {}
         """By name of the engine."""
         self.failures: list[str] = []
-        self._processes: list[subprocess.Popen[str]] = []
+        self._started: list[Running] = []
         on = shlex.split(options.headrace_on)
         flags = shlex.split(options.headrace)
-        self.pairs["headrace"] = Pair(self._headrace(flags, []), self._headrace(flags, on))
+        self._has_bounds = not options.no_bound
+        self.pairs["headrace"] = Pair(
+            self._headrace(flags, []), self._headrace(flags, on), oracle=self._oracle(flags)
+        )
         if options.bf16:
             flags = [*flags, "--model-id", options.bf16]
             off, own = self._headrace(flags, []), [*on, "--draft-model-id", "self"]
-            self.pairs["bf16"] = Pair(off, self._headrace(flags, on))
+            oracle = self._oracle(flags)
+            self.pairs["bf16"] = Pair(off, self._headrace(flags, on), oracle=oracle)
             self.pairs["bf16, self"] = Pair(off, self._headrace(flags, own), ("open",), 1)
-        if not options.no_bound and "--model-id" not in options.headrace:
-            self.oracle = Oracle("oracle", sys.executable, "bench.speculation_oracle")
-            self._keep(self.oracle)
         self._add_peers(options)
 
     def _headrace(self, flags: list[str], on: list[str]) -> Engine:
         command = [sys.executable, "-m", "headrace", "serve", *flags, *(on or ["--speculate", "0"])]
         server: Engine = self._keep(Server("on" if on else "off", command))
         return server
+
+    def _oracle(self, flags: list[str]) -> Oracle | None:
+        return self._keep(Oracle(flags)) if self._has_bounds else None
 
     def _add_peers(self, options: argparse.Namespace) -> None:
         asked = [workload for workload in WORKLOADS if workload != "json"]
@@ -194,7 +230,8 @@ class Engines:
                     self._keep(OpenVino("off", options.openvino, 0)),
                     self._keep(OpenVino("on", options.openvino, options.openvino_drafts)),
                     asked,
-                    rounds=options.peer_rounds,
+                    options.peer_streams,
+                    options.peer_rounds,
                 )
         if options.llama:
             llama = [options.llama, "-m", str(embedded_model()), "-np", "8", "-c", "32768"]
@@ -204,12 +241,13 @@ class Engines:
                     self._keep(Server("off", llama)),
                     self._keep(Server("on", [*llama, *shlex.split(options.llama_on)])),
                     asked,
-                    rounds=options.peer_rounds,
+                    options.peer_streams,
+                    options.peer_rounds,
                 )
 
     def _keep(self, engine: Any) -> Any:
-        self._processes.append(engine.process)
-        os.killpg(engine.process.pid, signal.SIGSTOP)
+        self._started.append(engine)
+        send(signal.SIGSTOP, engine)
         return engine
 
     @contextlib.contextmanager
@@ -220,8 +258,8 @@ class Engines:
             self.failures.append(f"{name} does not run here: {error}")
 
     def close(self) -> None:
-        for process in self._processes:
-            os.killpg(process.pid, signal.SIGKILL)
+        for engine in self._started:
+            send(signal.SIGKILL, engine)
 
 
 def compare(
@@ -230,7 +268,7 @@ def compare(
     """The one that goes first changes from round to round."""
     measurements = []
     for engine in (pair.on, pair.off) if is_reversed else (pair.off, pair.on):
-        with awake(engine):
+        with running(engine):
             measurements.append(engine.measure(requests, streams))
     off, on = reversed(measurements) if is_reversed else measurements
     return off, on
@@ -244,15 +282,18 @@ def measure_round(
             chance = random.Random(f"{options.seed} {workload} {streams} {number}")
             count = options.requests * streams
             requests = bodies(workload, chance, count, options.max_tokens)
+            begin = time.monotonic()
             for name, pair in engines.pairs.items():
                 is_asked = workload in pair.workloads and number < pair.rounds
                 if is_asked and streams <= pair.most_streams:
                     measured = compare(pair, requests, streams, is_reversed=bool(number % 2))
                     results.pairs.setdefault((name, workload, streams), []).append(measured)
-                    print(f"{name}, {workload}, {streams}: {gain(*measured):.2f}", flush=True)
-            if engines.oracle is not None:
-                bound = engines.oracle.bound(requests, streams)
-                results.bounds.setdefault((workload, streams), []).append(bound)
+                    if pair.oracle is not None and number < options.bound_rounds:
+                        bound = pair.oracle.bound(requests, streams)
+                        results.bounds.setdefault((name, workload, streams), []).append(bound)
+                    seconds = time.monotonic() - begin
+                    ratio = f"{gain(*measured):.2f}"
+                    print(f"{name}, {workload}, {streams}: {ratio} ({seconds:.0f} s)", flush=True)
 
 
 def main() -> None:
@@ -276,6 +317,8 @@ def main() -> None:
     parser.add_argument("--max-tokens", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--peer-rounds", type=int, default=1, help="of them with peers")
+    parser.add_argument("--peer-streams", type=int, default=sys.maxsize, help="at most")
+    parser.add_argument("--bound-rounds", type=int, default=1, help="of them with bounds")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)

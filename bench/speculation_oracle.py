@@ -1,9 +1,10 @@
 """What speculation could give at most: all drafts right, as long as the costs of steps ask for.
 
-One process without HTTP: the same requests without speculation and with drafts out of what came
-then, in turns, for which the controller chooses lengths by the costs that it measures. Run by
-`speculation.py`: reads a line of JSON {"streams": n, "bodies": [...]}, writes one with the ratios
-of paces, of the whole and of what comes after the first tokens.
+One process without HTTP: the same requests without speculation, and twice with drafts out of what
+came then, for which the controller chooses lengths by the costs that it measures (the first time it
+may still learn them). Run by `speculation.py` with the server's flags: reads a line of JSON
+{"streams": n, "bodies": [...]}, writes one with the ratios of paces, of the whole and of what comes
+after the first tokens; the better of both times.
 """
 
 import json
@@ -14,7 +15,6 @@ from typing import Any
 
 from headrace import config
 from headrace.checkpoint.checkpoint import Checkpoint, open_checkpoint
-from headrace.checkpoint.embedded import embedded_model
 from headrace.engine.grammar import GrammarCompiler
 from headrace.engine.grammar_jobs import GrammarJobs
 from headrace.engine.request import Request
@@ -23,11 +23,13 @@ from headrace.engine.speculation.proposal import Proposal
 from headrace.engine.speculation.speculator import Speculator
 from headrace.runner.build import build_executor
 from headrace.serve.engine_process import load_vocabulary
+from headrace.serve.locate import locate
 from headrace.text.chat import load_chat_template
 from headrace.text.tokenizer import load_tokenizer
 from headrace.types import Add, EngineInfo, Executor, Grammar, SamplingParams, TokenEvent
 
 MAX_DRAFTS = 64
+NUM_TRIES = 2
 Outputs = dict[int, list[int]]
 
 
@@ -133,9 +135,10 @@ class Engine:
 
 def main() -> None:
     settings, _ = config.parse(sys.argv[1:], prog="bench.speculation_oracle")
-    checkpoint = open_checkpoint(embedded_model())
+    checkpoint = open_checkpoint(locate(settings).path)
     executor, info = build_executor(settings, checkpoint, lambda *_: None)
     compiler = GrammarCompiler(partial(load_vocabulary, checkpoint), info.vocab_size)
+    compiler.matcher(Grammar(kind="regex", source="yes"))  # reads the vocabulary
     requests, oracle = Requests(checkpoint), Oracle()
     plain = Engine(executor, info, compiler, None)
     informed = Engine(executor, info, compiler, Speculator(oracle, MAX_DRAFTS))
@@ -145,9 +148,12 @@ def main() -> None:
         adds = [requests.add(num_requests + i, body) for i, body in enumerate(case["bodies"])]
         num_requests += len(adds)
         oracle.outputs, whole, decoding = plain.run(adds, case["streams"])
-        outputs, least_whole, least_decoding = informed.run(adds, case["streams"])
-        assert outputs == oracle.outputs
-        report = {"whole": whole / least_whole, "decoding": decoding / least_decoding}
+        report = {"whole": 0.0, "decoding": 0.0}
+        for _ in range(NUM_TRIES):
+            outputs, least_whole, least_decoding = informed.run(adds, case["streams"])
+            assert outputs == oracle.outputs
+            report["whole"] = max(report["whole"], whole / least_whole)
+            report["decoding"] = max(report["decoding"], decoding / least_decoding)
         print(json.dumps(report), flush=True)
 
 

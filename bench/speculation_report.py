@@ -19,6 +19,7 @@ class Measurement:
     num_drafted: int = 0
     num_accepted: int = 0
     num_forced: int = 0
+    num_draft_steps: int = 0
     duration: float = 0.0
     cpu: float = 0.0
     """Seconds of all its processes; 0 if not measured."""
@@ -32,8 +33,8 @@ class Results:
 
     pairs: dict[tuple[str, str, int], list[Pair]] = field(default_factory=dict)
     """By engine, workload and number of streams."""
-    bounds: dict[tuple[str, int], list[dict[str, float]]] = field(default_factory=dict)
-    """By workload and number of streams, ratios of `whole` and `decoding`."""
+    bounds: dict[tuple[str, str, int], list[dict[str, float]]] = field(default_factory=dict)
+    """As `pairs`: ratios of `whole` and `decoding` with drafts that are all right."""
     notes: list[str] = field(default_factory=list)
 
 
@@ -47,7 +48,7 @@ def figures(results: Results) -> list[dict[str, object]]:
             "workload": workload,
             "streams": streams,
             **_figures(rounds),
-            **_bounds(results.bounds.get((workload, streams), []) if name == "headrace" else []),
+            **_bounds(results.bounds.get((name, workload, streams), [])),
         }
         for (name, workload, streams), rounds in sorted(
             results.pairs.items(), key=lambda case: names.index(case[0][0])
@@ -59,9 +60,9 @@ def _figures(rounds: list[Pair]) -> dict[str, object]:
     def median(value: Callable[[Measurement, Measurement], float]) -> float:
         return statistics.median(value(off, on) for off, on in rounds)
 
-    drafted, accepted, forced, num_tokens = (
+    drafted, accepted, forced, draft_steps, num_tokens = (
         sum(getattr(on, name) for _, on in rounds)
-        for name in ("num_drafted", "num_accepted", "num_forced", "num_tokens")
+        for name in ("num_drafted", "num_accepted", "num_forced", "num_draft_steps", "num_tokens")
     )
     tells = all(off.decoding and on.decoding for off, on in rounds)
     return {
@@ -75,7 +76,9 @@ def _figures(rounds: list[Pair]) -> dict[str, object]:
         if all(off.cpu and on.cpu for off, on in rounds)
         else None,
         "accepted": accepted / drafted if drafted else None,
+        "accepted_length": accepted / draft_steps if draft_steps else None,
         "drafted_per_token": drafted / num_tokens if tells else None,
+        "wasted_per_token": (drafted - accepted) / num_tokens if tells else None,
         "forced": forced / num_tokens if tells else None,
         "same_texts": all(on.texts == off.texts for off, on in rounds),
     }
@@ -109,7 +112,9 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "decode_bound": ("its bound", "{:.2f}"),
     "cpu_ratio": ("CPU", "{:.2f}"),
     "accepted": ("accepted", "{:.0%}"),
+    "accepted_length": ("at once", "{:.1f}"),
     "drafted_per_token": ("drafted/token", "{:.2f}"),
+    "wasted_per_token": ("wasted/token", "{:.2f}"),
     "forced": ("forced", "{:.0%}"),
     "same_texts": ("same texts", "{}"),
 }

@@ -24,13 +24,13 @@ def ahead(
     grammar, habits = Grammar(kind="regex", source=regex), Habits()
     for _ in range(10):
         matcher = COMPILER.matcher(grammar)
-        for token_id in habit:
-            habits.observe(matcher.compute_bitmask(), token_id)
+        for index, token_id in enumerate(habit):
+            habits.observe(matcher.compute_bitmask(), habit[:index], token_id)
             matcher.consume_token(token_id)
     matcher = COMPILER.matcher(grammar)
     matcher.consume_tokens(list(known))
     here = place(matcher, MASK_SIZE)
-    return look_ahead(matcher, here, list(proposed), habits, least, max_drafts)
+    return look_ahead(matcher, here, list(known), list(proposed), habits, least, max_drafts)
 
 
 def drafts(ahead: Lookahead) -> bytes:
@@ -108,3 +108,9 @@ def test_no_more_than_allowed_and_nothing_behind_the_end() -> None:
         assert drafts(result) == b"-" * max_drafts
     result = ahead("ab", b"ab" + bytes([7, 7]), max_drafts=20)
     assert (drafts(result), result.draft_ids[-1]) == (b"ab", EOS)
+
+
+def test_habits_follow_the_tokens_in_front_where_masks_are_the_same() -> None:
+    twice = {"regex": "[ab][ab][ab][ab]", "proposed": b"", "habit": b"abba"}
+    assert drafts(ahead(**twice, known=b"a")).startswith(b"bba")
+    assert drafts(ahead(**twice, known=b"ab")).startswith(b"ba")

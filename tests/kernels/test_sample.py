@@ -178,6 +178,21 @@ def test_rows_with_nothing_to_choose_say_so_alone(kernels: Kernels, case: dict[s
     assert token_ids[[0, 4]].tolist() == expected[[0, 4]].tolist()
 
 
+@pytest.mark.parametrize("columns", [70, 1000])
+def test_allow_leaves_set_bits_only(kernels: Kernels, columns: int) -> None:
+    allowed = np.random.default_rng(3).random((3, columns)) < [[0.5], [0.01], [0.99]]
+    allowed[2, :64] = True
+    packed = np.zeros((3, 4 * (columns // 32 + 2)), np.uint8)
+    packed[:, : -(-columns // 8)] = np.packbits(allowed, axis=1, bitorder="little")
+    logits = random_logits(5, columns)
+    expected, index = logits.clone(), torch.tensor([4, 0, 2])
+    expected[index] = torch.where(torch.from_numpy(allowed), logits[index], -torch.inf)
+    kernels.run(ops.Allow(logits, index, torch.from_numpy(packed.view(np.int32))))
+    assert torch.equal(logits, expected)
+    with pytest.raises(ValueError, match="outside"):
+        kernels.run(ops.Allow(logits, index + 1, torch.from_numpy(packed.view(np.int32))))
+
+
 def test_forbidden_tokens_are_never_drawn(kernels: Kernels) -> None:
     allowed = [3, 40, 999]
     logits = torch.full((len(CASES), 1000), -torch.inf)

@@ -10,7 +10,7 @@ from typing import Final
 from llguidance import LLMatcher
 
 from headrace.engine.lookahead import Lookahead, look_ahead, place
-from headrace.engine.speculation.habits import Habits
+from headrace.engine.speculation.habits import MAX_CONTEXT, Habits
 from headrace.errors import ValidationError
 
 INITIAL_SECONDS: Final = 0.25
@@ -54,6 +54,8 @@ class Constraint:
         """Drafts that were taken because they are forced, and that the matcher has not seen."""
         self.is_ready = False
         self._ahead = Lookahead([b""])
+        self._last_ids: list[int] = []
+        """As many tokens as habits depend on."""
         self._advance(output_ids, [], 1.0)
 
     @property
@@ -95,15 +97,19 @@ class Constraint:
         masks = self._ahead.masks
         self._ahead, self._num_jumped = Lookahead([here.mask]), 0
         if self._max_lookahead and self._lookahead_seconds_left > 0:
-            for mask, token_id in zip(masks, token_ids, strict=False):
-                self._habits.observe(mask, token_id)
-            copy = self._matcher.deep_copy()
+            self._observe(masks, token_ids)
+            copy, last_ids = self._matcher.deep_copy(), self._last_ids
             self._ahead = look_ahead(
-                copy, here, proposed_ids, self._habits, least, self._max_lookahead
+                copy, here, last_ids, proposed_ids, self._habits, least, self._max_lookahead
             )
             self._lookahead_seconds_left += used - (time.thread_time() - begin)
             self._lookahead_seconds_left += len(token_ids) * SECONDS_PER_TOKEN
         self.is_ready = True
+
+    def _observe(self, masks: list[bytes], token_ids: list[int]) -> None:
+        for mask, token_id in zip(masks, token_ids, strict=False):
+            self._habits.observe(mask, self._last_ids, token_id)
+            self._last_ids = [*self._last_ids, token_id][-MAX_CONTEXT:]
 
 
 def check(matcher: LLMatcher) -> None:

@@ -34,6 +34,8 @@ LIMITS: Final = LLParserLimits(
 MAX_FORCED_CHARACTERS: Final = 256
 """Where a grammar leaves no choice, tokens are those of the forced text, of which no more than this
 is looked at. The mask needs just the first of them."""
+MAX_FORCED_TEXTS: Final = 1024
+"""Whose tokens are kept."""
 WHITESPACE: Final = r"(\r?\n[ \t]{0,64}| )?"
 """Between the parts of a JSON text: a line break with indentation, a space, or nothing. Unbounded
 whitespace is where small models get lost until their tokens run out."""
@@ -93,10 +95,11 @@ class _Tokens:
         special_ids = vocabulary.special_ids.union(vocabulary.eos_token_ids)
         self.special_token_ids = [token_id for token_id in special_ids if token_id < vocab_size]
         self.eos_token_id = vocabulary.eos_token_ids[0]
-        self._encode = vocabulary.encode
+        # The same names come again and again, and a text takes as long as a mask.
+        self._encode = lru_cache(MAX_FORCED_TEXTS)(lambda text: vocabulary.encode(text, False).ids)
 
     def __call__(self, text: str) -> list[int]:
-        return self._encode(text[:MAX_FORCED_CHARACTERS], False).ids
+        return self._encode(text[:MAX_FORCED_CHARACTERS])
 
 
 class GrammarCompiler:

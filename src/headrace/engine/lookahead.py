@@ -49,20 +49,22 @@ def place(matcher: LLMatcher, mask_size: int) -> Place:
 def look_ahead(
     matcher: LLMatcher,
     here: Place,
+    before_ids: list[int],
     proposed_ids: list[int],
     habits: Habits,
     least: float,
     max_drafts: int,
 ) -> Lookahead:
     """Follow forced tokens, and proposed ones as long as they are allowed; where these end, habits
-    while the guesses are all right with the probability `least`. `here` is the matcher's place."""
+    while the guesses are all right with the probability `least`. `here` is the matcher's place,
+    behind `before_ids`."""
     mask, forced_id = here
     ahead, probability = Lookahead([mask]), 1.0
     while len(ahead.draft_ids) < max_drafts:
         token_id = forced_id
         if token_id is None:
             if not proposed_ids or not allows(mask, proposed_ids[0]):
-                guess = habits.guess(mask)
+                guess = habits.guess(mask, before_ids + ahead.draft_ids)
                 if guess is None or guess.probability < max(LEAST_PROBABILITY, least / probability):
                     break
                 probability *= guess.probability

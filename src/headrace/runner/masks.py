@@ -27,6 +27,6 @@ def step_masks(plan: StepPlan, device: torch.device) -> Masks | None:
     index = np.concatenate(
         [np.arange(ends[row] - plan.num_samples[row], ends[row]) for row in plan.masks]
     )
-    words = np.frombuffer(b"".join(plan.masks.values()), "<i4").reshape(len(index), -1)
-    # The words lie in memory that torch may not write to.
-    return Masks(torch.from_numpy(index).to(device), torch.tensor(words, device=device))
+    # torch wants memory that it could write to.
+    words = np.frombuffer(bytearray().join(plan.masks.values()), "<i4").reshape(len(index), -1)
+    return Masks(torch.from_numpy(index).to(device), torch.from_numpy(words).to(device))

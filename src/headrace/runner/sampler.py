@@ -13,7 +13,6 @@ from torch import Tensor
 from headrace.kernels import DRAW, Kernels, Program, ops
 from headrace.kernels.tensors import Draws
 from headrace.runner.bias import LogitBias
-from headrace.runner.logits import allow_
 from headrace.runner.logprobs import SampledLogprobs, TopLogprobs
 from headrace.runner.masks import Masks
 from headrace.runner.parameters import RECORD, Feature, draw, features, penalties, record
@@ -110,8 +109,10 @@ class Sampler:
         if asked & Feature.LOGPROBS:
             # Of the model's own distribution, so before anything changes the logits.
             logprobs = self._logprobs(logits, at, will_change=will_change)
-        if will_change:
-            self._change_(logits, at, masks)
+        if asked & CHANGES:
+            self._change_(logits, at)
+        if masks is not None:
+            self.kernels.run(ops.Allow(logits, masks.index, masks.bits))
         token_ids, largest = self._choose(logits, at)
         return Samples(
             token_ids,
@@ -124,7 +125,7 @@ class Sampler:
         """Choose token ids [R] as `sample` will choose at the same positions of other logits
         [R, V]; and whether there was anything to choose from. Grammars are not asked."""
         if int(np.bitwise_or.reduce(self._features[at.rows])) & CHANGES:
-            self._change_(logits, at, None)
+            self._change_(logits, at)
         token_ids, largest = self._choose(logits, at)
         return token_ids, np.isfinite(largest)
 
@@ -168,8 +169,8 @@ class Sampler:
         drawing = self._drawings.get(logits.data_ptr()) or _Drawing(self.kernels, logits)
         return drawing.draw(self._draws[at.rows], at.positions)
 
-    def _change_(self, logits: Tensor, at: SamplePositions, masks: Masks | None) -> None:
-        """The watermark, then penalties, then bias, then what is forbidden."""
+    def _change_(self, logits: Tensor, at: SamplePositions) -> None:
+        """The watermark, then penalties, then bias."""
         marked = self._asking(at, Feature.WATERMARK)
         if len(marked):
             self._watermark.add_(logits, marked, [at.token_ids[i] for i in at.index[marked]])
@@ -184,8 +185,6 @@ class Sampler:
         unstoppable = bounded[at.positions[bounded] < stop_from]
         if len(biased) or len(unstoppable):
             self._bias.add_(logits, at.rows, biased, unstoppable)
-        if masks is not None:
-            allow_(logits, masks)
 
     def _counts_at(self, at: SamplePositions, index: int) -> TokenCounts:
         counts = self._counts[int(at.rows[index])]

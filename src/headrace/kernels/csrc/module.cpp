@@ -88,6 +88,7 @@ PyMethodDef methods[] = {
     fast<call<quantize>>("Quantize"),
     fast<call<permute>>("Permute"),
     fast<call<argmax>>("Argmax"),
+    fast<call<allow>>("Allow"),
     fast<call<sample>>("Sample"),
     fast<call<top_logprobs>>("TopLogprobs"),
     fast<call<route>>("Route"),

@@ -96,6 +96,14 @@ inline void argmax(Arguments& a, Rows rows, Program& ops) {
     add(ops, ArgmaxOp(rows, x.data, x.columns, a.data<int32_t>()));
 }
 
+inline void allow(Arguments& a, Rows rows, Program& ops) {
+    const auto logits = a.matrix<float>();
+    const auto* index = a.data<int64_t>();
+    const auto words = a.matrix<uint32_t>();
+    add(ops, AllowOp(rows, logits.data, logits.rows, logits.columns, index, words.data,
+                     words.columns));
+}
+
 inline void sample(Arguments& a, Rows rows, Program& ops) {
     const auto logits = a.matrix<float>();
     const auto* draws = a.address<Draw>();

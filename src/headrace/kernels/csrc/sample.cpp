@@ -9,6 +9,7 @@
 namespace headrace {
 namespace {
 
+constexpr const char* kOutside = "a row index is outside the logits";
 constexpr float kNegligible = -80.0f;  // scores below it neither win a race nor add to a mass
 
 // Memory of one thread, for the row it works on.
@@ -207,6 +208,22 @@ int32_t draw_from_truncated(const LogitsRow& row, const Draw& draw, uint64_t key
 
 }  // namespace
 
+void AllowOp::run(Team& team) const {
+    constexpr int kBits = 32;
+    team.share(rows_.count(), [&](int64_t m) {
+        if (index_[m] < 0 || index_[m] >= logit_rows_) return team.fail(kOutside);
+        float* row = logits_ + index_[m] * vocab_size_;
+        for (int64_t first = 0; first < vocab_size_; first += kBits) {
+            const uint32_t word = words_[m * num_words_ + first / kBits];
+            if (word == ~0u) continue;
+            const auto count = static_cast<int>(std::min<int64_t>(kBits, vocab_size_ - first));
+            for (int bit = 0; bit < count; ++bit) {
+                if (!(word >> bit & 1)) row[first + bit] = -std::numeric_limits<float>::infinity();
+            }
+        }
+    });
+}
+
 void SampleOp::run(Team& team) const {
     team.share(rows_.count(), [&](int64_t r) {
         const LogitsRow row(logits_ + r * vocab_size_, vocab_size_, workspace().maxima);
@@ -227,7 +244,7 @@ void SampleOp::run(Team& team) const {
 void TopLogprobsOp::run(Team& team) const {
     team.share(rows_.count(), [&](int64_t r) {
         if (index_[r] < 0 || index_[r] >= logit_rows_) {
-            return team.fail("a row index is outside the logits");
+            return team.fail(kOutside);
         }
         fill(r);
     });

@@ -14,6 +14,24 @@ struct Draw {
     int64_t position;
 };
 
+// Makes those of rows index[m] of logits -infinity whose bits in words[m] are not set.
+class AllowOp : public Op {
+   public:
+    AllowOp(Rows rows, float* logits, int64_t logit_rows, int64_t vocab_size, const int64_t* index,
+            const uint32_t* words, int64_t num_words)
+        : Op(rows), logits_(logits), logit_rows_(logit_rows), vocab_size_(vocab_size),
+          index_(index), words_(words), num_words_(num_words) {}
+    void run(Team& team) const override;
+    bool is_single() const override { return rows_.count() == 1; }
+
+   private:
+    float* logits_;
+    int64_t logit_rows_, vocab_size_;
+    const int64_t* index_;
+    const uint32_t* words_;
+    int64_t num_words_;
+};
+
 // ids[r] = a token of row r of logits; largest[r] = its largest logit, NaN if there is any.
 class SampleOp : public Op {
    public:

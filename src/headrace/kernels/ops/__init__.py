@@ -22,6 +22,7 @@ from headrace.kernels.ops.pointwise import Norm as Norm
 from headrace.kernels.ops.pointwise import Permute as Permute
 from headrace.kernels.ops.pointwise import Quantize as Quantize
 from headrace.kernels.ops.pointwise import SoftCap as SoftCap
+from headrace.kernels.ops.sampling import Allow as Allow
 from headrace.kernels.ops.sampling import Argmax as Argmax
 from headrace.kernels.ops.sampling import Sample as Sample
 from headrace.kernels.ops.sampling import TopLogprobs as TopLogprobs

@@ -25,6 +25,27 @@ class Argmax(Op):
 
 
 @dataclass(frozen=True, slots=True)
+class Allow(Op):
+    """logits[index[m]][t] = -infinity where bit t % 32 of words[m][t // 32] is not set.
+
+    logits [R, V]; index [M] int64, no row twice; words [M, W] int32, W >= V / 32.
+    """
+
+    logits: Tensor
+    index: Tensor
+    words: Tensor
+
+    def check(self, kernels: Abilities) -> int:
+        anywhere, num_rows = kernels.samples_anywhere, len(self.index)
+        check(self.logits, "logits", torch.float32, None, None, any_device=anywhere)
+        check(self.index, "index", torch.int64, None, any_device=anywhere)
+        check(self.words, "words", torch.int32, num_rows, None, any_device=anywhere)
+        if self.words.shape[1] * 32 < self.logits.shape[1]:
+            raise ValueError("words: fewer bits than there are logits")
+        return num_rows
+
+
+@dataclass(frozen=True, slots=True)
 class Sample(Op):
     """token_ids[r] = a token of logits[r], drawn as draws[r] says; largest[r] = max(logits[r]).
 

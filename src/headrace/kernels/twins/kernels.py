@@ -64,6 +64,7 @@ TWINS: dict[type[Op], Callable[[Any, int], None]] = {
     ops.RopeWrite: rope.rope_write,
     ops.Attention: attention.attention,
     ops.Argmax: sampling.argmax,
+    ops.Allow: sampling.allow,
     ops.Sample: sampling.sample,
     ops.TopLogprobs: sampling.top_logprobs,
     ops.AllReduce: collectives.all_reduce,

@@ -1,14 +1,26 @@
 """The twins of `kernels.ops.sampling`: what `kernels.sampling` has in plain torch."""
 
-from headrace.kernels.ops import Argmax, Sample, TopLogprobs
+import torch
+
+from headrace.kernels.ops import Allow, Argmax, Sample, TopLogprobs
 from headrace.kernels.sampling.choice import choose
 from headrace.kernels.sampling.ranking import leading
 from headrace.kernels.sampling.truncation import row_sum
 from headrace.kernels.twins.values import check_range
 
+OUTSIDE = "a row index is outside the logits"
+
 
 def argmax(op: Argmax, count: int) -> None:
     op.out[:count] = op.x[:count].argmax(-1)
+
+
+def allow(op: Allow, count: int) -> None:
+    index = op.index[:count]
+    check_range(index, len(op.logits), OUTSIDE)
+    shifts = torch.arange(32, dtype=torch.int32, device=op.words.device)
+    bits = (op.words[:count, :, None] >> shifts & 1).flatten(1)[:, : op.logits.shape[1]]
+    op.logits[index] = op.logits[index].masked_fill_(bits == 0, -torch.inf)
 
 
 def sample(op: Sample, count: int) -> None:
@@ -17,7 +29,7 @@ def sample(op: Sample, count: int) -> None:
 
 def top_logprobs(op: TopLogprobs, count: int) -> None:
     index = op.index[:count]
-    check_range(index, len(op.logits), "a row index is outside the logits")
+    check_range(index, len(op.logits), OUTSIDE)
     values = op.logits.index_select(0, index)
     largest = values.amax(1, keepdim=True)
     op.normalizers[:count] = (largest + row_sum((values - largest).exp()).log())[:, 0]
