@@ -98,6 +98,20 @@ def test_channel_receives_all_that_is_there_and_none_at_the_end() -> None:
         channel.send(EVENTS)
 
 
+def test_what_was_put_goes_before_what_is_sent() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        channel: Channel[Command] = Channel(theirs, Command)
+        client: Channel[Report] = Channel(ours, Report)
+        client.put(Abort([1]))
+        client.put(Abort([2]))
+        assert channel.receive(wait=False) == []
+        client.send(Abort([3]))
+        assert channel.receive(wait=False) == [Abort([1]), Abort([2]), Abort([3])]
+        client.flush()
+        assert channel.receive(wait=False) == []
+
+
 def test_idle_work_goes_on_until_it_is_done_or_something_arrives() -> None:
     ours, theirs = socket.socketpair()
     with theirs:
@@ -110,6 +124,9 @@ def test_idle_work_goes_on_until_it_is_done_or_something_arrives() -> None:
                 other.send(Abort([len(calls)]))
             return len(calls) != 6
 
+        other.send(Abort([0]))
+        assert channel.receive_idle(work, patience=60.0) == [Abort([0])]  # at once
+        assert not calls
         assert channel.receive_idle(work) == [Abort([3])]
         assert channel.receive_idle(work) == [Abort([6])]
         assert len(calls) == 6

@@ -67,6 +67,28 @@ def test_runs_requests_and_ends_with_the_client(core: tuple[EngineCore, Client])
     assert not thread.is_alive()
 
 
+def test_tokens_of_short_steps_arrive_together_but_for_the_first(
+    core: tuple[EngineCore, Client],
+) -> None:
+    engine, client = core
+    thread = threading.Thread(target=engine.run)
+    thread.start()
+    add = make_add(1, [1, 2, 3], max_tokens=60)
+    client.channel.send(add)
+    received: list[list[StepEvents]] = []
+    tokens: list[int] = []
+    while len(tokens) < 60:
+        reports = client.channel.receive(wait=True)
+        assert reports
+        received.append([report for report in reports if isinstance(report, StepEvents)])
+        tokens += [t for each in received[-1] for event in each.events for t in event.token_ids]
+    client.channel._socket.close()
+    thread.join(timeout=60)
+    assert tokens == expected(add, 1000)[0]
+    assert [len(report.events) for report in received[0]] == [1]
+    assert sum(map(len, received)) == 60 > 2 * len(received)
+
+
 def test_an_idle_engine_sleeps(core: tuple[EngineCore, Client]) -> None:
     engine, client = core
     used: list[float] = []
@@ -117,7 +139,7 @@ def test_refusals_and_aborts_are_answered_without_a_step(core: tuple[EngineCore,
     assert refusal.error
     engine.obey([make_add(2, [1, 2, 3]), make_add(3, [4]), Abort([2, 3, 99])])
     assert not engine.scheduler.has_work
-    engine.emit([refusal], engine.scheduler.stats())
+    engine.emit([refusal], engine.scheduler.stats(), 0.0)
     report = next(client.steps())
     assert [event.request_id for event in report.events] == [1]
     assert report.stats.num_waiting == 0

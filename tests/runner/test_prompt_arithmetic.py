@@ -23,7 +23,7 @@ from headrace.runner.batch import BatchBuffers
 from headrace.runner.executor import ModelExecutor
 from headrace.runner.recorded import RecordedDecoder
 from headrace.runner.sampler import Sampler
-from headrace.types import Add, SamplingParams
+from headrace.types import Add, RowStart, SamplingParams, StepPlan
 from tests.engine.random_drafts import RandomDrafts
 from tests.runner.rows import CPU, TWINS
 
@@ -152,6 +152,31 @@ def make_add(number: int, length: int, max_tokens: int, prefix: list[int] | None
 
 
 SHARED = [random.Random(99).randrange(VOCAB_SIZE) for _ in range(70)]
+
+
+def test_logits_of_one_pass_are_those_of_two(executor: ModelExecutor) -> None:
+    model, buffers = executor._model, executor._buffers
+    start = RowStart(
+        row=0, params=SamplingParams(max_tokens=9), token_ids=[1, 2, 3], num_prompt_tokens=3
+    )
+    step = buffers.fill(
+        StepPlan(
+            ended=[], started=[start], rows=[0], starts=[0], counts=[3], token_ids=[1, 2, 3],
+            new_blocks=[[0]], num_samples=[3],
+        )
+    )  # fmt: skip
+    hidden = model.forward(step.token_ids, step.attention)
+    separate = model.logits(hidden.clone()).clone()
+    hidden = model.forward(step.token_ids, step.attention)
+    for _ in range(2):
+        logits = model.logits(hidden)
+        assert torch.equal(logits, separate)
+        logits.zero_()  # as a sampler may change them
+    hidden = model.forward(step.token_ids, step.attention)
+    assert torch.equal(model.logits(hidden.flip(0)), separate.flip(0))
+    assert torch.equal(model.logits(hidden), separate)
+
+
 ADDS = [
     make_add(0, 45, 50),
     make_add(1, 1, 70),

@@ -6,6 +6,7 @@ messages travel, not what they mean.
 """
 
 import asyncio
+import select
 import socket
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,6 +19,8 @@ Message = TypeVar("Message")
 MAX_FRAME_BYTES: Final = 64 * 1024 * 1024
 _HEADER_BYTES: Final = 4
 _RECEIVE_BYTES: Final = 256 * 1024
+PATIENCE_SECONDS: Final = 0.05
+"""What idle work waits for: the next message often answers the last within milliseconds."""
 
 
 class FrameError(Exception):
@@ -80,14 +83,28 @@ class Channel(Generic[Message]):
     def __init__(self, connection: socket.socket, receives: Any) -> None:
         self._socket = connection
         self._socket.setblocking(True)
+        self._readable = select.poll()
+        self._readable.register(connection, select.POLLIN)
         self._writer = FrameWriter()
         self._reader: FrameReader[Message] = FrameReader(receives)
+        self._unsent = bytearray()
 
     def send(self, message: Any) -> None:
         """Send one message; nothing happens when the other side is gone (see `receive`)."""
-        frame = self._writer.frame(message)
+        self.put(message)
+        self.flush()
+
+    def put(self, message: Any) -> None:
+        """Leave a message to the next `send` or `flush`."""
+        self._unsent += self._writer.frame(message)
+
+    def flush(self) -> None:
+        """Send in one piece what was put, if anything was."""
+        if not self._unsent:
+            return
+        unsent, self._unsent = self._unsent, bytearray()
         with suppress(BrokenPipeError, ConnectionResetError):
-            self._socket.sendall(frame)
+            self._socket.sendall(unsent)
 
     def receive(self, *, wait: bool) -> list[Message] | None:
         """Return the messages that have arrived; with `wait`, sleep until there is one.
@@ -107,9 +124,13 @@ class Channel(Generic[Message]):
                 return messages or None
             messages += self._reader.feed(data)
 
-    def receive_idle(self, work: Callable[[], bool]) -> list[Message] | None:
-        """As `receive` with `wait`, calling `work` while nothing arrives and until it is False."""
-        while work():
+    def receive_idle(
+        self, work: Callable[[], bool], patience: float = PATIENCE_SECONDS
+    ) -> list[Message] | None:
+        """As `receive` with `wait`. When nothing arrives for `patience` seconds, calls `work` while
+        nothing arrives and until it is False."""
+        is_idle = not self._readable.poll(patience * 1000)
+        while is_idle and work():
             if (messages := self.receive(wait=False)) != []:
                 return messages
         return self.receive(wait=True)

@@ -8,6 +8,7 @@ import time
 
 from headrace.engine.channel import Channel
 from headrace.engine.grammar_jobs import GrammarJobs
+from headrace.engine.outbox import Outbox
 from headrace.engine.scheduler import Scheduler
 from headrace.types import Abort, Command, EngineStats, Executor, StepEvents, TokenEvent
 
@@ -26,6 +27,7 @@ class EngineCore:
         self.executor = executor
         self.channel = channel
         self.grammars = grammars
+        self.outbox = Outbox(channel)
 
     @property
     def has_work(self) -> bool:
@@ -48,7 +50,8 @@ class EngineCore:
             else:
                 stats = self.scheduler.stats()
                 stats.num_sampled_rows = stats.num_skipped_tokens = 0
-                self.emit(refusals, stats)
+                self.emit(refusals, stats, time.monotonic())
+                self.outbox.flush()
                 self.grammars.idle()
 
     def receive(self) -> list[Command] | None:
@@ -87,6 +90,7 @@ class EngineCore:
         begin = time.monotonic()
         self.grammars.settle()
         plan = self.scheduler.schedule()
+        self.outbox.begin_step(len(plan.token_ids))
         scheduled = time.monotonic()
         output = self.executor.execute(plan)
         executed = time.monotonic()
@@ -100,9 +104,9 @@ class EngineCore:
         stats.execute_duration = executed - scheduled
         stats.update_duration = updated - executed
         stats.num_failed = sum(event.error is not None for event in events)
-        self.emit(refusals + events, stats)
+        self.emit(refusals + events, stats, updated)
 
-    def emit(self, events: list[TokenEvent], stats: EngineStats) -> None:
-        """Send one message for the whole step, even if no token came of it: it is a heartbeat."""
+    def emit(self, events: list[TokenEvent], stats: EngineStats, now: float) -> None:
+        """Report the whole step, even if no token came of it: it is a heartbeat."""
         stats.num_waiting += self.grammars.num_compiling
-        self.channel.send(StepEvents(events=events, stats=stats))
+        self.outbox.put(StepEvents(events=events, stats=stats), now)

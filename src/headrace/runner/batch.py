@@ -4,8 +4,10 @@ The common path only: no Python loop over tokens, and on CUDA one copy per step.
 each executor row lives here, so that plans carry just the blocks that were added.
 """
 
+from array import array
 from dataclasses import dataclass
 from functools import lru_cache
+from operator import add
 from typing import Final
 
 import numpy as np
@@ -45,11 +47,14 @@ class BlockTables:
         self.num_blocks = [0] * max_rows
         self.num_used = 0
         """Blocks up to the last one that any row ever had."""
+        self.num_changes = 0
+        """Steps that gave any row blocks."""
 
     def update(self, plan: StepPlan) -> None:
         """Empty the rows that change hands, then append each row's new blocks."""
         for start in plan.started:
             self.num_blocks[start.row] = 0
+        self.num_changes += any(plan.new_blocks)
         for row, blocks in zip(plan.rows, plan.new_blocks, strict=True):
             if blocks:
                 begin = self.num_blocks[row]
@@ -100,6 +105,10 @@ class BatchBuffers:
         tensors = self._device.split((*lengths, max_rows * max_blocks))
         self._tensors = (tensors[0].view(torch.int64), *tensors[1:])
         self._arange = np.arange(max_tokens, dtype=np.int32)
+        self._rows: tuple[list[int], Indices] = [], np.zeros(0, np.int64)
+        """Of the last step, as the plan had them and as an array."""
+        self._copied: tuple[list[int], int, int] | None = None
+        """What the packed block table was copied from and for."""
         self._shaped = lru_cache(MAX_SHAPES)(self._slices)
         self._shaped_samples = lru_cache(MAX_SHAPES)(self._sample_slices)
 
@@ -128,20 +137,16 @@ class BatchBuffers:
         """Apply the plan's changes to the block tables and lay out its tokens."""
         self.block_tables.update(plan)
         num_tokens, num_rows = len(plan.token_ids), len(plan.rows)
-        rows = np.array(plan.rows)
-        starts = np.array(plan.starts, np.int32)
-        query_start = self._query_start[: num_rows + 1]
-        np.cumsum(plan.counts, out=query_start[1:])
-        context_lens = self._context_lens[:num_rows]
-        np.subtract(query_start[1:], query_start[:-1] - starts, out=context_lens)
-        self._token_ids[:num_tokens] = plan.token_ids
-        self._place(rows, starts, plan, num_tokens)
-        max_context_len = int(context_lens.max())
-        width = -(-max_context_len // self.block_size)
-        stride = self._stride or width
-        block_table = self._block_table[: num_rows * stride].reshape(num_rows, stride)
-        block_table[:, :width] = self.block_tables.ids[rows, :width]
-        num_sampled = self._place_samples(plan, query_start[1:])
+        if plan.rows != self._rows[0]:
+            self._rows = plan.rows, np.array(plan.rows)
+        self._token_ids.data[:num_tokens] = array("i", plan.token_ids)
+        if num_tokens == num_rows:
+            self._place_decodes(plan)
+        else:
+            self._place_chunks(plan)
+        max_context_len = max(map(add, plan.starts, plan.counts))
+        stride = self._copy_blocks(plan.rows, -(-max_context_len // self.block_size))
+        num_sampled = self._place_samples(plan)
         token_ids, batch = self._upload(
             num_tokens, num_rows, stride, max(plan.counts), max_context_len
         )
@@ -150,35 +155,62 @@ class BatchBuffers:
         if num_sampled != num_tokens:
             sampled = self._shaped_samples(num_sampled, num_rows)
             batch.sampled = SampledTokens(*sampled, sum(plan.num_samples[first_prompt_row:]))
-        query_end = query_start[1:].astype(np.int64)
-        return StepBatch(token_ids, batch, rows, query_end, context_lens.astype(np.int64))
+        query_end = self._query_start[1 : num_rows + 1].astype(np.int64)
+        context_lens = self._context_lens[:num_rows].astype(np.int64)
+        return StepBatch(token_ids, batch, self._rows[1], query_end, context_lens)
 
-    def _place(
-        self, rows: Indices, starts: npt.NDArray[np.int32], plan: StepPlan, num_tokens: int
-    ) -> None:
-        """Positions of all tokens, and the cache slots that belong to them."""
+    def _place_decodes(self, plan: StepPlan) -> None:
+        """Positions and cache slots where every row has one token.
+
+        A loop, because between two passes over the weights each numpy function costs 5 us or more
+        before it does anything.
+        """
+        positions, context_lens = self._positions.data, self._context_lens.data
+        query_start, slots = self._query_start.data, self._slot_mapping.data
+        block_ids, size = self.block_tables.ids.data, self.block_size
+        for index, (row, start) in enumerate(zip(plan.rows, plan.starts, strict=True)):
+            positions[index] = start
+            query_start[index + 1] = index + 1
+            context_lens[index] = start + 1
+            slots[index] = block_ids[row, start // size] * size + start % size
+
+    def _place_chunks(self, plan: StepPlan) -> None:
+        """Positions and cache slots of all tokens of a step."""
+        num_tokens, num_rows = len(plan.token_ids), len(plan.rows)
+        starts = np.array(plan.starts, np.int32)
+        query_start = self._query_start[: num_rows + 1]
+        np.cumsum(plan.counts, out=query_start[1:])
+        np.subtract(query_start[1:], query_start[:-1] - starts, out=self._context_lens[:num_rows])
         positions = self._positions[:num_tokens]
-        if num_tokens == len(rows):
-            positions[:] = starts
-        else:
-            shifts = np.repeat(starts - self._query_start[: len(rows)], plan.counts)
-            np.add(self._arange[:num_tokens], shifts, out=positions)
-            rows = np.repeat(rows, plan.counts)
+        shifts = np.repeat(starts - query_start[:-1], plan.counts)
+        np.add(self._arange[:num_tokens], shifts, out=positions)
+        rows = np.repeat(self._rows[1], plan.counts)
         block, offset = np.divmod(positions, self.block_size)
         slots = self._slot_mapping[:num_tokens]
         np.multiply(self.block_tables.ids[rows, block], self.block_size, out=slots)
         slots += offset
 
-    def _place_samples(self, plan: StepPlan, query_end: npt.NDArray[np.int32]) -> int:
+    def _place_samples(self, plan: StepPlan) -> int:
         """Which tokens are sampled from, unless all are; how many."""
         counts = plan.num_samples
         num_sampled = sum(counts)
         if num_sampled != len(plan.token_ids):
             start = self._sampled_start[: len(counts) + 1]
             np.cumsum(counts, out=start[1:])
-            behind = np.repeat(query_end - start[1:], counts)
+            behind = np.repeat(self._query_start[1 : len(counts) + 1] - start[1:], counts)
             np.add(self._arange[:num_sampled], behind, out=self._sampled[:num_sampled])
         return num_sampled
+
+    def _copy_blocks(self, rows: list[int], width: int) -> int:
+        """Pack the first `width` blocks of these rows, unless they lie there since the last step;
+        return how far rows are apart."""
+        stride = self._stride or width
+        source = rows, width, self.block_tables.num_changes
+        if source != self._copied:
+            packed = self._block_table[: len(rows) * stride].reshape(len(rows), stride)
+            packed[:, :width] = self.block_tables.ids[self._rows[1], :width]
+            self._copied = source
+        return stride
 
     def _upload(
         self, num_tokens: int, num_rows: int, stride: int, max_query_len: int, max_context_len: int

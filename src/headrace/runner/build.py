@@ -6,6 +6,7 @@ from pathlib import Path
 import msgspec
 import torch
 
+from headrace.attention.base import AttentionBackend
 from headrace.attention.native import NativeBackend
 from headrace.checkpoint.checkpoint import Checkpoint, with_rope_scaling
 from headrace.config import Settings
@@ -94,7 +95,7 @@ def build_executor(
         if runnable.distinguishes_prompts:
             kinds = f"{info.kernels}; prompts in bfloat16, new tokens in int8"
             info = msgspec.structs.replace(info, distinguishes_prompts=True, kernels=kinds)
-    pages = CachePages(tensors_of(backend.caches)) if isinstance(backend, NativeBackend) else None
+    pages = _cache_pages(backend, loaded.backend if loaded else None)
     executor = ModelExecutor(runnable, buffers, sampler, drafts, pages)
     _warm_up(executor, info, progress)
     return executor, info
@@ -169,6 +170,12 @@ def _cache_size(
         )
     )
     return CacheSize(ranks.minimum(size.num_blocks), ranks.minimum(size.max_total_tokens))
+
+
+def _cache_pages(*backends: AttentionBackend | None) -> CachePages | None:
+    """Of all their caches that are in the kernels' layout."""
+    caches = [c for each in backends if isinstance(each, NativeBackend) for c in each.caches]
+    return CachePages(tensors_of(caches)) if caches else None
 
 
 def _watermark(settings: Settings) -> Watermark:

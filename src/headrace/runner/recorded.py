@@ -30,24 +30,27 @@ class RecordedDecoder:
         assert isinstance(operations, NativeOperations)
         self._kernels: Kernels = operations.kernels
         token_ids, batch = buffers.everything()
-        counts = torch.zeros(5, dtype=torch.int32)
+        counts = torch.zeros(6, dtype=torch.int32)
         self._counts = counts.numpy().data
-        tokens, sequences, rows, boundary, row_boundary = counts.split(1)
+        tokens, sequences, boundary, rows, row_boundary, logit_rows = counts.split(1)
         whole = Counts(len(token_ids), tokens, sequences, boundary)
         sampled = Counts(len(token_ids), rows, sequences, row_boundary)
         # One row of a prompt asks for the head as a rule. In int8, as for generated positions, its
         # weights are quicker to read than to widen.
-        head = Counts(max_logit_rows, rows, rows)
+        head = Counts(max_logit_rows, logit_rows, logit_rows)
 
         def record(batch: AttentionBatch) -> _Pass:
-            with operations.passes(whole, sampled), self._kernels.record() as forward:
-                hidden = decoder.forward(token_ids, batch)
-            with operations.passes(head), self._kernels.record() as head_in_place:
-                decoder.logits(hidden[:max_logit_rows])
-            return _Pass(forward, _Leading(hidden), head_in_place)
+            with self._kernels.record() as program:
+                with operations.passes(whole, sampled):
+                    hidden = decoder.forward(token_ids, batch)
+                with operations.passes(head):
+                    decoder.logits(hidden[:max_logit_rows])
+            return _Pass(program, _Leading(hidden))
 
         self._of_sampled = record(batch)
         self._of_all = self._last = record(replace(batch, sampled=None))
+        self._has_logits = False
+        """Of the last pass's hidden states, and nobody has them yet."""
         self._max_logit_rows = max_logit_rows
         self._states = torch.zeros(max_logit_rows, decoder.spec.hidden_size)
         with operations.passes(head), self._kernels.record() as program:
@@ -60,14 +63,18 @@ class RecordedDecoder:
         """Prompt positions are computed otherwise than generated ones."""
 
     def forward(self, token_ids: Tensor, batch: AttentionBatch) -> Tensor:
-        num_tokens, sampled = len(token_ids), batch.sampled
-        self._counts[0], self._counts[1] = num_tokens, batch.context_lens.shape[0]
-        self._counts[3] = num_tokens - batch.num_prompt_tokens
+        num_tokens, sampled, counts = len(token_ids), batch.sampled, self._counts
+        counts[0], counts[1] = num_tokens, batch.context_lens.shape[0]
+        counts[2] = num_tokens - batch.num_prompt_tokens
         if sampled is None:
             self._last, num_rows = self._of_all, num_tokens
         else:
             self._last, num_rows = self._of_sampled, len(sampled.index)
-            self._counts[2], self._counts[4] = num_rows, num_rows - sampled.num_prompt_tokens
+            counts[3], counts[4] = num_rows, num_rows - sampled.num_prompt_tokens
+        # Logits in one go with the layers, because between two passes the threads fall asleep and
+        # the code gets cold.
+        self._has_logits = num_rows <= self._max_logit_rows
+        counts[5] = num_rows if self._has_logits else 0
         self._last.program.run()
         return self._last.hidden.rows(num_rows)
 
@@ -79,10 +86,9 @@ class RecordedDecoder:
 
     def _part(self, hidden: Tensor) -> Tensor:
         num_rows = len(hidden)
-        self._counts[2] = num_rows
-        if hidden is self._last.hidden.view:
-            self._last.head.run()
-        else:
+        has_logits, self._has_logits = self._has_logits, False
+        if not has_logits or hidden is not self._last.hidden.view:
+            self._counts[5] = num_rows
             self._states[:num_rows] = hidden
             self._head.run()
         return self._logits.rows(num_rows)
@@ -110,12 +116,10 @@ class _Leading:
 
 @dataclass(frozen=True, slots=True)
 class _Pass:
-    """Of all layers."""
+    """Of all layers, and of the head behind them."""
 
     program: Program
     hidden: _Leading
-    head: Program
-    """Reads `hidden` where it is."""
 
 
 def recorded(

@@ -31,6 +31,15 @@ def test_memory_is_shared_with_the_draft_models_cache(tmp_path: Path) -> None:
     assert both.kv_cache_bytes <= 1 << 18
 
 
+def test_memory_of_the_draft_models_cache_is_prepared_too(tmp_path: Path) -> None:
+    make_model(tmp_path)
+    pages = []
+    for drafter in (None, "same model"):
+        executor, _ = executor_with(drafter, tmp_path, tmp_path)
+        pages.append(sum(iter(executor.prepare, False)))
+    assert pages[1] == 2 * pages[0] > 0
+
+
 def test_another_vocabulary(tmp_path: Path) -> None:
     make_model(tmp_path / "base")
     make_model(tmp_path / "draft", vocab_size=250)
