@@ -22,13 +22,13 @@ struct alignas(64) TileSums {
     int32_t values[kInFlight][kBlockRows][kLanes];
 };
 
+// The codes at `quants`, which are part `part` of the group whose scales begin at `scales`.
 template <Kind kKind, Scaling kScaling>
-inline void unpack_group(const Weight& weight, int64_t tile, int64_t index, UnpackedGroup& to) {
+inline void unpack_group(const uint8_t* quants, const uint8_t* scales, int64_t part,
+                         UnpackedGroup& to) {
     constexpr int kBits = code_bits(kKind);
     constexpr bool kHasOffset = kScaling == Scaling::kSymmetric && !is_codebook4(kKind);
     const auto store = [&](int line, __m512i bytes) { _mm512_store_si512(to.q[line], bytes); };
-    const int64_t first = index * kGroup;
-    const uint8_t* quants = weight.quants(tile, first);
     const __m512i flip = _mm512_set1_epi8(-128);
     if constexpr (kBits == 8) {
         for (int line = 0; line < 8; ++line) {
@@ -49,11 +49,23 @@ inline void unpack_group(const Weight& weight, int64_t tile, int64_t index, Unpa
             }
         }
     }
-    auto [scale, minimum] = load_scales<kKind, kScaling>(
-        weight.scales(tile, first / weight.group), first % weight.group / kGroup);
+    auto [scale, minimum] = load_scales<kKind, kScaling>(scales, part);
     if constexpr (is_codebook4(kKind)) scale = scale * F32x16::broadcast(1 / kUnits<kKind>);
     scale.store(to.scale);
     minimum.store(to.minimum);
+}
+
+// `count` times 32 inputs of a tile from the one with index `first`.
+template <Kind kKind, Scaling kScaling>
+inline void unpack_groups(const Weight& weight, int64_t tile, int64_t first, int64_t count,
+                          UnpackedGroup* to) {
+    const int64_t parts = weight.group / kGroup;
+    const uint8_t* quants = weight.quants(tile, first * kGroup);
+    const uint8_t* scales = weight.scales(tile, first / parts);
+    for (int64_t g = 0, part = first % parts; g < count; ++g, quants += 64 * code_bits(kKind)) {
+        unpack_group<kKind, kScaling>(quants, scales, part, to[g]);
+        if (++part == parts) part = 0, scales += scale_bytes(kScaling, parts);
+    }
 }
 
 // Sum register kSum = a cell times a group. Assembly, because gcc 12's intrinsics take no template
@@ -158,9 +170,7 @@ inline void multiply_blocks(const Activation& x, int64_t block, int64_t rows,
     for (int64_t r = 0; r < blocks * kBlockRows; ++r) F32x16::zero().store(c + r * ldc);
     for (int64_t first = 0; first < x.groups(); first += kUnpackedGroups) {
         const int64_t count = std::min(kUnpackedGroups, x.groups() - first);
-        for (int64_t g = 0; g < count; ++g) {
-            unpack_group<kKind, kScaling>(weight, tile, first + g, groups[g]);
-        }
+        unpack_groups<kKind, kScaling>(weight, tile, first, count, groups);
         const Cell* cells = x.cells(block) + first;
         start_products(cells, groups, count);
         for (int64_t b = 0; b < blocks; ++b, cells += x.groups()) {
