@@ -10,7 +10,7 @@ looked at by the garbage collector (`gc=False`): it cannot be part of a cycle.
 from collections import Counter
 from collections.abc import AsyncIterator
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Final, Protocol, TypedDict
 
 import msgspec
 
@@ -21,6 +21,24 @@ class FinishReason(StrEnum):
     LENGTH = "length"
     EOS_TOKEN = "eos_token"
     STOP_SEQUENCE = "stop_sequence"
+
+
+class JsonSpacing(TypedDict):
+    """llguidance's options for what stands between the parts of a JSON text."""
+
+    whitespace_flexible: bool
+    item_separator: str
+    key_separator: str
+
+
+JSON_SPACING: Final[JsonSpacing] = {
+    "whitespace_flexible": False,
+    "item_separator": ", ",
+    "key_separator": ": ",
+}
+"""One line, spaced as by json.dumps, which models have learned; TGI's grammars kept to one line,
+too. Freer whitespace is where small models get lost until their tokens run out, and leaves a choice
+at each name and bracket, so that none of them could be known without being sampled."""
 
 
 class Grammar(msgspec.Struct, frozen=True, kw_only=True):

@@ -91,10 +91,18 @@ def test_requests_do_not_share_their_place() -> None:
     assert (allowed(first), allowed(second)) == ({*b"b"}, {*b"a"})
 
 
-def test_whitespace_is_bounded() -> None:
-    constraint = constraint_of("json", '{"type": "object"}')
-    constraint.accept([*b"{\n" + b" " * 64], [], 1.0)
-    assert not allowed(constraint) & {*b" \t\r\n"}
+@settings(max_examples=20)
+@given(st.data())
+def test_json_is_spaced_as_by_json_dumps(choices: st.DataObject) -> None:
+    schema = {**PERSON, "properties": {**PERSON["properties"], "name": {"enum": ["Ada"]}}}
+    text = generate(constraint_of("json", json.dumps(schema)), choices).decode()
+    assert text == json.dumps(json.loads(text))
+
+
+def test_a_schema_may_ask_for_another_spacing() -> None:
+    schema = {"type": "object", "x-guidance": {"whitespace_flexible": True}}
+    constraint = constraint_of("json", json.dumps(schema), b"{")
+    assert allowed(constraint) >= {*b" \n"}
 
 
 NESTED = '{"items":' * 3000 + "{}" + "}" * 3000

@@ -8,17 +8,14 @@ import json
 import threading
 from collections.abc import Callable
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Final, Protocol
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 from headrace.engine.constraint import check
 from headrace.engine.json_formats import with_exact_formats
 from headrace.errors import ValidationError
-from headrace.types import Grammar
-
-if TYPE_CHECKING:  # exists in the type stubs only
-    from llguidance._lib import JsonCompileOptions
+from headrace.types import JSON_SPACING, Grammar
 
 MAX_SOURCE_BYTES: Final = 128 * 1024
 MAX_CACHED_GRAMMARS: Final = 32
@@ -36,13 +33,6 @@ MAX_FORCED_CHARACTERS: Final = 256
 is looked at. The mask needs just the first of them."""
 MAX_FORCED_TEXTS: Final = 1024
 """Whose tokens are kept."""
-WHITESPACE: Final = r"(\r?\n[ \t]{0,64}| )?"
-"""Between the parts of a JSON text: a line break with indentation, a space, or nothing. Unbounded
-whitespace is where small models get lost until their tokens run out."""
-JSON_OPTIONS: "Final[JsonCompileOptions]" = {
-    "whitespace_pattern": WHITESPACE,
-    "lenient": False,  # an unknown constraint is an error, never ignored
-}
 
 
 def _from_json_schema(source: str) -> str:
@@ -50,7 +40,8 @@ def _from_json_schema(source: str) -> str:
         exact = json.dumps(with_exact_formats(json.loads(source)))
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
-    return LLMatcher.grammar_from_json_schema(exact, None, JSON_OPTIONS)
+    # An unknown constraint is an error, never ignored.
+    return LLMatcher.grammar_from_json_schema(exact, {**JSON_SPACING}, {"lenient": False})
 
 
 COMPILERS: Final[dict[str, Callable[[str], str]]] = {

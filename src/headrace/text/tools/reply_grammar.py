@@ -14,7 +14,7 @@ from headrace.errors import ToolError
 from headrace.text.reasoning import ReasoningMarkers
 from headrace.text.tools.format import ToolFormat
 from headrace.text.tools.toolset import Tool, ToolSet
-from headrace.types import Grammar
+from headrace.types import JSON_SPACING, Grammar
 
 TEXT = r"TEXT: /(.|\n)*/"
 SPACE = r"SPACE: /[ \n]{0,4}/"
@@ -167,14 +167,7 @@ def arguments_schema(tool: Tool) -> dict[str, Any]:
 
 
 def _guided(schema: dict[str, Any] | bool, *, is_lenient: bool) -> dict[str, Any]:
-    """The schema with llguidance's options; white space as json.dumps writes it, which models
-    have learned."""
+    """The schema with llguidance's options."""
     if isinstance(schema, bool):
         schema = {} if schema else {"not": {}}
-    guidance = {
-        "whitespace_flexible": False,
-        "item_separator": ", ",
-        "key_separator": ": ",
-        "lenient": is_lenient,
-    }
-    return {**schema, "x-guidance": guidance}
+    return {**schema, "x-guidance": {**JSON_SPACING, "lenient": is_lenient}}
