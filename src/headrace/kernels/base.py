@@ -22,7 +22,6 @@ from headrace.kernels.tensors import (
     FLOAT_DTYPES,
     GROUP_SIZE,
     LAYOUTS,
-    WEIGHT_KINDS,
     Activation,
     ExpertBuffers,
     ExpertWeights,
@@ -55,6 +54,12 @@ class Program(Protocol):
     def run(self) -> None:
         """Run all ops in order. Raises ValueError for data outside the buffers' limits."""
         ...
+
+
+def is_tiled(weight: PackedWeight) -> bool:
+    """Whether bfloat16 tiles can multiply it without rounding it."""
+    is_whole = weight.in_features % GROUP_SIZE == 0
+    return weight.kind == "coded_bfloat16" or (weight.kind == "bfloat16" and is_whole)
 
 
 class Kernels(ABC):
@@ -91,8 +96,7 @@ class Kernels(ABC):
         For bfloat16 inputs a weight of integers or codes is rounded to bfloat16 too.
         """
         dtypes = [torch.int8] if weight.is_integer else []
-        is_tiled = weight.kind == "bfloat16" and weight.in_features % GROUP_SIZE == 0
-        if self.has_bfloat16_tiles and (weight.is_integer or is_tiled):
+        if self.has_bfloat16_tiles and (weight.is_integer or is_tiled(weight)):
             dtypes.append(torch.bfloat16)
         return (*dtypes, torch.float32)
 
@@ -195,7 +199,7 @@ class Kernels(ABC):
         Kinds in groups need in_features and group_size in multiples of 32, and one of the scalings
         that `LAYOUTS` has for them.
         """
-        check_choice(kind, "weight kind", WEIGHT_KINDS)
+        check_choice(kind, "weight kind", (*LAYOUTS, *FLOAT_DTYPES))
         check_multiple("out_features", out_features, 1)
         check_multiple("in_features", in_features, 1)
         if kind in FLOAT_DTYPES:
@@ -264,13 +268,18 @@ class Kernels(ABC):
 
     def pack_floats(self, weight: PackedWeight, row: int, values: Tensor) -> None:
         """Fill rows from `row` of a float weight with values [rows, in] of any float dtype."""
-        if weight.is_grouped:
+        if weight.kind not in FLOAT_DTYPES:
             raise ValueError("floats need a weight of a float kind")
         values = values.to(FLOAT_DTYPES[weight.kind])
         check_rows(values, "values")
         check_equal("values: row length", values.shape[1], weight.in_features)
         self._check_row_range(weight, row, values.shape[0])
         self._pack_floats(weight, row, values)
+
+    def compressed(self, weight: PackedWeight) -> PackedWeight:
+        """The same numbers in fewer bytes, where these kernels can hold them so, else `weight`
+        itself. All products are the same, bit for bit."""
+        return weight
 
     # Checks
 

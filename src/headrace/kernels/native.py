@@ -10,7 +10,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from headrace.kernels.base import Kernels
+from headrace.kernels.base import Kernels, is_tiled
 from headrace.kernels.memory import Arena, zeroed
 from headrace.kernels.ops import Op
 from headrace.kernels.tensors import (
@@ -28,6 +28,11 @@ from headrace.kernels.tensors import (
 from headrace.kernels.words import weight_words, words
 
 CELL_ROWS = 16
+TILE_ROWS = 16
+MAX_CODED_FEATURES = 2**20 - 1
+"""So that 24 bits say where an exception is among 16 outputs."""
+MAX_EXCEPTIONS = 1 / 64
+"""Of the numbers of 16 outputs; more would take too long to put in their places."""
 CELL_BYTES = {torch.int8: 768, torch.bfloat16: 1024}
 
 
@@ -85,8 +90,29 @@ class NativeKernels(Kernels):
         self, kind: WeightKind, out: int, in_: int, group_size: int, scaling: Scaling
     ) -> PackedWeight:
         words = WEIGHT_KINDS.index(kind), group_size, SCALINGS.index(scaling)
-        storage = self._weights.zeroed(self._module.weight_bytes(0, out, in_, *words))
+        num_bytes = self._module.weight_bytes(0, out, in_, *words)
+        if self.has_bfloat16_tiles and kind == "bfloat16":
+            # Most are given back as soon as they are compressed.
+            storage = zeroed((num_bytes,), torch.uint8, torch.device("cpu"))
+        else:
+            storage = self._weights.zeroed(num_bytes)
         return PackedWeight(out, in_, kind, group_size, scaling, (storage,))
+
+    def compressed(self, weight: PackedWeight) -> PackedWeight:
+        if not (self.has_bfloat16_tiles and weight.kind == "bfloat16" and is_tiled(weight)):
+            return weight
+        if weight.in_features > MAX_CODED_FEATURES:
+            return weight
+        counts = torch.empty(-(-weight.out_features // TILE_ROWS), dtype=torch.int32)
+        rows, plain = (None, 0, None), weight_words(weight)
+        self._module.count_exceptions(*rows, *plain, counts.data_ptr())
+        room = int(counts.max()) + 1
+        if room > TILE_ROWS * weight.in_features * MAX_EXCEPTIONS:
+            return weight
+        shape = weight.out_features, weight.in_features
+        coded = self._empty_weight("coded_bfloat16", *shape, room, weight.scaling)
+        self._module.code(*rows, *plain, *weight_words(coded))
+        return coded
 
     def _pack_blocks(
         self, weight: PackedWeight, row: int, form: str, blocks: Tensor, first: int

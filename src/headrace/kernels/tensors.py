@@ -21,7 +21,7 @@ BLOCK_SIZE = 32
 WeightKind = Literal[
     "int2", "int3", "int4", "int5", "int6", "int8",
     "nf4", "fp4", "mxfp4", "float8",
-    "float16", "bfloat16", "float32",
+    "float16", "bfloat16", "float32", "coded_bfloat16",
 ]  # fmt: skip
 ActivationKind = Literal["silu", "gelu", "gelu_tanh", "relu"]
 GateKind = Literal["silu", "gelu", "gelu_tanh", "relu", "clamped_swiglu"]
@@ -33,7 +33,8 @@ NormKind = Literal["rms", "layer"]
 
 WEIGHT_KINDS: tuple[WeightKind, ...] = get_args(WeightKind)
 """In the order of `Kind` in csrc/layout.h. The first ten are in groups that share a scale; nf4,
-fp4, mxfp4 (E2M1) and float8 (E4M3) are codes of a codebook."""
+fp4, mxfp4 (E2M1) and float8 (E4M3) are codes of a codebook. coded_bfloat16 is what
+`Kernels.compressed` makes of bfloat16."""
 CODE_BITS: dict[WeightKind, int] = {
     "int2": 2, "int3": 3, "int4": 4, "int5": 5, "int6": 6, "int8": 8,
     "nf4": 4, "fp4": 4, "mxfp4": 4, "float8": 8,
@@ -137,19 +138,20 @@ class PackedWeight:
     in_features: int
     kind: WeightKind
     group_size: int
-    """Inputs that share a scale; 0 for float kinds."""
+    """Inputs that share a scale; 0 for float kinds, of coded ones the exceptions that 16 outputs
+    have room for."""
     scaling: Scaling
     storage: tuple[Tensor, ...]
 
     @property
     def is_grouped(self) -> bool:
         """Groups of inputs share a scale."""
-        return self.group_size > 0
+        return self.kind in LAYOUTS
 
     @property
     def is_integer(self) -> bool:
         """It can be multiplied with quantized activations: codes are, or are rounded to, int8."""
-        return self.kind in LAYOUTS and self.kind != "float8"
+        return self.is_grouped and self.kind != "float8"
 
     @property
     def num_bytes(self) -> int:

@@ -156,4 +156,4 @@ def pack_floats(
     for part in parts:
         kernels.pack_floats(packed, first, part)
         first += len(part)
-    return PackedLinear(kernels, [packed], exact=exact)
+    return PackedLinear(kernels, [kernels.compressed(packed)], exact=exact)

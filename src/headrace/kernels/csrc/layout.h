@@ -76,7 +76,7 @@ struct SplitActivation {
 enum class Kind : int {
     kInt2, kInt3, kInt4, kInt5, kInt6, kInt8,
     kNF4, kFP4, kMXFP4, kFloat8,
-    kFloat16, kBFloat16, kFloat32,
+    kFloat16, kBFloat16, kFloat32, kCodedBFloat16,
 };
 
 inline bool is_grouped(Kind kind) { return kind <= Kind::kFloat8; }
@@ -151,6 +151,10 @@ constexpr int kZeroPointSteps = 16;  // of a nibble's zero point, between whole 
 //   nf4, fp4, mxfp4: like int4, float8: like int8; w = codebook[code] * scale (codebook.h)
 //   float: [in][16], but for AMX bfloat16 in right tiles, if `in` allows: per 32 inputs 16 lines of
 //          64 bytes, in lane o of line 2j inputs 4j and 4j + 2, of line 2j + 1 those between
+//   coded bfloat16: such right tiles in 12 bits a number, exactly. First 16 high bytes and, up to a
+//          whole line, `group` exceptions (coded.h). Then per four lines of a right tile the low bytes
+//          of two, those of the others, and a line of which low halves are the high bytes' numbers for
+//          the first two, high halves for the others. Bytes of two lines take turns by eight
 struct Weight {
     uint8_t* data;
     int64_t out, in;
@@ -162,6 +166,7 @@ struct Weight {
     int64_t quant_bytes() const { return in * 2 * code_bits(kind); }
     int64_t scale_bytes() const { return headrace::scale_bytes(scaling, group / kGroup); }
     int64_t tile_bytes() const {
+        if (is_coded()) return coded_head_bytes() + in * kLanes * 3 / 2;
         if (!is_grouped(kind)) return in * kLanes * (kind == Kind::kFloat32 ? 4 : 2);
         return (quant_bytes() + in / group * scale_bytes() + 63) / 64 * 64;
     }
@@ -172,10 +177,15 @@ struct Weight {
     uint8_t* scales(int64_t index, int64_t group_index = 0) const {
         return tile(index) + quant_bytes() + group_index * scale_bytes();
     }
+    bool is_coded() const { return kind == Kind::kCodedBFloat16; }
+    int64_t coded_head_bytes() const { return (kLanes + group * 4 + 63) / 64 * 64; }
     bool is_tiled() const { return kHasTiles && kind == Kind::kBFloat16 && in % kGroup == 0; }
     // Where a float weight has input k of an output, in elements from its tile.
     int64_t element(int64_t k, int64_t lane) const {
-        if (!is_tiled()) return k * kLanes + lane;
+        return is_tiled() ? right_element(k, lane) : k * kLanes + lane;
+    }
+    // So in right tiles.
+    static int64_t right_element(int64_t k, int64_t lane) {
         const int64_t line = k / 4 * 2 + k % 2;
         return line * 2 * kLanes + lane * 2 + k % 4 / 2;
     }

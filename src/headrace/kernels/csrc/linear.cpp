@@ -2,6 +2,7 @@
 
 #include <optional>
 
+#include "coded.h"
 #include "pointwise.h"
 #include "products_bfloat16.h"
 #include "products_int8.h"
@@ -86,9 +87,14 @@ void widen_group(const Weight& weight, int64_t tile, int64_t first, float* to) {
             widen_codes<layout.kind, layout.scaling>(weight, tile, first, to);
         });
     }
-    const auto* values = reinterpret_cast<const uint16_t*>(weight.tile(tile));
+    RightTile decoded;
+    const auto* values = reinterpret_cast<const uint16_t*>(weight.tile(tile)) + first * kLanes;
+    if (weight.is_coded()) {
+        decode_groups(weight, tile, first / kGroup, 1, &decoded);
+        values = decoded.values[0][0];
+    }
     for (int64_t i = 0; i < kGroup * kLanes; ++i) {
-        to[i] = bfloat16_to_float(values[weight.element(first + i / kLanes, i % kLanes)]);
+        to[i] = bfloat16_to_float(values[Weight::right_element(i / kLanes, i % kLanes)]);
     }
 }
 

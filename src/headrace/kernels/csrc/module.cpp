@@ -101,6 +101,8 @@ PyMethodDef methods[] = {
     fast<call<pack_blocks>>("pack_blocks"),
     fast<call<pack_groups>>("pack_groups"),
     fast<call<pack_floats>>("pack_floats"),
+    fast<call<count_exceptions>>("count_exceptions"),
+    fast<call<code>>("code"),
     fast<weight_bytes>("weight_bytes"),
     {"new_program", new_program, METH_NOARGS, nullptr},
     {"run_program", run_program, METH_O, nullptr},

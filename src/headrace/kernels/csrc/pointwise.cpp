@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "codebook.h"
+#include "coded.h"
 #include "planes.h"
 #include "quantize.h"
 #include "scales.h"
@@ -90,6 +91,16 @@ void row_group(const Weight& table, int64_t row, int64_t group, float* to) {
     }
 }
 
+// The same of a coded table.
+void coded_row_group(const Weight& table, int64_t row, int64_t group, float* to) {
+    RightTile decoded;
+    decode_groups(table, row / kLanes, group, 1, &decoded);
+    const uint16_t* values = decoded.values[0][0];
+    for (int64_t k = 0; k < kGroup; ++k) {
+        to[k] = bfloat16_to_float(values[Weight::right_element(k, row % kLanes)]);
+    }
+}
+
 }  // namespace
 
 void EmbeddingOp::run(Team& team) const {
@@ -107,6 +118,8 @@ void EmbeddingOp::run(Team& team) const {
                 with_layout(table_, [&](auto layout) {
                     row_group<layout.kind, layout.scaling>(table_, id, first / kGroup, values);
                 });
+            } else if (is_here && table_.is_coded()) {
+                coded_row_group(table_, id, first / kGroup, values);
             } else if (is_here) {
                 for (int64_t k = 0; k < count; ++k) values[k] = weight_at(table_, id, first + k);
             }

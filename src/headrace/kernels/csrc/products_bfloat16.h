@@ -53,6 +53,37 @@ inline void multiply_stream(const BFloat16Cell* cells, const RightTile* right,
     store_sums<kBlocks, kVectors>(c, ldc);
 }
 
+// The same with coded tiles, of which some groups are decoded ahead: tile loads wait for stores to
+// leave for the L1 cache. What is read of memory is fetched further ahead, at the end of the next tiles.
+template <int kBlocks, int kVectors>
+inline void multiply_coded(const BFloat16Cell* cells, const Weight& weight, Tiles tiles, float* c,
+                           int64_t ldc) {
+    constexpr int64_t kDecoded = 4, kRing = 2 * kDecoded, kFetched = 4;
+    RightTile ring[2][kRing];
+    CodedTile coded[2] = {{weight, tiles[0]}, {weight, tiles[1]}};
+    const int64_t groups = weight.in / kGroup, head = weight.coded_head_bytes();
+    const auto decode = [&](int64_t g) {
+        const int64_t further = g + kFetched, over = further < groups ? 0 : tiles.stride;
+        const int64_t from = (further - (over ? groups : 0)) * kCodedGroupBytes + head;
+        HEADRACE_UNROLL
+        for (int v = 0; v < kVectors; ++v) {
+            const uint8_t* lines = weight.tile(tiles[v] + over) + from;
+            HEADRACE_UNROLL
+            for (int64_t i = 0; i < kCodedGroupBytes; i += 64) __builtin_prefetch(lines + i, 0, 2);
+            coded[v].next(ring[v][g % kRing]);
+        }
+    };
+    clear_sums<kBlocks, kVectors>();
+    for (int64_t g = 0; g < std::min(kDecoded, groups); ++g) decode(g);
+    for (int64_t g = 0; g < groups; ++g) {
+        if (g + kDecoded < groups) decode(g + kDecoded);
+        const int64_t at = g % kRing;
+        add_products<kBlocks, kVectors, true>(cells + g, cells + groups + g, &ring[0][at],
+                                              &ring[1][at]);
+    }
+    store_sums<kBlocks, kVectors>(c, ldc);
+}
+
 // A part of the depth for which two tiles stay in the L1 cache while all rows are multiplied with
 // them, and what follows, which is fetched meanwhile: so many lines of either for each group.
 struct Resident {
@@ -126,11 +157,15 @@ inline void multiply_bfloat16(const Activation& x, int64_t row, int64_t rows, co
     const auto ceil_of = [](int64_t a, int64_t b) { return (a + b - 1) / b; };
     const int64_t groups = x.groups(), steps = ceil_of(rows, kRows);
     const int64_t tile_lines = weight.tile_bytes() / 64;
-    const bool is_widened = is_grouped(weight.kind);
-    if (steps == 1 && !is_widened) {
+    const bool is_widened = !weight.is_tiled();
+    if (steps == 1 && !is_grouped(weight.kind)) {
         with_blocks(tiles.count, rows, [&](auto v, auto n) {
-            multiply_stream<n.value, v.value>(x.bfloat16_cells(row / kBlockRows), right, right2,
-                                              groups, c, ldc);
+            const BFloat16Cell* cells = x.bfloat16_cells(row / kBlockRows);
+            if (weight.is_coded()) {
+                multiply_coded<n.value, v.value>(cells, weight, tiles, c, ldc);
+            } else {
+                multiply_stream<n.value, v.value>(cells, right, right2, groups, c, ldc);
+            }
         });
         return finish(0, rows, c);
     }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "arguments.h"
+#include "coded.h"
 #include "linear.h"
 #include "pack.h"
 #include "pointwise.h"
@@ -255,6 +256,16 @@ inline void pack_floats(Arguments& a, Rows rows, Program& ops) {
     const int64_t row_bytes = a.integer();
     const Weight weight = a.weight();
     add(ops, PackFloatsOp(rows, floats, row_bytes, weight, a.integer()));
+}
+
+inline void count_exceptions(Arguments& a, Rows rows, Program& ops) {
+    const Weight weight = a.weight();
+    add(ops, CountExceptionsOp(rows, weight, a.address<int32_t>()));
+}
+
+inline void code(Arguments& a, Rows rows, Program& ops) {
+    const Weight from = a.weight();
+    add(ops, CodeOp(rows, from, a.weight()));
 }
 
 }  // namespace headrace

@@ -11,6 +11,11 @@
 
 namespace headrace {
 
+// 32 inputs of 16 outputs; see Weight.
+struct alignas(64) RightTile {
+    uint16_t values[kGroup / 2][kLanes][2];
+};
+
 #if defined(__AMX_BF16__)
 
 // With fewer rows, multiply_tile is quicker.
@@ -52,11 +57,6 @@ class TileRegisters {
 
    private:
     bool needed_;
-};
-
-// 32 inputs of 16 outputs; see Weight.
-struct alignas(64) RightTile {
-    uint16_t values[kGroup / 2][kLanes][2];
 };
 
 template <int kTile>

@@ -1,7 +1,7 @@
-// Weights in groups as right tiles of bfloat16: each weight is computed in float32 and rounded.
+// Weights in groups as right tiles of bfloat16, each computed in float32 and rounded; and coded ones.
 #pragma once
 
-#include "tiles.h"
+#include "coded.h"
 
 namespace headrace {
 
@@ -91,6 +91,7 @@ inline void widen_group(const Weight& weight, int64_t tile, int64_t index, Right
 
 __attribute__((noinline)) inline void widen_groups(const Weight& weight, int64_t tile, int64_t first,
                                                    int64_t count, RightTile* to) {
+    if (weight.is_coded()) return decode_groups(weight, tile, first, count, to);
     with_layout(weight, [&](auto layout) {
         if constexpr (layout.kind != Kind::kFloat8) {
             for (int64_t g = 0; g < count; ++g) {
