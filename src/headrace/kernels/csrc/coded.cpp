@@ -50,7 +50,7 @@ void CodeOp::run(Team& team) const {
         std::copy_n(high.sorted.begin(), kCodes, to);
         auto* exceptions = reinterpret_cast<uint32_t*>(to + kLanes);
         std::fill_n(exceptions, to_.group, kNoException);
-        uint8_t* lines = to + to_.coded_head_bytes();
+        uint8_t* lines = to_.coded_group(tile, 0);
         for (int64_t i = 0; i < from_.in * kLanes; ++i) {
             const int64_t four = i / 128, pair = i % 128 / 64, line = i % 64 / 32, word = i % 32;
             const int64_t at = word / 8 * 16 + line * 8 + word % 8;

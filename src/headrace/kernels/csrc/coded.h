@@ -45,10 +45,11 @@ class CodedTile {
    public:
     CodedTile(const Weight& weight, int64_t tile, int64_t first = 0)
         : high_bytes_(broadcast_table(weight.tile(tile))),
-          lines_(weight.tile(tile) + weight.coded_head_bytes() + first * kCodedGroupBytes),
-          exception_(reinterpret_cast<const uint32_t*>(weight.tile(tile) + kLanes)),
+          lines_(weight.coded_group(tile, first)),
           place_(static_cast<uint32_t>(first * kGroupNumbers)) {
-        while (*exception_ >> kHighByteBits < place_) ++exception_;
+        const auto* exceptions = reinterpret_cast<const uint32_t*>(weight.tile(tile) + kLanes);
+        exception_ = std::lower_bound(exceptions, exceptions + weight.group,
+                                      place_ << kHighByteBits);
     }
 
     void next(RightTile& to) {

@@ -179,6 +179,9 @@ struct Weight {
     }
     bool is_coded() const { return kind == Kind::kCodedBFloat16; }
     int64_t coded_head_bytes() const { return (kLanes + group * 4 + 63) / 64 * 64; }
+    uint8_t* coded_group(int64_t index, int64_t group_index) const {
+        return tile(index) + coded_head_bytes() + group_index * kGroup * kLanes * 3 / 2;
+    }
     bool is_tiled() const { return kHasTiles && kind == Kind::kBFloat16 && in % kGroup == 0; }
     // Where a float weight has input k of an output, in elements from its tile.
     int64_t element(int64_t k, int64_t lane) const {

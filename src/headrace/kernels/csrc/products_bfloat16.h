@@ -53,29 +53,35 @@ inline void multiply_stream(const BFloat16Cell* cells, const RightTile* right,
     store_sums<kBlocks, kVectors>(c, ldc);
 }
 
-// The same with coded tiles, of which some groups are decoded ahead: tile loads wait for stores to
-// leave for the L1 cache. What is read of memory is fetched further ahead, at the end of the next tiles.
+constexpr int64_t kDecoded = 2;  // groups, ahead of their products
+
+// The same with coded tiles. Groups are decoded a little ahead, as tile loads wait until what was stored
+// has reached the L1 cache, and fetched further ahead, a line of either tile in turn.
 template <int kBlocks, int kVectors>
 inline void multiply_coded(const BFloat16Cell* cells, const Weight& weight, Tiles tiles, float* c,
                            int64_t ldc) {
-    constexpr int64_t kDecoded = 4, kRing = 2 * kDecoded, kFetched = 4;
+    constexpr int64_t kRing = 2 * kDecoded, kFetched = kDecoded + 2;
     RightTile ring[2][kRing];
     CodedTile coded[2] = {{weight, tiles[0]}, {weight, tiles[1]}};
-    const int64_t groups = weight.in / kGroup, head = weight.coded_head_bytes();
-    const auto decode = [&](int64_t g) {
-        const int64_t further = g + kFetched, over = further < groups ? 0 : tiles.stride;
-        const int64_t from = (further - (over ? groups : 0)) * kCodedGroupBytes + head;
+    const int64_t groups = weight.in / kGroup;
+    const auto fetch = [&](int64_t g) {
+        const int64_t step = g < groups ? 0 : tiles.stride, at = g < groups ? g : g - groups;
+        const uint8_t* lines = weight.coded_group(tiles[0] + step, at);
+        const uint8_t* lines2 = weight.coded_group(tiles[1] + step, at);
         HEADRACE_UNROLL
-        for (int v = 0; v < kVectors; ++v) {
-            const uint8_t* lines = weight.tile(tiles[v] + over) + from;
-            HEADRACE_UNROLL
-            for (int64_t i = 0; i < kCodedGroupBytes; i += 64) __builtin_prefetch(lines + i, 0, 2);
-            coded[v].next(ring[v][g % kRing]);
+        for (int64_t i = 0; i < kCodedGroupBytes; i += 64) {
+            __builtin_prefetch(lines + i, 0, 3);
+            if (kVectors > 1) __builtin_prefetch(lines2 + i, 0, 3);
         }
+    };
+    const auto decode = [&](int64_t g) {
+        HEADRACE_UNROLL
+        for (int v = 0; v < kVectors; ++v) coded[v].next(ring[v][g % kRing]);
     };
     clear_sums<kBlocks, kVectors>();
     for (int64_t g = 0; g < std::min(kDecoded, groups); ++g) decode(g);
     for (int64_t g = 0; g < groups; ++g) {
+        fetch(g + kFetched);
         if (g + kDecoded < groups) decode(g + kDecoded);
         const int64_t at = g % kRing;
         add_products<kBlocks, kVectors, true>(cells + g, cells + groups + g, &ring[0][at],
@@ -179,10 +185,17 @@ inline void multiply_bfloat16(const Activation& x, int64_t row, int64_t rows, co
         Resident resident{right + first, right2 + first, last - first, part == 0,
                           weight.tile(tiles[0] + tiles.stride) + from,
                           weight.tile(tiles[1] + tiles.stride) + from, 0};
-        if (is_widened) {
+        int64_t ready = is_widened ? first : last;
+        const auto widen = [&](int64_t most) {
+            const int64_t count = std::min(most, last - ready);
             for (int v = 0; v < tiles.count; ++v) {
-                widen_groups(weight, tiles[v], first, last - first, widened[v]);
+                widen_groups(weight, tiles[v], ready, count, widened[v] + ready - first);
             }
+            ready += count;
+        };
+        // Coded tiles are decoded beside the first products.
+        if (is_widened) {
+            widen(weight.is_coded() ? kDecoded : last - first);
             resident.right = widened[0], resident.right2 = widened[1];
         }
         const int64_t lines_each = ceil_of(tile_lines, parts * steps * resident.groups);
@@ -197,6 +210,7 @@ inline void multiply_bfloat16(const Activation& x, int64_t row, int64_t rows, co
             with_blocks(tiles.count, count, [&](auto v, auto n) {
                 multiply_resident<n.value, v.value>(cells, groups, resident, step, to, ldc, [&] {
                     advance(complete, rows_each, ldc, finish);
+                    if (ready < last) widen(1);
                 });
             });
             if (last == groups) complete = {r, r + count, to};
