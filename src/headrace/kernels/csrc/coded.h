@@ -46,10 +46,11 @@ class CodedTile {
     CodedTile(const Weight& weight, int64_t tile, int64_t first = 0)
         : high_bytes_(broadcast_table(weight.tile(tile))),
           lines_(weight.coded_group(tile, first)),
+          exception_(reinterpret_cast<const uint32_t*>(weight.tile(tile) + kLanes)),
           place_(static_cast<uint32_t>(first * kGroupNumbers)) {
-        const auto* exceptions = reinterpret_cast<const uint32_t*>(weight.tile(tile) + kLanes);
-        exception_ = std::lower_bound(exceptions, exceptions + weight.group,
-                                      place_ << kHighByteBits);
+        // At the begin nothing waits for memory.
+        const uint32_t* end = exception_ + (first ? weight.group : 0);
+        exception_ = std::lower_bound(exception_, end, place_ << kHighByteBits);
     }
 
     void next(RightTile& to) {
