@@ -7,7 +7,7 @@
 namespace headrace {
 namespace {
 
-constexpr int kCodes = 16, kUncoded = kCodes;
+constexpr unsigned kCodes = 16, kUncoded = kCodes;  // the one bit that no code has
 
 // The most frequent high bytes of a tile, and what they leave over.
 struct HighBytes {
@@ -25,8 +25,8 @@ struct HighBytes {
             return counts[0][a] > counts[0][b];
         });
         codes.fill(kUncoded);
-        for (int i = 0; i < kCodes; ++i) codes[sorted[i]] = static_cast<uint8_t>(i);
-        for (int i = kCodes; i < 256; ++i) exceptions += counts[0][sorted[i]];
+        for (unsigned i = 0; i < kCodes; ++i) codes[sorted[i]] = static_cast<uint8_t>(i);
+        for (unsigned i = kCodes; i < 256; ++i) exceptions += counts[0][sorted[i]];
     }
 };
 
@@ -42,24 +42,29 @@ void CountExceptionsOp::run(Team& team) const {
     });
 }
 
+// Eight numbers in order stay neighbours.
 void CodeOp::run(Team& team) const {
     team.share(from_.tiles(), [&](int64_t tile) {
         const HighBytes high = high_bytes(from_, tile);
         const uint8_t* from = from_.tile(tile);
-        uint8_t* to = to_.tile(tile);
+        uint8_t *to = to_.tile(tile), *groups = to_.coded_group(tile, 0);
         std::copy_n(high.sorted.begin(), kCodes, to);
         auto* exceptions = reinterpret_cast<uint32_t*>(to + kLanes);
         std::fill_n(exceptions, to_.group, kNoException);
-        uint8_t* lines = to_.coded_group(tile, 0);
-        for (int64_t i = 0; i < from_.in * kLanes; ++i) {
-            const int64_t four = i / 128, pair = i % 128 / 64, line = i % 64 / 32, word = i % 32;
-            const int64_t at = word / 8 * 16 + line * 8 + word % 8;
-            const uint8_t number = high.codes[from[2 * i + 1]];
-            lines[192 * four + 64 * pair + at] = from[2 * i];
-            if (number == kUncoded) {
-                *exceptions++ = static_cast<uint32_t>(i) << kHighByteBits | from[2 * i + 1];
-            } else {
-                lines[192 * four + 128 + at] |= static_cast<uint8_t>(number << 4 * pair);
+        for (int64_t i = 0; i < from_.in * kLanes; i += 8, from += 16) {
+            const int64_t pair = i % 128 / 64, at = i % 32 / 8 * 16 + i % 64 / 32 * 8;
+            uint8_t* lines = groups + i / 128 * 192 + at;
+            unsigned all = 0;
+            for (int k = 0; k < 8; ++k) {
+                const unsigned code = high.codes[from[2 * k + 1]];
+                lines[64 * pair + k] = from[2 * k];
+                lines[128 + k] |= static_cast<uint8_t>((code & 15) << 4 * pair);
+                all |= code;
+            }
+            for (int k = 0; k < 8 && all >= kUncoded; ++k) {
+                const uint8_t byte = from[2 * k + 1];
+                if (high.codes[byte] != kUncoded) continue;
+                *exceptions++ = static_cast<uint32_t>(i + k) << kHighByteBits | byte;
             }
         }
     });
