@@ -53,7 +53,13 @@ inline void multiply_stream(const BFloat16Cell* cells, const RightTile* right,
     store_sums<kBlocks, kVectors>(c, ldc);
 }
 
-constexpr int64_t kDecoded = 2;  // groups, ahead of their products
+// Groups that are decoded ahead of their products, and claimed ahead of that.
+constexpr int64_t kDecoded = 2, kClaimed = 5;
+
+// Has the L1 cache make room for a tile, so that stores to it need not wait for the L2 cache.
+inline void claim(const RightTile& tile) {
+    for (const auto& line : tile.values) __asm__ volatile("prefetchw %0" : : "m"(line));
+}
 
 // Unlike the builtin it stays between those before and behind it.
 inline void fetch(const uint8_t* line) {
@@ -194,6 +200,7 @@ inline void multiply_bfloat16(const Activation& x, int64_t row, int64_t rows, co
             const int64_t count = std::min(most, last - ready);
             for (int v = 0; v < tiles.count; ++v) {
                 widen_groups(weight, tiles[v], ready, count, widened[v] + ready - first);
+                claim(widened[v][std::min(ready - first + kClaimed, kResidentGroups - 1)]);
             }
             ready += count;
         };
