@@ -73,7 +73,7 @@ inline void multiply_coded(const BFloat16Cell* cells, const Weight& weight, Tile
                            int64_t ldc) {
     constexpr int64_t kRing = 2 * kDecoded, kFetched = kDecoded + 4;
     RightTile ring[2][kRing];
-    CodedTile coded[2] = {{weight, tiles[0]}, {weight, tiles[1]}};
+    CodedTile coded[2] = {{weight, tiles[0]}, {weight, tiles[kVectors - 1]}};
     const int64_t groups = weight.in / kGroup;
     const uint8_t* here = weight.coded_group(tiles[0], 0);
     const uint8_t* next = weight.coded_group(tiles[0] + tiles.stride, -groups);
