@@ -47,6 +47,8 @@ WARM_UP = chat("Say yes.", model="x", max_tokens=8, response_format=FORM)
 """The first grammar that an engine sees makes it read the vocabulary."""
 
 
+FEWEST_REQUESTS = 8
+"""Texts differ in how much of them can be drafted."""
 SETTLE_SECONDS = 0.7
 """Between waking an engine and measuring it: what it makes up for is not measured."""
 
@@ -280,7 +282,7 @@ def measure_round(
     for workload in options.workloads.split(","):
         for streams in map(int, options.streams.split(",")):
             chance = random.Random(f"{options.seed} {workload} {streams} {number}")
-            count = options.requests * streams
+            count = max(options.requests * streams, FEWEST_REQUESTS)
             requests = bodies(workload, chance, count, options.max_tokens)
             begin = time.monotonic()
             for name, pair in engines.pairs.items():
@@ -313,7 +315,7 @@ def main() -> None:
     parser.add_argument("--llama-on", default="--spec-type ngram-simple")
     parser.add_argument("--workloads", default=",".join(WORKLOADS))
     parser.add_argument("--streams", default="1,8")
-    parser.add_argument("--requests", type=int, default=2, help="per stream and round")
+    parser.add_argument("--requests", type=int, default=2, help="per stream and round, at least 8")
     parser.add_argument("--max-tokens", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--peer-rounds", type=int, default=1, help="of them with peers")

@@ -4,10 +4,12 @@ import argparse
 import inspect
 import json
 import random
+import re
 import shlex
 import statistics
 import urllib.request
 from collections.abc import Callable
+from pydoc_data.topics import topics
 from typing import Any
 
 MODULES = (argparse, inspect, json, random, shlex, statistics, urllib.request)
@@ -50,18 +52,38 @@ TOPICS = ("water mills", "the moon", "bread", "bicycles", "rivers", "old maps", 
 Body = dict[str, Any]
 
 
-def documentation(chance: random.Random) -> str:
-    """A passage of some 200 words that no other request has."""
-    texts = [inspect.getdoc(value) or "" for module in MODULES for value in vars(module).values()]
-    passages = [" ".join(text.split()[:60]) for text in texts if len(text.split()) > 40]
-    return "\n".join(chance.sample(passages, 3))
+def prose() -> list[str]:
+    """Paragraphs of 30 to 90 words, of Python's reference: no code, which a small model copies
+    badly."""
+    paragraphs = [" ".join(part.split()) for text in topics.values() for part in text.split("\n\n")]
+    return [
+        text
+        for text in paragraphs
+        if 30 < len(text.split()) < 90 and text[0].isalpha() and text.endswith(".")
+        and not re.search(r">>>|::=|\*\*\*|===|---", text)
+    ]  # fmt: skip
+
+
+def passage(chance: random.Random, num_paragraphs: int = 3) -> str:
+    """Some 50 words a paragraph."""
+    return "\n\n".join(chance.sample(prose(), num_paragraphs))
+
+
+def misspelled(text: str, chance: random.Random) -> str:
+    """Every 25th word has two letters exchanged."""
+    words = text.split(" ")
+    for index in chance.sample(range(len(words)), len(words) // 25):
+        word = words[index]
+        at = chance.randrange(len(word)) if word else 0
+        words[index] = word[:at] + word[at : at + 2][::-1] + word[at + 2 :]
+    return " ".join(words)
 
 
 def source_code(chance: random.Random) -> str:
     """Lines of real code, cut in the middle."""
     lines = inspect.getsource(chance.choice(MODULES)).splitlines()
-    begin = chance.randrange(max(1, len(lines) - 90))
-    return "\n".join(lines[begin : begin + 90]) + "\n"
+    begin = chance.randrange(max(1, len(lines) - 60))
+    return "\n".join(lines[begin : begin + 60]) + "\n"
 
 
 def chat(content: str, **fields: Any) -> Body:
@@ -69,18 +91,17 @@ def chat(content: str, **fields: Any) -> Body:
 
 
 def copy(chance: random.Random) -> Body:
-    return chat(f"Repeat this text word for word:\n\n{documentation(chance)}")
+    return chat(f"Repeat this text word for word:\n\n{passage(chance)}")
 
 
 def edit(chance: random.Random) -> Body:
-    return chat(
-        f"Correct spelling and punctuation, change nothing else:\n\n{documentation(chance)}"
-    )
+    task = "Correct the spelling mistakes in this text. Repeat all of it, change nothing else."
+    return chat(f"{task}\n\n{misspelled(passage(chance), chance)}")
 
 
 def quote(chance: random.Random) -> Body:
-    text = documentation(chance)
-    return chat(f"Summarize this text by quoting its most important sentences:\n\n{text}")
+    task = "Summarize this text with quotes: repeat its most important sentences word for word."
+    return chat(f"{task}\n\n{passage(chance, 4)}")
 
 
 def code(chance: random.Random) -> Body:

@@ -17,10 +17,7 @@ def section_text(name: str, result: Result) -> str:
     if "rounds" in result:
         return "\n".join(_comparison(name, result))
     if name == "prefix":
-        cold, warm = (statistics.median(result[key]) * 1000 for key in ("cold", "warm"))
-        return (
-            f"time to first token {cold:.0f} ms, {warm:.0f} ms cached: ratio {result['ratio']:.3f}"
-        )
+        return "\n".join(_prefix(*item) for item in result["times"].items())
     if name == "start":
         medians = {engine: statistics.median(each) for engine, each in result["seconds"].items()}
         return "\n".join(f"{engine:12} {seconds:.2f} s" for engine, seconds in medians.items())
@@ -57,6 +54,15 @@ def _comparison(name: str, result: Result) -> list[str]:
     if all(case in medians for case in GAIN):
         lines.append(f"32 streams against 1: {medians[GAIN[1]] / medians[GAIN[0]]:.1f} times")
     return lines
+
+
+def _prefix(case: str, rounds: list[dict[str, float]]) -> str:
+    cold, warm = (statistics.median(each[key] for each in rounds) for key in ("cold", "warm"))
+    ratio = statistics.median(each["warm"] / each["cold"] for each in rounds)
+    return (
+        f"{case:12} time to first token {cold * 1000:.0f} ms, {warm * 1000:.0f} ms cached: "
+        f"ratio {ratio:.3f}"
+    )
 
 
 def _memory(result: Result) -> str:

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -191,18 +192,22 @@ def long(options: Options) -> Result:
 
 
 def prefix(options: Options) -> Result:
-    """Time to first token with a cached prefix of 1,000 tokens, against that without, in turns."""
-    tokens = {"prompt_tokens": 65, "new_tokens": 8}
-    ratios, cold, warm = [], [], []
+    """Time to first token of 32 requests behind a cached prefix of 1,000 tokens, against that of
+    requests without, in turns: one at a time, and all at once."""
+    times: dict[str, list[dict[str, float]]] = {}
     with loaded([lambda: headrace(options)]) as (engine,), awake(engine):
         for number in range(options.rounds):
-            lone = Load(streams=1, requests=4, new_tokens=8, prompt_tokens=65 + PREFIX_TOKENS)
-            cold.append(engine.measure(lone, seed=number)["ttft"])
-            shared = {"streams": 1, "shared_prefix_tokens": PREFIX_TOKENS, **tokens}
-            engine.measure(Load(requests=1, **shared), seed=number)  # fills the cache
-            warm.append(engine.measure(Load(requests=32, **shared), seed=number)["ttft"])
-            ratios.append(warm[-1] / cold[-1])
-    return {"cold": cold, "warm": warm, "ratio": statistics.median(ratios)}
+            for streams, num_cold in ((1, 4), (32, 32)):
+                size = {"streams": streams, "new_tokens": 8}
+                cold = Load(**size, requests=num_cold, prompt_tokens=65 + PREFIX_TOKENS)
+                warm = Load(
+                    **size, requests=32, prompt_tokens=65, shared_prefix_tokens=PREFIX_TOKENS
+                )
+                first = replace(warm, streams=1, requests=1)  # fills the cache
+                ttft = [engine.measure(load, seed=number)["ttft"] for load in (cold, first, warm)]
+                figures = {"cold": ttft[0], "warm": ttft[2]}
+                times.setdefault(f"{streams} streams", []).append(figures)
+    return {"times": times}
 
 
 def start(options: Options) -> Result:

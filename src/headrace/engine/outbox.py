@@ -8,8 +8,8 @@ from typing import Final
 from headrace.engine.channel import Channel
 from headrace.types import Command, StepEvents, TokenEvent
 
-HOLD_SECONDS: Final = 0.016
-"""What a token may wait for those behind it: a frame of most screens.
+HOLD_SECONDS: Final = 0.033
+"""What a token may wait for those behind it: thirty updates a second, more than one can read.
 
 Each message wakes the front end and whoever reads its streams. While a step reads the model's
 weights through the CPU's caches, their code is cold each time and takes longer to come back than to
