@@ -10,7 +10,7 @@ from torch import Tensor
 
 from headrace.kernels import ops
 from headrace.kernels.base import Kernels
-from headrace.kernels.tensors import PackedWeight
+from headrace.kernels.tensors import FLOAT_DTYPES, PackedWeight, WeightKind
 from tests.kernels.conftest import NATIVE
 from tests.kernels.samples import quantized
 
@@ -121,8 +121,8 @@ def test_normal_weights_take_three_quarters(kernels: Kernels) -> None:
     ids=["of any exponents", "80 inputs", "float16", "float32"],
 )
 def test_others_stay_as_they_are(kernels: Kernels, values: Tensor) -> None:
-    kinds = {torch.bfloat16: "bfloat16", torch.float16: "float16", torch.float32: "float32"}
-    weight = kernels.empty_weight(kinds[values.dtype], *values.shape)  # type: ignore[arg-type]
+    kinds: dict[torch.dtype, WeightKind] = {dtype: kind for kind, dtype in FLOAT_DTYPES.items()}
+    weight = kernels.empty_weight(kinds[values.dtype], *values.shape)
     kernels.pack_floats(weight, 0, values)
     assert kernels.compressed(weight) is weight
 

@@ -9,7 +9,6 @@
 namespace headrace {
 
 constexpr int64_t kGroupNumbers = kGroup * kLanes;
-constexpr int64_t kCodedGroupBytes = kGroupNumbers * 3 / 2;
 
 // A number of a tile whose high byte is none of the 16: `place` among the tile's numbers in right tiles,
 // from the lowest on. What is left of the room is kNoException, at least one.

@@ -140,6 +140,8 @@ constexpr int64_t scale_bytes(Scaling scaling, int64_t parts) {
 
 constexpr int kZeroPointSteps = 16;  // of a nibble's zero point, between whole numbers
 
+constexpr int64_t kCodedGroupBytes = kGroup * kLanes * 3 / 2;
+
 // A weight [out, in] in tiles of 16 outputs, rows past `out` zero.
 //   of less than 8 bits: per 32 inputs planes of 64-byte lines (planes.h); in byte i of lane o
 //          4 bits: line j has input 4j + i in its low and input 16 + 4j + i in its high half (GGUF's
@@ -166,7 +168,7 @@ struct Weight {
     int64_t quant_bytes() const { return in * 2 * code_bits(kind); }
     int64_t scale_bytes() const { return headrace::scale_bytes(scaling, group / kGroup); }
     int64_t tile_bytes() const {
-        if (is_coded()) return coded_head_bytes() + in * kLanes * 3 / 2;
+        if (is_coded()) return coded_head_bytes() + in / kGroup * kCodedGroupBytes;
         if (!is_grouped(kind)) return in * kLanes * (kind == Kind::kFloat32 ? 4 : 2);
         return (quant_bytes() + in / group * scale_bytes() + 63) / 64 * 64;
     }
@@ -180,7 +182,7 @@ struct Weight {
     bool is_coded() const { return kind == Kind::kCodedBFloat16; }
     int64_t coded_head_bytes() const { return (kLanes + group * 4 + 63) / 64 * 64; }
     uint8_t* coded_group(int64_t index, int64_t group_index) const {
-        return tile(index) + coded_head_bytes() + group_index * kGroup * kLanes * 3 / 2;
+        return tile(index) + coded_head_bytes() + group_index * kCodedGroupBytes;
     }
     bool is_tiled() const { return kHasTiles && kind == Kind::kBFloat16 && in % kGroup == 0; }
     // Where a float weight has input k of an output, in elements from its tile.

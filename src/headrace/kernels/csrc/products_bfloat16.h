@@ -1,4 +1,5 @@
-// Products of bfloat16 rows by AMX: with bfloat16 tiles, or with tiles in groups that are widened.
+// Products of bfloat16 rows by AMX: with bfloat16 tiles, plain or coded, or with tiles in groups that are
+// widened.
 #pragma once
 
 #include "widen.h"
