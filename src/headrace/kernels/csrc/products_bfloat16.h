@@ -145,6 +145,21 @@ inline void with_blocks(int vectors, int64_t rows, Function function) {
     });
 }
 
+// Of one or two blocks of rows with tiles that are not in groups.
+inline void multiply_few(const Activation& x, int64_t row, int64_t rows, const Weight& weight,
+                         Tiles tiles, float* c, int64_t ldc) {
+    const auto tile = [&](int64_t i) { return reinterpret_cast<const RightTile*>(weight.tile(i)); };
+    with_blocks(tiles.count, rows, [&](auto v, auto n) {
+        const BFloat16Cell* cells = x.bfloat16_cells(row / kBlockRows);
+        if (weight.is_coded()) {
+            multiply_coded<n.value, v.value>(cells, weight, tiles, c, ldc);
+        } else {
+            multiply_stream<n.value, v.value>(cells, tile(tiles[0]), tile(tiles[1]), x.groups(), c,
+                                              ldc);
+        }
+    });
+}
+
 // Rows whose sums are complete and yet to be finished.
 struct Complete {
     int64_t first = 0, last = 0;
@@ -176,14 +191,7 @@ inline void multiply_bfloat16(const Activation& x, int64_t row, int64_t rows, co
     const int64_t tile_lines = weight.tile_bytes() / 64;
     const bool is_widened = !weight.is_tiled();
     if (steps == 1 && !is_grouped(weight.kind)) {
-        with_blocks(tiles.count, rows, [&](auto v, auto n) {
-            const BFloat16Cell* cells = x.bfloat16_cells(row / kBlockRows);
-            if (weight.is_coded()) {
-                multiply_coded<n.value, v.value>(cells, weight, tiles, c, ldc);
-            } else {
-                multiply_stream<n.value, v.value>(cells, right, right2, groups, c, ldc);
-            }
-        });
+        multiply_few(x, row, rows, weight, tiles, c, ldc);
         return finish(0, rows, c);
     }
     RightTile widened[2][kResidentGroups];
