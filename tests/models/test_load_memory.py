@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from headrace.kernels import dispatch
 from tests.models.gguf_files import write_metadata
 
-LAYERS, HIDDEN, INNER, KEY_VALUE, VOCABULARY = 14, 1024, 2816, 256, 8000
+LAYERS, HIDDEN, INNER, KEY_VALUE, VOCABULARY = 17, 1024, 2816, 256, 8000
 CONFIG = {
     "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu",
     "hidden_size": HIDDEN, "intermediate_size": INNER, "num_hidden_layers": LAYERS,
@@ -35,7 +35,7 @@ LINEARS = {
 
 
 def shapes() -> dict[str, tuple[int, ...]]:
-    """Of all parameters: 174 million numbers."""
+    """Of all parameters."""
     outer = ("model.embed_tokens", "lm_head")
     found: dict[str, tuple[int, ...]] = dict.fromkeys(outer, (VOCABULARY, HIDDEN))
     for layer in range(LAYERS):
