@@ -93,6 +93,7 @@ class Engine:
             max_batch_prefill_tokens=info.max_batch_prefill_tokens,
             max_num_seqs=info.max_num_seqs,
             prefix_caching=False,
+            distinguishes_prompts=info.distinguishes_prompts,
             speculator=speculator,
         )
 
