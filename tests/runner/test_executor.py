@@ -9,18 +9,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.runner.batch import BatchBuffers
+from headrace.runner.drawing import Drawing
 from headrace.runner.executor import ModelExecutor
 from headrace.runner.sampler import Sampler
 from headrace.types import RowOutput, SamplingParams, StepPlan
 from tests.runner.rows import CPU, TWINS, row_start, sample
-from tests.runner.toy import VOCAB_SIZE, ToyModel
+from tests.runner.toy import VOCAB_SIZE, DrawingToyModel, ToyModel
 
 NUM_ROWS, NUM_BLOCKS, MAX_LENGTH = 4, 64, 40
 
 
 def executor_of(model: ToyModel) -> ModelExecutor:
     buffers = BatchBuffers(64, NUM_ROWS, MAX_LENGTH // model.block_size, model.block_size, CPU)
-    return ModelExecutor(model, buffers, Sampler(NUM_ROWS, TWINS))
+    sampler, drawing = Sampler(NUM_ROWS, TWINS), None
+    if isinstance(model, DrawingToyModel):
+        drawing = model.drawing
+        sampler.expect(drawing)
+    return ModelExecutor(model, buffers, sampler, drawing=drawing)
 
 
 @dataclass
@@ -58,8 +63,8 @@ def alone(request: Request) -> list[int]:
 class Driver:
     """A careless scheduler: random rows, chunks, blocks, drafts and preemptions."""
 
-    def __init__(self, requests: list[Request], seed: int) -> None:
-        self.model = ToyModel(NUM_BLOCKS)
+    def __init__(self, requests: list[Request], seed: int, model: ToyModel) -> None:
+        self.model = model
         self.executor = executor_of(self.model)
         self.random = random.Random(seed)
         self.requests = requests
@@ -155,12 +160,15 @@ requests_strategy = st.builds(
 )
 
 
+@pytest.mark.parametrize("make_model", [ToyModel, DrawingToyModel])
 @settings(max_examples=12)
-@given(st.lists(requests_strategy, min_size=1, max_size=6), st.integers(0, 2**32))
-def test_any_schedule_gives_the_tokens_of_running_alone(requests: list[Request], seed: int) -> None:
+@given(requests=st.lists(requests_strategy, min_size=1, max_size=6), seed=st.integers(0, 2**32))
+def test_any_schedule_gives_the_tokens_of_running_alone(
+    make_model: type[ToyModel], requests: list[Request], seed: int
+) -> None:
     requests = [Request(request.prompt, request.params) for request in requests]
     expected = [alone(request) for request in requests]
-    Driver(requests, seed).run()
+    Driver(requests, seed, make_model(NUM_BLOCKS)).run()
     for request, tokens in zip(requests, expected, strict=True):
         output = request.output[: len(tokens)]
         assert output == tokens
@@ -188,6 +196,24 @@ def decode_plan(rows: list[int], params: SamplingParams) -> StepPlan:
         starts=[0] * len(rows), counts=[1] * len(rows), token_ids=[row + 1 for row in rows],
         new_blocks=[[row] for row in rows], num_samples=[1] * len(rows),
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("params", "is_drawn_in_pass"),
+    [
+        (SamplingParams(max_tokens=1), True),
+        (SamplingParams(max_tokens=1, top_k=3, num_top_logprobs=2), True),
+        (SamplingParams(max_tokens=1, presence_penalty=1.0), False),
+    ],
+)
+def test_tokens_are_drawn_in_the_pass_unless_logits_change(
+    params: SamplingParams, is_drawn_in_pass: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    run = Drawing.run
+    monkeypatch.setattr(Drawing, "run", lambda self: calls.append(1) or run(self))
+    executor_of(DrawingToyModel()).execute(decode_plan([0, 2, 1], params))
+    assert calls == ([] if is_drawn_in_pass else [1])
 
 
 def test_a_row_with_broken_logits_fails_alone() -> None:

@@ -12,6 +12,7 @@ from transformers import MinNewTokensLengthLogitsProcessor, RepetitionPenaltyLog
 
 from headrace.kernels import Kernels
 from headrace.kernels import load as load_kernels
+from headrace.runner.drawing import Drawing
 from headrace.runner.masks import Masks
 from headrace.runner.sample_positions import SamplePositions
 from headrace.runner.sampler import Sampler
@@ -110,7 +111,7 @@ def test_rows_of_an_expected_buffer_are_drawn_from_like_any_others(kernels: Kern
     sampler = Sampler(num_rows, kernels)
     for row in range(num_rows):
         sampler.start(row_start(row, SamplingParams(max_tokens=1, seed=row, temperature=1.5)))
-    sampler.expect(buffer)
+    sampler.expect(Drawing(kernels, buffer))
     for count in (3, 6, 1, 5):
         rows = np.arange(num_rows - count, num_rows)
         at = SamplePositions(np.arange(count), rows, rows + 7 * count)

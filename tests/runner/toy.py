@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 
 from headrace.attention.base import AttentionBatch
+from headrace.runner.drawing import Drawing
+from tests.runner.rows import TWINS
 
 VOCAB_SIZE, SIZE = 53, 16
 
@@ -64,3 +66,25 @@ class ToyModel:
             for i, state in enumerate(hidden)
         ]
         return self.logits(torch.stack(rows))
+
+
+class DrawingToyModel(ToyModel):
+    """Draws behind few logits, as recorded passes do."""
+
+    CAPACITY = 4
+
+    def __init__(self, num_blocks: int = 64, block_size: int = 4) -> None:
+        super().__init__(num_blocks, block_size)
+        self.drawing = Drawing(TWINS, torch.zeros(self.CAPACITY, VOCAB_SIZE))
+        with TWINS.record() as program:
+            self.drawing.record()
+        self._program = program
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        logits = super().logits(hidden)
+        if len(logits) > self.CAPACITY:
+            return logits
+        rows = self.drawing.logits[: len(logits)]
+        rows.copy_(logits)
+        self._program.run()
+        return rows

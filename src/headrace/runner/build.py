@@ -90,13 +90,15 @@ def build_executor(
         DraftChain(loaded.make(buffers, cache.num_blocks, sampler), sampler) if loaded else None
     )
     runnable = recorded(model, backend, buffers, info.max_num_seqs)
+    drawing = None
     if isinstance(runnable, RecordedDecoder):
-        sampler.expect(runnable.logits_buffer)
+        drawing = runnable.drawing
+        sampler.expect(drawing)
         if runnable.distinguishes_prompts:
             kinds = f"{info.kernels}; prompts in bfloat16, new tokens in int8"
             info = msgspec.structs.replace(info, distinguishes_prompts=True, kernels=kinds)
     pages = _cache_pages(backend, loaded.backend if loaded else None)
-    executor = ModelExecutor(runnable, buffers, sampler, drafts, pages)
+    executor = ModelExecutor(runnable, buffers, sampler, drafts, pages, drawing)
     _warm_up(executor, info, progress)
     return executor, info
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from headrace.attention.base import AttentionBatch
 from headrace.runner.batch import BatchBuffers
 from headrace.runner.cache_pages import CachePages
+from headrace.runner.drawing import Drawing
 from headrace.runner.masks import step_masks
 from headrace.runner.outputs import row_outputs
 from headrace.runner.prompt_logprobs import PromptLogprobs
@@ -58,12 +59,15 @@ class ModelExecutor:
         sampler: Sampler,
         drafts: DraftSource | None = None,
         pages: CachePages | None = None,
+        drawing: Drawing | None = None,
     ) -> None:
+        """`drawing`: what the model's passes draw where they can; None: they cannot."""
         self._model = model
         self._buffers = buffers
         self._sampler = sampler
         self._drafts = drafts
         self._pages = pages
+        self._drawing = drawing
         self._prompt_logprobs = PromptLogprobs(sampler.kernels)
 
     def execute(self, plan: StepPlan) -> StepOutput:
@@ -83,12 +87,14 @@ class ModelExecutor:
         step = self._buffers.fill(plan)
         if self._prompt_logprobs.reads(plan):
             step.attention.sampled = None
+        at = sample_positions(plan, step.rows, step.query_end, step.context_lens)
+        if self._drawing is not None:
+            self._sampler.foresee(self._drawing, at, has_masks=bool(plan.masks))
         hidden = self._model.forward(step.token_ids, step.attention)
         prompt_scores = self._prompt_logprobs.compute(
             plan, step.query_end, hidden, self._model.logits
         )
         self._sampler.catch_up(plan)
-        at = sample_positions(plan, step.rows, step.query_end, step.context_lens)
         if len(at.index) != len(hidden):
             hidden = hidden[torch.from_numpy(at.index).to(hidden.device)]
         masks = step_masks(plan, hidden.device)

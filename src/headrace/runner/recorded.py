@@ -15,6 +15,7 @@ from headrace.layers.native import Counts, NativeOperations
 from headrace.models.decoder import Decoder
 from headrace.models.load import LanguageModel
 from headrace.runner.batch import BatchBuffers
+from headrace.runner.drawing import Drawing
 from headrace.runner.executor import Model
 
 
@@ -39,12 +40,25 @@ class RecordedDecoder:
         # weights are quicker to read than to widen.
         head = Counts(max_logit_rows, logit_rows, logit_rows)
 
+        self._states = torch.zeros(max_logit_rows, decoder.spec.hidden_size)
+        with operations.passes(head), self._kernels.record():
+            logits = decoder.logits(self._states)
+        self._logits = _Leading(logits)
+        """All heads write there; see `Buffers`."""
+        self.drawing = Drawing(self._kernels, logits)
+        """Draws from logits behind them, what is placed before `forward` or `logits`."""
+        with operations.passes(head), self._kernels.record() as program:
+            decoder.logits(self._states)
+            self.drawing.record()
+        self._head: Program = program
+
         def record(batch: AttentionBatch) -> _Pass:
             with self._kernels.record() as program:
                 with operations.passes(whole, sampled):
                     hidden = decoder.forward(token_ids, batch)
                 with operations.passes(head):
                     decoder.logits(hidden[:max_logit_rows])
+                self.drawing.record()
             return _Pass(program, _Leading(hidden))
 
         self._of_sampled = record(batch)
@@ -52,13 +66,6 @@ class RecordedDecoder:
         self._has_logits = False
         """Of the last pass's hidden states, and nobody has them yet."""
         self._max_logit_rows = max_logit_rows
-        self._states = torch.zeros(max_logit_rows, decoder.spec.hidden_size)
-        with operations.passes(head), self._kernels.record() as program:
-            logits = decoder.logits(self._states)
-        self._head: Program = program
-        self.logits_buffer = logits
-        """Of which `logits` gives the first rows."""
-        self._logits = _Leading(logits)
         self.distinguishes_prompts = operations.distinguishes_prompts
         """Prompt positions are computed otherwise than generated ones."""
 

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
-from headrace.kernels import DRAW, Kernels, Program, ops
-from headrace.kernels.tensors import Draws
+from headrace.kernels import DRAW, Kernels, ops
 from headrace.runner.bias import LogitBias
+from headrace.runner.drawing import Choices, Drawing, Indices
 from headrace.runner.logprobs import SampledLogprobs, TopLogprobs
 from headrace.runner.masks import Masks
 from headrace.runner.parameters import RECORD, Feature, draw, features, penalties, record
@@ -20,8 +19,6 @@ from headrace.runner.penalties import TokenCounts, penalize_
 from headrace.runner.sample_positions import SamplePositions
 from headrace.runner.watermark import Watermark
 from headrace.types import RowOutput, RowStart, StepPlan
-
-Indices = npt.NDArray[np.int64]
 
 CHANGES = Feature.WATERMARK | Feature.PENALTIES | Feature.BIAS | Feature.MINIMUM
 
@@ -40,34 +37,6 @@ class Samples:
     top_logprobs: dict[int, TopLogprobs]
 
 
-class _Drawing:
-    """Recorded over a buffer of logits [C, V]: for any number of its rows it is one call, without
-    any into torch."""
-
-    def __init__(self, kernels: Kernels, logits: Tensor) -> None:
-        most = logits.shape[0]
-        self._draws = np.zeros(most, DRAW)
-        num_rows = torch.zeros(1, dtype=torch.int32)
-        self._num_rows = num_rows.numpy().data
-        token_ids = torch.empty(most, dtype=torch.int64, device=logits.device)
-        largest = torch.empty(most, device=logits.device)
-        self._results = token_ids, largest
-        self._arrays = None if logits.is_cuda else (token_ids.numpy(), largest.numpy())
-        with kernels.record() as program:
-            kernels.run(ops.Sample(logits, self._draws, token_ids, largest, rows=num_rows))
-        self._program: Program = program
-
-    def draw(self, draws: Draws, positions: Indices) -> tuple[Indices, npt.NDArray[np.float32]]:
-        """The tokens [R] chosen by `draws` at `positions`, and the rows' largest logits."""
-        num_rows = self._num_rows[0] = len(draws)
-        rows = self._draws[:num_rows]
-        rows[:] = draws
-        rows["position"] = positions
-        self._program.run()
-        token_ids, largest = self._arrays or (result.cpu().numpy() for result in self._results)
-        return token_ids[:num_rows].copy(), largest[:num_rows]
-
-
 class Sampler:
     """Chooses tokens, and keeps per executor row what that needs."""
 
@@ -82,12 +51,23 @@ class Sampler:
         self._records = np.zeros(max_rows, RECORD)
         self._counts: dict[int, TokenCounts] = {}
         self._bias = LogitBias()
-        self._drawings: dict[int, _Drawing] = {}
+        self._drawings: dict[int, Drawing] = {}
         """By address of a buffer."""
 
-    def expect(self, logits: Tensor) -> None:
-        """Many logits will be the first rows of this buffer: drawing from them is recorded."""
-        self._drawings[logits.data_ptr()] = _Drawing(self.kernels, logits)
+    def expect(self, drawing: Drawing) -> None:
+        """Many logits will be the first rows of its buffer."""
+        self._drawings[drawing.logits.data_ptr()] = drawing
+
+    def foresee(self, drawing: Drawing, at: SamplePositions, *, has_masks: bool) -> None:
+        """Let the pass draw these positions' tokens, unless its logits must be changed first."""
+        if (
+            has_masks
+            or len(at.rows) > drawing.capacity
+            or int(np.bitwise_or.reduce(self._features[at.rows])) & CHANGES
+        ):
+            drawing.clear()
+        else:
+            drawing.place(self._draws[at.rows], at.positions)
 
     def start(self, start: RowStart) -> None:
         """A request enters a row."""
@@ -163,11 +143,12 @@ class Sampler:
         counts = self._records["num_top_logprobs"][at.rows[reported]]
         return SampledLogprobs.take(self.kernels, logits, reported, counts, will_change=will_change)
 
-    def _choose(
-        self, logits: Tensor, at: SamplePositions
-    ) -> tuple[Indices, npt.NDArray[np.float32]]:
-        drawing = self._drawings.get(logits.data_ptr()) or _Drawing(self.kernels, logits)
-        return drawing.draw(self._draws[at.rows], at.positions)
+    def _choose(self, logits: Tensor, at: SamplePositions) -> Choices:
+        drawing = self._drawings.get(logits.data_ptr()) or Drawing(self.kernels, logits)
+        if drawn := drawing.take():
+            return drawn
+        drawing.place(self._draws[at.rows], at.positions)
+        return drawing.run()
 
     def _change_(self, logits: Tensor, at: SamplePositions) -> None:
         """The watermark, then penalties, then bias."""

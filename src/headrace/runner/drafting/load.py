@@ -138,7 +138,7 @@ def _passes(
     own = buffers.beside(max_tokens, is_fixed=isinstance(backend, NativeBackend))
     runnable = recorded(model, backend, own, sampler.max_rows)
     if isinstance(runnable, RecordedDecoder):
-        sampler.expect(runnable.logits_buffer)
+        sampler.expect(runnable.drawing)
     return DraftPasses(runnable, own, model.max_position)
 
 
