@@ -145,7 +145,8 @@ class OpenVino(Piped):
             {
                 "streams": streams,
                 "prompts": prompts,
-                "max_tokens": first["max_tokens"],
+                # One length for all, the mean: requests of a batch share it.
+                "max_tokens": sum(body["max_tokens"] for body in requests) // len(requests),
                 "temperature": first["temperature"],
                 "seed": first.get("seed", 0),
             }

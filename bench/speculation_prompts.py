@@ -140,6 +140,15 @@ WORKLOADS: dict[str, Callable[[random.Random], Body]] = {
 
 
 def bodies(workload: str, chance: random.Random, count: int, max_tokens: int) -> list[Body]:
-    """Requests to OpenAI's chat or completions route, which has those with a `prompt`."""
-    common = {"model": "x", "max_tokens": max_tokens}
-    return [common | WORKLOADS[workload](chance) for _ in range(count)]
+    """Requests to OpenAI's chat or completions route, which has those with a `prompt`.
+
+    Half to one and a half times `max_tokens`: of equal length, streams without speculation would
+    stay in step for ever, and have all their next prompts computed in one pass, which no real load
+    offers.
+    """
+    shortest, longest = max_tokens // 2, max_tokens * 3 // 2
+    return [
+        {"model": "x", "max_tokens": chance.randint(shortest, longest)}
+        | WORKLOADS[workload](chance)
+        for _ in range(count)
+    ]
