@@ -16,6 +16,7 @@ SOURCES = Path("src/headrace/kernels/csrc")
 AVX512 = "-mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mfma -mf16c"
 X86 = {
     "_amx": f"{AVX512} -mavx512bf16 -mamx-tile -mamx-int8 -mamx-bf16",
+    "_avx512_bf16": f"{AVX512} -mavx512bf16",
     "_avx512": AVX512,
     "_avxvnni": "-mavx2 -mavxvnni -mfma -mf16c",
     "_avx2": "-mavx2 -mfma -mf16c",

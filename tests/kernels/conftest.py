@@ -12,8 +12,8 @@ from headrace.kernels.twins import TorchKernels
 
 NATIVE: list[Kernels] = [NativeKernels(module, "test") for module in native_modules()]
 TWINS: Kernels = TorchKernels("test")
-TILED_TWINS: Kernels = TorchKernels("test")
-TILED_TWINS.has_bfloat16_tiles = True
+BFLOAT16_TWINS: Kernels = TorchKernels("test")
+BFLOAT16_TWINS.has_bfloat16_products = True
 
 
 @pytest.fixture(params=NATIVE or [None], ids=lambda kernels: kernels.name if kernels else "none")
@@ -41,7 +41,7 @@ def twins() -> Kernels:
 
 
 @pytest.fixture(
-    params=[*(kernels for kernels in NATIVE if kernels.has_bfloat16_tiles), TILED_TWINS],
+    params=[*(kernels for kernels in NATIVE if kernels.has_bfloat16_products), BFLOAT16_TWINS],
     ids=lambda kernels: kernels.name,
 )
 def tiled(request: pytest.FixtureRequest) -> Kernels:

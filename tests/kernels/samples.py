@@ -238,7 +238,7 @@ def in_order(kernels: Kernels, cache: LayerCache) -> LayerCache:
     """The same cache, keys [..., features, tokens] and values [..., tokens, features]."""
     widths = cache.keys.shape[2], cache.values.shape[3]
     is_tiled = cache.keys.dtype == torch.bfloat16 and not any(width % 32 for width in widths)
-    if not (kernels.has_bfloat16_tiles and is_tiled):
+    if not (kernels.has_bfloat16_products and is_tiled):
         return cache
     keys = cache.keys.flatten(2).unflatten(2, (-1, 2, 16, 16, 2)).permute(0, 1, 2, 4, 6, 3, 5)
     values = cache.values.flatten(2).unflatten(2, (-1, 16, 16, 2)).permute(0, 1, 3, 5, 2, 4)

@@ -210,7 +210,7 @@ def test_native_and_twin_attend_alike(native: Kernels, twins: Kernels, dtype: to
     ours = attend(native, batch, (qkv, cache), window=290)
     theirs = attend(twins, batch, (qkv, in_order(native, cache)), window=290)
     # Tiles round queries and weights to bfloat16, too.
-    is_tiled = native.has_bfloat16_tiles and dtype == torch.bfloat16
+    is_tiled = native.has_bfloat16_products and dtype == torch.bfloat16
     assert torch.allclose(ours, theirs, rtol=1e-5, atol=1e-2 if is_tiled else 3e-6)
 
 
@@ -232,13 +232,13 @@ def test_results_in_the_form_of_the_next_linear(kernels: Kernels, boundary: int)
 
 
 def test_what_lies_behind_the_context_does_not_matter(native: Kernels) -> None:
-    batch = ragged([1, 9], [40, 300], (6, 2, 64))
+    batch = ragged([1, 9], [41, 300], (6, 2, 64))
     for dtype in (torch.float16, torch.bfloat16, *FLOAT8_DTYPES):
         qkv, cache = fill(native, batch, dtype)
         wanted = attend(native, batch, (qkv, cache))
         longer = ragged([1, 1], [64, 320], (6, 2, 64))
         longer.block_table[:] = batch.block_table
-        slots = torch.cat([longer.slots(0)[40:], longer.slots(1)[300:]])
+        slots = torch.cat([longer.slots(0)[41:], longer.slots(1)[300:]])
         poison = torch.full((len(slots), 10 * 64), torch.nan)
         positions = torch.zeros(len(slots), dtype=torch.int32)
         native.run(ops.RopeWrite(poison, positions, slots, cache, num_heads=6))

@@ -16,7 +16,7 @@ from tests.kernels.samples import quantized
 
 SPECIAL = (0x0000, 0x8000, 0x0001, 0x807F, 0x7F80, 0xFF80, 0x7FC1, 0xFFFF, 0x7F7F)
 """Zeros, denormals, infinities, NaNs, the largest number."""
-TILED = [kernels for kernels in NATIVE if kernels.has_bfloat16_tiles]
+TILED = [kernels for kernels in NATIVE if kernels.has_bfloat16_products]
 
 needs_tiles = pytest.mark.skipif(not TILED, reason="no kernels with bfloat16 tiles")
 

@@ -19,7 +19,7 @@ from headrace.kernels.tensors import (
     SplitActivation,
     UniformActivation,
 )
-from tests.kernels.conftest import NATIVE, TILED_TWINS, TWINS
+from tests.kernels.conftest import BFLOAT16_TWINS, NATIVE, TWINS
 from tests.kernels.samples import grouped
 from tests.kernels.test_experts import random_routing
 
@@ -31,7 +31,7 @@ def kinds() -> Iterator[Any]:
     """Kernels, and what the rows behind the boundary are held in; those before are int8."""
     for kernels in [*NATIVE, TWINS]:
         yield pytest.param(kernels, torch.float32, id=f"{kernels.name} float32")
-    for kernels in [*(k for k in NATIVE if k.has_bfloat16_tiles), TILED_TWINS]:
+    for kernels in [*(k for k in NATIVE if k.has_bfloat16_products), BFLOAT16_TWINS]:
         yield pytest.param(kernels, torch.bfloat16, id=f"{kernels.name} bfloat16")
 
 
@@ -213,12 +213,15 @@ def test_a_program_reads_the_boundary_when_it_runs(kernels: Kernels, dtype: torc
 
 def test_parts_must_suit_each_other_and_the_weight() -> None:
     weight = grouped("int4", 50, FEATURES, 32).pack(TWINS)
-    first, rest = TWINS.activation(4, FEATURES), TILED_TWINS.activation(5, FEATURES, torch.bfloat16)
+    first, rest = (
+        TWINS.activation(4, FEATURES),
+        BFLOAT16_TWINS.activation(5, FEATURES, torch.bfloat16),
+    )
     with pytest.raises(ValueError, match="rows of the rest"):
         TWINS.run(
             ops.Linear(SplitActivation(first, rest, boundary_at(2)), weight, torch.empty(4, 50))
         )
-    rest = TILED_TWINS.activation(4, FEATURES, torch.bfloat16)
+    rest = BFLOAT16_TWINS.activation(4, FEATURES, torch.bfloat16)
     with pytest.raises(ValueError, match=r"takes no torch\.bfloat16"):
         TWINS.run(
             ops.Linear(SplitActivation(first, rest, boundary_at(2)), weight, torch.empty(4, 50))

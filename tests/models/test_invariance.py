@@ -17,7 +17,7 @@ PROMPT = [(i * 7919) % 40000 + 20 for i in range(75)]
 OTHERS = [[(i * 104729 + k) % 40000 + 20 for i in range(3 + 13 * k)] for k in range(4)]
 
 
-PROMPT_DTYPE = torch.bfloat16 if load_kernels().has_bfloat16_tiles else torch.float32
+PROMPT_DTYPE = torch.bfloat16 if load_kernels().has_bfloat16_products else torch.float32
 """Of activations at prompt positions, where they differ from those at generated ones."""
 
 

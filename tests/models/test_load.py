@@ -86,7 +86,7 @@ def test_the_cache_is_narrow_on_the_kernels_and_bfloat16_where_they_multiply_it_
     assert _default_kv_dtype(bfloat16, as_stored, None) == torch.float32
     for config in (bfloat16, float16, quantized):
         assert _default_kv_dtype(config, as_stored, kernels) == torch.float16
-    kernels.has_bfloat16_tiles = True
+    kernels.has_bfloat16_products = True
     for config in (bfloat16, quantized, {"dtype": None}):
         assert _default_kv_dtype(config, as_stored, kernels) == torch.bfloat16
     assert _default_kv_dtype(float16, as_stored, kernels) == torch.float16

@@ -34,10 +34,10 @@ Choice = tuple[int, float]
 
 
 def variants() -> Iterator[Any]:
-    """Kernels with the arithmetic of prompts: float32, and bfloat16 where there is AMX."""
+    """Kernels with the arithmetic of prompts: float32, and bfloat16 where it is multiplied."""
     for kernels in [*NATIVE, TWINS]:
         yield pytest.param((kernels, torch.float32), id=f"{kernels.name} float32")
-        if kernels.has_bfloat16_tiles:
+        if kernels.has_bfloat16_products:
             yield pytest.param((kernels, torch.bfloat16), id=f"{kernels.name} bfloat16")
 
 

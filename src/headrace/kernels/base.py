@@ -57,7 +57,7 @@ class Program(Protocol):
 
 
 def is_tiled(weight: PackedWeight) -> bool:
-    """Whether bfloat16 tiles can multiply it without rounding it."""
+    """Whether products of bfloat16 can multiply it without rounding it."""
     is_whole = weight.in_features % GROUP_SIZE == 0
     return weight.kind == "coded_bfloat16" or (weight.kind == "bfloat16" and is_whole)
 
@@ -68,8 +68,11 @@ class Kernels(ABC):
     name: str
     reason: str
     """For people: what is in use, and why."""
+    has_bfloat16_products = False
+    """Whether bfloat16 is multiplied as it is: activations (see `input_dtypes`), and a cache, which
+    is quicker than others then."""
     has_bfloat16_tiles = False
-    """Whether there are products of bfloat16 activations: see `input_dtypes`."""
+    """Whether it is by whole tiles, so that of many rows it is quicker than int8."""
     samples_anywhere = False
     """Whether the ops on logits take those of other devices too."""
 
@@ -96,7 +99,7 @@ class Kernels(ABC):
         For bfloat16 inputs a weight of integers or codes is rounded to bfloat16 too.
         """
         dtypes = [torch.int8] if weight.is_integer else []
-        if self.has_bfloat16_tiles and (weight.is_integer or is_tiled(weight)):
+        if self.has_bfloat16_products and (weight.is_integer or is_tiled(weight)):
             dtypes.append(torch.bfloat16)
         return (*dtypes, torch.float32)
 

@@ -18,6 +18,7 @@ AVX512 = frozenset({"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni"
 # Best first: module name and the CPU features, by Linux's names, that its code uses.
 MODULES: dict[str, frozenset[str]] = {
     "_amx": AVX512 | {"avx512_bf16", "amx_tile", "amx_int8", "amx_bf16"},
+    "_avx512_bf16": AVX512 | {"avx512_bf16"},
     "_avx512": AVX512,
     "_avxvnni": frozenset({"avx2", "avx_vnni", "fma", "f16c"}),
     "_avx2": frozenset({"avx2", "fma", "f16c"}),

@@ -54,6 +54,7 @@ class NativeKernels(Kernels):
     def __init__(self, module: ModuleType, reason: str) -> None:
         self.name = module.isa
         self.reason = reason
+        self.has_bfloat16_products = bool(module.has_bfloat16_products)
         self.has_bfloat16_tiles = bool(module.has_bfloat16_tiles)
         self._module = module
         self._program: NativeProgram | None = None
@@ -91,7 +92,7 @@ class NativeKernels(Kernels):
     ) -> PackedWeight:
         words = WEIGHT_KINDS.index(kind), group_size, SCALINGS.index(scaling)
         num_bytes = self._module.weight_bytes(0, out, in_, *words)
-        if self.has_bfloat16_tiles and kind == "bfloat16":
+        if self.has_bfloat16_products and kind == "bfloat16":
             # Most are given back as soon as they are compressed.
             storage = zeroed((num_bytes,), torch.uint8, torch.device("cpu"))
         else:
@@ -99,7 +100,7 @@ class NativeKernels(Kernels):
         return PackedWeight(out, in_, kind, group_size, scaling, (storage,))
 
     def compressed(self, weight: PackedWeight) -> PackedWeight:
-        if not (self.has_bfloat16_tiles and weight.kind == "bfloat16" and is_tiled(weight)):
+        if not (self.has_bfloat16_products and weight.kind == "bfloat16" and is_tiled(weight)):
             return weight
         if weight.in_features > MAX_CODED_FEATURES:
             return weight

@@ -237,8 +237,8 @@ class LayerCache:
 
     keys [blocks, kv heads, head size, 32], values [blocks, kv heads, 32, value size], both sizes
     padded to a multiple of 16; for int8 also scales [blocks, kv heads, 32] float32. Must start
-    zeroed. (With AMX a block's bfloat16 elements lie in another order: csrc/cache.h.) Values
-    smaller than keys are their first elements (multi-head latent attention).
+    zeroed. (Where bfloat16 is multiplied as it is, a block's elements lie in another order:
+    csrc/cache.h.) Values smaller than keys are their first elements (multi-head latent attention).
     """
 
     keys: Tensor

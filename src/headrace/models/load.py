@@ -213,7 +213,7 @@ def _default_kv_dtype(
         return options.dtype
     is_fine = config["dtype"] in ("float16", "float32", "float64")
     is_quantized = config.get("quantization_config") or options.quantize or options.scheme
-    if kernels.has_bfloat16_tiles and (is_quantized or not is_fine):
+    if kernels.has_bfloat16_products and (is_quantized or not is_fine):
         return torch.bfloat16
     return torch.float16
 

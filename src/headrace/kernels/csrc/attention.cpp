@@ -1,6 +1,7 @@
 #include "attention.h"
 
 #include "attention_fma.h"
+#include "attention_pairs.h"
 #include "attention_tiles.h"
 #include "quantize.h"
 

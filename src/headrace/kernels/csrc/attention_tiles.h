@@ -104,13 +104,6 @@ class TiledUnit {
     LeftTile queries_[kRowBlocks][kMaxHeadSize / kGroup];
 };
 
-#else
-
-struct TiledUnit {
-    TiledUnit(const AttentionInputs&, const Unit&) {}
-    void attend(const Span&, float*) const {}
-};
-
 #endif
 
 }  // namespace headrace

@@ -34,7 +34,7 @@ Span AttentionInputs::span(const Unit& unit, int64_t split) const {
 Units::Units(const AttentionInputs& in, int64_t sequences, int64_t threads)
     : batch_(in.batch), sequences_(sequences), all_kv_heads_(in.cache.heads),
       group_(in.heads / in.cache.heads) {
-    const bool is_tiled = in.cache.is_tiled();
+    const bool is_tiled = kHasTiles && in.cache.is_tiled();
     heads_ = std::min<int64_t>(group_, is_tiled ? kBlockRows : kFmaRows);
     head_parts_ = divide_up(group_, heads_);
     queries_ = (is_tiled ? kTiledRows : kFmaRows) / heads_;

@@ -1,10 +1,10 @@
 // One layer's paged KV cache. A block holds 32 tokens; keys lie [key width][32], so that lanes are
 // tokens in the scores, values [32][value width], so that lanes are features in the sum; widths are
 // sizes in whole vectors, padding is zero. Values narrower than keys are the first features of
-// these, in the layout that sums want. With AMX,
-// bfloat16 lies in right tiles of 32 x 16 instead: line i of a tile of keys holds features 2i and
-// 2i + 1 of 16 tokens, of a tile of values tokens 2i and 2i + 1 of 16 features. Blocks must
-// start zeroed: masked lanes are multiplied by zero, and NaN would survive that.
+// these, in the layout that sums want. Where bfloat16 is multiplied as it is, it lies in right tiles of
+// 32 x 16 instead: line i of a tile of keys holds features 2i and 2i + 1 of 16 tokens, of a tile of
+// values tokens 2i and 2i + 1 of 16 features. Blocks must start zeroed: masked lanes are multiplied by
+// zero, and NaN would survive that.
 #pragma once
 
 #include <cstdint>
@@ -36,7 +36,7 @@ struct Cache {
     }
     int64_t cell(int64_t block, int64_t head) const { return block * heads + head; }
     bool is_tiled() const {
-        return kHasTiles && type == CacheType::kBFloat16 && key_width() % kGroup == 0 &&
+        return kHasBFloat16 && type == CacheType::kBFloat16 && key_width() % kGroup == 0 &&
                value_width() % kGroup == 0;
     }
     // Where an element lies in its cell.

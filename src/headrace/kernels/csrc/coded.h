@@ -1,4 +1,4 @@
-// bfloat16 in 12 bits, for AMX: the low byte as it is, the high one by its number among the 16 most
+// bfloat16 in 12 bits, for products of bfloat16: the low byte as it is, the high one by its number among the 16 most
 // frequent ones of a tile. They say sign and exponent, of which trained weights have few (Zhang et al.
 // 2025, arXiv 2504.11651; there in a code of variable length). The others are exceptions.
 #pragma once
@@ -37,7 +37,7 @@ class CodeOp : public Op {
     Weight from_, to_;
 };
 
-#if defined(__AMX_BF16__)
+#if defined(__AVX512BF16__)
 
 // Decodes groups of a tile in order, from group `first` on.
 class CodedTile {

@@ -9,6 +9,12 @@
 
 namespace headrace {
 
+// Whether bfloat16 numbers are multiplied as they are, and by whole tiles.
+#if defined(__AVX512BF16__)
+constexpr bool kHasBFloat16 = true;
+#else
+constexpr bool kHasBFloat16 = false;
+#endif
 #if defined(__AMX_BF16__)
 constexpr bool kHasTiles = true;
 #else
@@ -151,8 +157,9 @@ constexpr int64_t kCodedGroupBytes = kGroup * kLanes * 3 / 2;
 //   int8:  per 32 inputs 8 lines; byte i of lane o in line j is input 4j + i, plus 128
 //   then per `group` inputs their scales (see Scaling; scales.h reads them)
 //   nf4, fp4, mxfp4: like int4, float8: like int8; w = codebook[code] * scale (codebook.h)
-//   float: [in][16], but for AMX bfloat16 in right tiles, if `in` allows: per 32 inputs 16 lines of
-//          64 bytes, in lane o of line 2j inputs 4j and 4j + 2, of line 2j + 1 those between
+//   float: [in][16], but bfloat16 that is multiplied as it is in right tiles, if `in` allows: per 32
+//          inputs 16 lines of 64 bytes, in lane o of line 2j inputs 4j and 4j + 2, of line 2j + 1 those
+//          between
 //   coded bfloat16: such right tiles in 12 bits a number, exactly. First 16 high bytes and, up to a
 //          whole line, `group` exceptions (coded.h). Then per four lines of a right tile the low bytes
 //          of two, those of the others, and a line of which low halves are the high bytes' numbers for
@@ -184,7 +191,7 @@ struct Weight {
     uint8_t* coded_group(int64_t index, int64_t group_index) const {
         return tile(index) + coded_head_bytes() + group_index * kCodedGroupBytes;
     }
-    bool is_tiled() const { return kHasTiles && kind == Kind::kBFloat16 && in % kGroup == 0; }
+    bool is_tiled() const { return kHasBFloat16 && kind == Kind::kBFloat16 && in % kGroup == 0; }
     // Where a float weight has input k of an output, in elements from its tile.
     int64_t element(int64_t k, int64_t lane) const {
         return is_tiled() ? right_element(k, lane) : k * kLanes + lane;

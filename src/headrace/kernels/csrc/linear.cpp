@@ -6,6 +6,7 @@
 #include "pointwise.h"
 #include "products_bfloat16.h"
 #include "products_int8.h"
+#include "products_pairs.h"
 #include "quantize.h"
 
 namespace headrace {
@@ -21,14 +22,20 @@ struct alignas(64) Panel {
 };
 
 template <Kind kKind, Scaling kScaling>
-void integer_tile(const Activation& x, const Weight& weight, int64_t tile, int64_t row,
-                  int64_t rows, float* c) {
+void integer_tiles(const Activation& x, const Weight& weight, Tiles tiles, int64_t row,
+                   int64_t rows, float* c) {
     if constexpr (!is_halved(kScaling)) {
         if (suits_tiles(rows)) {
             const int64_t block = row / kBlockRows;
-            return multiply_blocks<kKind, kScaling>(x, block, rows, weight, tile, c, kPanelColumns);
+            for (int v = 0; v < tiles.count; ++v) {
+                multiply_blocks<kKind, kScaling>(x, block, rows, weight, tiles[v], c + v * kLanes,
+                                                 kPanelColumns);
+            }
+            return;
         }
     }
+    // Both tiles in turn, while the rows are in the L1 cache.
+    std::memset(c, 0, static_cast<size_t>(rows * kPanelColumns) * sizeof *c);
     for (int64_t r = 0; r < rows;) {
         const int first = static_cast<int>((row + r) % kBlockRows);
         const Cell* cells = x.cells((row + r) / kBlockRows);
@@ -38,17 +45,20 @@ void integer_tile(const Activation& x, const Weight& weight, int64_t tile, int64
             constexpr auto* multiply = is_halved(kScaling)
                                            ? multiply_halved_tile<n.value, kKind, kScaling>
                                            : multiply_tile<n.value, kKind, kScaling>;
-            multiply(weight, tile, cells, first, c + r * kPanelColumns, kPanelColumns);
+            for (int v = 0; v < tiles.count; ++v) {
+                multiply(weight, tiles[v], cells, first, c + r * kPanelColumns + v * kLanes,
+                         kPanelColumns);
+            }
         });
         r += count;
     }
 }
 
-void integer_product(const Activation& x, const Weight& weight, int64_t tile, int64_t row,
+void integer_product(const Activation& x, const Weight& weight, Tiles tiles, int64_t row,
                      int64_t rows, float* c) {
     with_layout(weight, [&](auto layout) {
         if constexpr (layout.kind != Kind::kFloat8) {
-            integer_tile<layout.kind, layout.scaling>(x, weight, tile, row, rows, c);
+            integer_tiles<layout.kind, layout.scaling>(x, weight, tiles, row, rows, c);
         }
     });
 }
@@ -149,9 +159,7 @@ void product(const Activation& x, const Weight& weight, Tiles tiles, int64_t row
         return multiply_bfloat16(x, row, rows, weight, tiles, c, kPanelColumns, done);
     }
     if (x.format == Format::kInt8) {
-        for (int v = 0; v < tiles.count; ++v) {
-            integer_product(x, weight, tiles[v], row, rows, c + v * kLanes);
-        }
+        integer_product(x, weight, tiles, row, rows, c);
     } else {
         exact_product(x, weight, tiles, row, rows, c);
     }

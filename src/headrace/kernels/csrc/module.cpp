@@ -126,6 +126,7 @@ PyMODINIT_FUNC HEADRACE_INIT(HEADRACE_MODULE)() {
     PyObject* module = PyModule_Create(&headrace::definition);
     if (!module) return nullptr;
     PyModule_AddStringConstant(module, "isa", headrace::kIsa);
+    PyModule_AddIntConstant(module, "has_bfloat16_products", headrace::kHasBFloat16);
     PyModule_AddIntConstant(module, "has_bfloat16_tiles", headrace::kHasTiles);
     return module;
 }

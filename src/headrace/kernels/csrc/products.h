@@ -105,7 +105,7 @@ inline void multiply(const float* a, int64_t lda, int64_t rows, Lanes<Type> b, i
 
 constexpr int64_t kPrefetchBytes = 8192;
 
-// c[r][16] = rows r of `cells`, from row `first` of its block, times one integer tile. Per group
+// c[r][16] += rows r of `cells`, from row `first` of its block, times one integer tile. Per group
 // of 32 the sum is exact; group sums are scaled and added in order.
 template <int R, Kind kKind, Scaling kScaling>
 inline void multiply_tile(const Weight& weight, int64_t tile, const Cell* cells, int first,
@@ -120,7 +120,8 @@ inline void multiply_tile(const Weight& weight, int64_t tile, const Cell* cells,
     if constexpr (is_codebook4(kKind)) table = byte_table<kKind>();
     const F32x16 unit = F32x16::broadcast(1 / kUnits<kKind>);
     F32x16 acc[R];
-    for (F32x16& sum : acc) sum = F32x16::zero();
+    HEADRACE_UNROLL
+    for (int r = 0; r < R; ++r) acc[r] = F32x16::load(c + r * ldc);
     for (int64_t group = weight.in / weight.group; group > 0; --group) {
         for (int64_t i = 0; i < cells_per_scale; ++i, ++cells) {
             auto [scale, minimum] = load_scales<kKind, kScaling>(scales, i);
@@ -184,7 +185,8 @@ inline void multiply_halved_tile(const Weight& weight, int64_t tile, const Cell*
     constexpr bool kMinimum = kScaling == Scaling::kNibbleSuperBlock;
     const uint8_t* quants = weight.tile(tile);
     F32x16 acc[R];
-    for (F32x16& sum : acc) sum = F32x16::zero();
+    HEADRACE_UNROLL
+    for (int r = 0; r < R; ++r) acc[r] = F32x16::load(c + r * ldc);
     for (int64_t k = 0; k < weight.in; k += kGroup, ++cells, quants += 64 * kBits) {
         const uint8_t* scales = weight.scales(tile, k / weight.group);
         for (int line = 0; line < kBits; ++line) {

@@ -239,7 +239,7 @@ inline void multiply_bfloat16(const Activation& x, int64_t row, int64_t rows, co
     advance(complete, kRows, ldc, finish);
 }
 
-#else
+#elif !defined(__AVX512BF16__)
 
 template <typename Finish>
 inline void multiply_bfloat16(const Activation&, int64_t, int64_t, const Weight&, Tiles, float*,

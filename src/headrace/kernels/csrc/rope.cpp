@@ -70,7 +70,7 @@ __attribute__((always_inline)) inline void fetch(const Cache& cache, int64_t slo
     }
 }
 
-#if defined(__AMX_BF16__)
+#if defined(__AVX512BF16__)
 // A token's place in the tiles of its cell: lanes of 32 bits hold two features of a key, but of a
 // value one of them this token and the other its neighbour.
 void write_key_tiles(const Cache& cache, const uint16_t* key, int64_t token, uint16_t* cell) {

@@ -1,4 +1,4 @@
-// AVX-512 F/BW/VL/DQ with VNNI: one 512-bit register per vector.
+// AVX-512 F/BW/VL/DQ with VNNI, and BF16 if there is: one 512-bit register per vector.
 #pragma once
 
 // gcc 12 takes the header's deliberately undefined operands for mistakes (PR 105593).
@@ -16,6 +16,8 @@ namespace headrace {
 
 #if defined(__AMX_BF16__)
 constexpr const char* kIsa = "amx";
+#elif defined(__AVX512BF16__)
+constexpr const char* kIsa = "avx512_bf16";
 #else
 constexpr const char* kIsa = "avx512_vnni";
 #endif

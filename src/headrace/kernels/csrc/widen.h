@@ -5,7 +5,7 @@
 
 namespace headrace {
 
-#if defined(__AMX_BF16__)
+#if defined(__AVX512BF16__)
 
 // Sixteen lanes twice over: those of outputs 0 to 7, each two times, then those of 8 to 15. A line of a
 // right tile is two such vectors rounded, no word having to change places.
